@@ -1,0 +1,339 @@
+//! Sets a run up and carries it: one loop takes batches, requests, signals and the deadline.
+//! The only reader of the wall clock.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::ops::ControlFlow;
+use std::path::Path;
+use std::time::{Duration, SystemTime};
+
+use anyhow::{Context as _, Result, anyhow, bail};
+use finrace_ebpf::abi::loss;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{mpsc, oneshot};
+
+use crate::cli::{self, Kernel};
+use crate::demo::Demo;
+use crate::http::{self, Reply, Route};
+use crate::logic::engine::Engine;
+use crate::logic::event::{Kind, Ticks};
+use crate::logic::model::{Nanos, Observation};
+use crate::logic::tracker::Settings;
+use crate::metrics::{self, Hook, ProcessStatus, Status};
+use crate::probe::attach::{Serving, attach};
+use crate::probe::features::{Features, Roots, capability_remedy, missing_capabilities};
+use crate::probe::layout::{Lost, resolve};
+use crate::probe::listeners;
+use crate::probe::source::{Batch, Source, monotonic};
+
+/// Bad usage that only shows when it is tried: exit status 2.
+#[derive(Debug)]
+pub struct Usage(pub String);
+
+impl std::fmt::Display for Usage {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Usage {}
+
+/// An attached agent, before and after its loop.
+pub struct Session {
+    pub engine: Engine,
+    pub features: Features,
+    pub serving: Vec<Serving>,
+    /// Fields that this kernel lacks.
+    pub missing_fields: Vec<Lost>,
+    pub counts: Counts,
+    pub started: SystemTime,
+    start: Nanos,
+    batches: mpsc::Receiver<Batch>,
+    /// Stops the reading thread when dropped; after `batches`, which it may wait for.
+    _source: Source,
+    _demo: Option<Demo>,
+}
+
+/// What came out of the rings.
+#[derive(Debug, Default)]
+pub struct Counts {
+    pub state: u64,
+    pub write: u64,
+    pub reset_received: u64,
+    pub reset_sent: u64,
+    pub malformed: u64,
+    /// Records that found their ring full, by [`loss`] index.
+    pub rings: [u64; loss::COUNT as usize],
+}
+
+impl Counts {
+    pub fn events(&self) -> [(&'static str, u64); 4] {
+        [
+            ("state", self.state),
+            ("write", self.write),
+            ("reset_received", self.reset_received),
+            ("reset_sent", self.reset_sent),
+        ]
+    }
+}
+
+/// Everything that the loop waits for.
+enum Input {
+    Batch(Option<Batch>),
+    Request(Route, oneshot::Sender<Reply>),
+    End,
+}
+
+/// Reads what there is, in the order that gives the most helpful error.
+pub fn prepare() -> Result<(Features, crate::probe::layout::Resolved)> {
+    let (features, btf) = Features::read(Roots::default())?;
+    let missing = missing_capabilities(&features);
+    if !features.missing_to_load().is_empty() {
+        let binary = std::env::current_exe().unwrap_or_else(|_| Path::new("finrace").to_owned());
+        bail!("missing {}: {}", missing.join(", "), capability_remedy(&features, &binary));
+    }
+    let Some(btf) = btf else {
+        let problem = features.btf_problem.as_deref().unwrap_or("unknown");
+        bail!("no BTF ({problem}): finrace needs a kernel built with CONFIG_DEBUG_INFO_BTF");
+    };
+    let resolved = resolve(&btf)?;
+    Ok((features, resolved))
+}
+
+impl Session {
+    /// Loads, attaches and starts to read.
+    pub fn start(kernel: &Kernel) -> Result<Self> {
+        let (mut features, resolved) = prepare()?;
+        let attached =
+            attach(&mut features, resolved.layout, kernel.reuse_threshold, &kernel.hooks)?;
+        let start = monotonic();
+        // After the attachment: a port that is listened on in between is seen twice, never missed.
+        let listeners = listeners::read(Path::new("/proc"));
+        let settings = Settings {
+            ticks: Ticks { hz: features.hz },
+            threshold: kernel.reuse_threshold,
+            start,
+        };
+        let serving = attached.serving.clone();
+        for job in serving.iter().filter(|job| job.by.is_none()) {
+            log::warn!("no hook for {}; not seen: {}", job.job, job.job.loses());
+        }
+        for field in &resolved.lost {
+            log::warn!("this kernel has no {}; not seen: {}", field.field, field.loses);
+        }
+        let (source, batches) = Source::start(attached)?;
+        let demo = kernel.demo.then(Demo::start).transpose()?;
+        if let Some(demo) = &demo {
+            eprintln_quietly(&format!("demo: a server on {} that closes after 1 s", demo.server()));
+        }
+        Ok(Self {
+            engine: Engine::new(settings, listeners, kernel.peers_max),
+            features,
+            serving,
+            missing_fields: resolved.lost,
+            counts: Counts::default(),
+            started: SystemTime::now(),
+            start,
+            batches,
+            _source: source,
+            _demo: demo,
+        })
+    }
+
+    /// `write tp_btf, state tp_btf, ...`
+    pub fn hooks(&self) -> String {
+        let jobs = self.serving.iter().map(|job| {
+            format!("{} {}", job.job, job.by.map_or("none", |choice| choice.hook.name()))
+        });
+        jobs.collect::<Vec<_>>().join(", ")
+    }
+
+    /// Records that were lost, by reason.
+    pub fn lost(&self) -> BTreeMap<&'static str, u64> {
+        let ring = |index: u32| self.counts.rings.get(index as usize).copied().unwrap_or(0);
+        BTreeMap::from([
+            ("races_ring_full", ring(loss::RACES_FULL)),
+            ("measures_ring_full", ring(loss::MEASURES_FULL)),
+            ("malformed", self.counts.malformed),
+            ("tracker_full", self.engine.refused()),
+        ])
+    }
+
+    pub fn elapsed(&self) -> Duration {
+        monotonic().since(self.start)
+    }
+
+    /// Runs until `deadline`, a signal, or until `show` has enough; `show` gets every observation
+    /// with the wall time of it.
+    pub async fn run(
+        &mut self,
+        duration: Option<Duration>,
+        mut requests: Option<mpsc::Receiver<(Route, oneshot::Sender<Reply>)>>,
+        mut show: impl FnMut(&Observation, SystemTime) -> Result<ControlFlow<()>>,
+    ) -> Result<()> {
+        let mut interrupt = signal(SignalKind::interrupt()).context("handling SIGINT")?;
+        let mut terminate = signal(SignalKind::terminate()).context("handling SIGTERM")?;
+        let end = async {
+            match duration {
+                Some(duration) => tokio::time::sleep(duration).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::pin!(end);
+        loop {
+            let request = async {
+                match &mut requests {
+                    Some(requests) => requests.recv().await,
+                    None => std::future::pending().await,
+                }
+            };
+            let input = tokio::select! {
+                batch = self.batches.recv() => Input::Batch(batch),
+                Some((route, reply)) = request => Input::Request(route, reply),
+                () = &mut end => Input::End,
+                _ = interrupt.recv() => Input::End,
+                _ = terminate.recv() => Input::End,
+            };
+            match input {
+                Input::Batch(Some(batch)) => {
+                    if self.take(&batch, &mut show)?.is_break() {
+                        return Ok(());
+                    }
+                }
+                Input::Batch(None) => bail!("the thread that reads the rings has ended"),
+                Input::Request(route, reply) => self.answer(route, reply),
+                Input::End => return self.finish(&mut show),
+            }
+        }
+    }
+
+    fn take(
+        &mut self,
+        batch: &Batch,
+        show: &mut impl FnMut(&Observation, SystemTime) -> Result<ControlFlow<()>>,
+    ) -> Result<ControlFlow<()>> {
+        for event in &batch.events {
+            match event.kind {
+                Kind::State => self.counts.state += 1,
+                Kind::Write => self.counts.write += 1,
+                Kind::ResetReceived => self.counts.reset_received += 1,
+                Kind::ResetSent => self.counts.reset_sent += 1,
+            }
+        }
+        for error in &batch.malformed {
+            log::debug!("{error}");
+            self.counts.malformed += 1;
+        }
+        if batch.lost != self.counts.rings {
+            self.counts.rings = batch.lost;
+            self.engine.note_loss(batch.until);
+        }
+        let (now, wall) = (monotonic(), SystemTime::now());
+        for observation in self.engine.advance(&batch.events, batch.until) {
+            let age = now.since(observation.time());
+            if show(&observation, wall.checked_sub(age).unwrap_or(wall))?.is_break() {
+                return Ok(ControlFlow::Break(()));
+            }
+        }
+        Ok(ControlFlow::Continue(()))
+    }
+
+    /// What is in the rings already still counts, and so do races whose outcome is open.
+    fn finish(
+        &mut self,
+        show: &mut impl FnMut(&Observation, SystemTime) -> Result<ControlFlow<()>>,
+    ) -> Result<()> {
+        const OPEN: Duration = Duration::from_secs(10);
+        while let Ok(batch) = self.batches.try_recv() {
+            if self.take(&batch, show)?.is_break() {
+                return Ok(());
+            }
+        }
+        let wall = SystemTime::now();
+        for observation in self.engine.advance(&[], monotonic() + OPEN) {
+            if show(&observation, wall)?.is_break() {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    fn answer(&mut self, route: Route, reply: oneshot::Sender<Reply>) {
+        let answer = match route {
+            Route::Ready => Reply::Ready(true),
+            Route::Metrics(format) => {
+                let status = self.status();
+                Reply::Metrics(metrics::encode(&mut self.engine.table, status, format))
+            }
+        };
+        if reply.send(answer).is_err() {
+            log::debug!("an HTTP client left before its answer");
+        }
+    }
+
+    fn status(&self) -> Status {
+        let hooks = self.serving.iter().map(|job| Hook {
+            job: job.job.name(),
+            hook: job.by.map_or("none", |choice| choice.hook.name()).to_owned(),
+            program: job.by.map_or("", |choice| choice.program).to_owned(),
+        });
+        Status {
+            version: env!("CARGO_PKG_VERSION"),
+            revision: option_env!("FINRACE_REVISION").unwrap_or_default(),
+            rustc: option_env!("FINRACE_RUSTC").unwrap_or_default(),
+            attached: true,
+            hooks: hooks.collect(),
+            events: self.counts.events().to_vec(),
+            lost: self.lost().into_iter().collect(),
+            maps: Vec::new(),
+            rings: Vec::new(),
+            tracked_sockets: self.engine.tracked() as u64,
+            process: ProcessStatus::read()
+                .inspect_err(|error| log::debug!("no process metrics: {error:#}"))
+                .ok(),
+        }
+    }
+}
+
+/// The daemon: binds first, so that a port in use is told before anything is attached.
+pub async fn serve(args: &cli::Serve) -> Result<()> {
+    let listener = bind(args.listen).await?;
+    let mut session = Session::start(&args.kernel)?;
+    log::info!("attached: {}", session.hooks());
+    eprintln_quietly(&format!("finrace: attached; metrics on http://{}/metrics", args.listen));
+    let (sender, requests) = mpsc::channel(args.max_requests.max(1));
+    let (stop, stopped) = oneshot::channel::<()>();
+    let handler = move |route| {
+        let sender = sender.clone();
+        async move {
+            let (reply, answer) = oneshot::channel();
+            if sender.send((route, reply)).await.is_err() {
+                return Reply::Gone;
+            }
+            answer.await.unwrap_or(Reply::Gone)
+        }
+    };
+    let server = tokio::spawn(http::serve(listener, args.max_requests, handler, async {
+        stopped.await.unwrap_or_default();
+    }));
+    session.run(None, Some(requests), |_, _| Ok(ControlFlow::Continue(()))).await?;
+    drop(stop);
+    drop(session);
+    server.await.context("serving HTTP")
+}
+
+async fn bind(address: SocketAddr) -> Result<TcpListener> {
+    TcpListener::bind(address).await.map_err(|error| {
+        let text = format!("--web.listen-address {address}: {error}");
+        anyhow!(Usage(text))
+    })
+}
+
+/// A line to standard error; nobody may be there to read it.
+pub fn eprintln_quietly(line: &str) {
+    use std::io::Write as _;
+    if let Err(error) = writeln!(std::io::stderr(), "{line}") {
+        log::debug!("standard error: {error}");
+    }
+}

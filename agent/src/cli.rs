@@ -1,0 +1,255 @@
+//! The command line: arguments as typed, and the filters and choices made of them.
+
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::http::MAX_REQUESTS;
+use crate::logic::model::{Class, Endpoint, Incident, Observation, Origin};
+use crate::probe::attach::Forced;
+use crate::probe::plan::{Hook, Job};
+
+/// Sees the keep-alive FIN race in the kernel and explains it.
+#[derive(Debug, Parser)]
+#[command(version, max_term_width = 100)]
+pub struct Cli {
+    /// How much to log to standard error: off, error, warn, info, debug or trace.
+    #[arg(long = "log.level", env = "FINRACE_LOG_LEVEL", default_value = "warn", global = true)]
+    pub log_level: log::LevelFilter,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Print one line per event as it happens.
+    #[command(after_help = "Examples:
+  finrace watch --races                  only requests lost to a closing connection
+  finrace watch --port 8080 --for 5m     what happens on one port
+  finrace watch --json --class stale_write --process nginx
+  finrace watch --demo                   with traffic of its own that races")]
+    Watch(Watch),
+    /// Observe for a while, then print one row per peer.
+    #[command(after_help = "Examples:
+  finrace report --for 5m
+  finrace report --demo                  with traffic of its own that races
+  finrace report --for 1h --json > before.json")]
+    Report(Report),
+    /// Run as a daemon that Prometheus scrapes.
+    #[command(after_help = "Examples:
+  finrace serve                          http://127.0.0.1:9502/metrics
+  finrace serve --web.listen-address 0.0.0.0:9502")]
+    Serve(Serve),
+    /// Show what this kernel and these rights allow, and what is lost.
+    #[command(after_help = "Exit status: 0 if finrace can run here, 1 if not.")]
+    Check(Check),
+}
+
+/// How the kernel side is set up.
+#[derive(Args, Debug)]
+pub struct Kernel {
+    /// A gap longer than this makes a write a reuse, and idle that ends an idle close.
+    #[arg(long, value_name = "DURATION", default_value = "200ms", value_parser = threshold,
+          env = "FINRACE_REUSE_THRESHOLD")]
+    pub reuse_threshold: Duration,
+    /// Force a job's hook, for debugging: write, state, reset-received or reset-sent, to tp_btf,
+    /// raw_tp, fentry, kprobe or none.
+    #[arg(long = "hook", value_name = "JOB=HOOK", value_parser = forced)]
+    pub hooks: Vec<Forced>,
+    /// Peers to keep apart; what does not fit is summed under `other`.
+    #[arg(long = "peers.max", value_name = "N", default_value_t = 2_000, env = "FINRACE_PEERS_MAX")]
+    pub peers_max: usize,
+    /// Run a keep-alive server with an idle timeout of 1 s, and clients that reuse too late.
+    #[arg(long)]
+    pub demo: bool,
+}
+
+#[derive(Args, Debug)]
+pub struct Watch {
+    #[command(flatten)]
+    pub kernel: Kernel,
+    #[command(flatten)]
+    pub filter: Filter,
+    /// One JSON object per line.
+    #[arg(long)]
+    pub json: bool,
+    /// Stop after this long.
+    #[arg(long = "for", value_name = "DURATION", value_parser = duration)]
+    pub duration: Option<Duration>,
+}
+
+/// Which events to show; all that are given must hold.
+#[derive(Args, Debug, Default)]
+pub struct Filter {
+    /// Only connections with this port, on either side; may be repeated.
+    #[arg(long = "port", value_name = "PORT")]
+    pub ports: Vec<u16>,
+    /// Only connections with this remote address, or address and port.
+    #[arg(long, value_name = "ADDR[:PORT]", value_parser = peer)]
+    pub peer: Option<PeerFilter>,
+    /// Only events of this class; may be repeated.
+    #[arg(long = "class", value_name = "CLASS")]
+    pub classes: Vec<Class>,
+    /// Only events whose process has this name, where it is known.
+    #[arg(long, value_name = "NAME")]
+    pub process: Option<String>,
+    /// Only races.
+    #[arg(long)]
+    pub races: bool,
+}
+
+#[derive(Args, Debug)]
+pub struct Report {
+    #[command(flatten)]
+    pub kernel: Kernel,
+    /// How long to observe; 10 s with --demo.
+    #[arg(long = "for", value_name = "DURATION", value_parser = duration)]
+    pub duration: Option<Duration>,
+    /// One JSON object.
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Args, Debug)]
+pub struct Serve {
+    #[command(flatten)]
+    pub kernel: Kernel,
+    /// Address to serve HTTP on.
+    #[arg(long = "web.listen-address", value_name = "ADDR:PORT", default_value = "127.0.0.1:9502",
+          env = "FINRACE_WEB_LISTEN_ADDRESS")]
+    pub listen: SocketAddr,
+    /// Requests served at a time.
+    #[arg(long = "web.max-requests", value_name = "N", default_value_t = MAX_REQUESTS,
+          env = "FINRACE_WEB_MAX_REQUESTS")]
+    pub max_requests: usize,
+}
+
+#[derive(Args, Debug)]
+pub struct Check {
+    #[arg(long = "hook", value_name = "JOB=HOOK", value_parser = forced)]
+    pub hooks: Vec<Forced>,
+    /// One JSON object.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// An address, with a port or any.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PeerFilter {
+    ip: IpAddr,
+    port: Option<u16>,
+}
+
+impl PeerFilter {
+    fn matches(self, remote: Endpoint) -> bool {
+        self.ip == remote.ip && self.port.is_none_or(|port| port == remote.port)
+    }
+}
+
+impl Filter {
+    /// Whether to show this observation. A failure with two views is shown if either matches.
+    pub fn matches(&self, observation: &Observation) -> bool {
+        match observation {
+            Observation::Incident(incident) => {
+                self.matches_incident(incident)
+                    || incident.other_view.as_deref().is_some_and(|v| self.matches_incident(v))
+            }
+            Observation::Close(_) | Observation::Reuse(_) | Observation::Dwell(_) => {
+                !self.races && self.classes.is_empty() && self.matches_origin(observation.origin())
+            }
+        }
+    }
+
+    fn matches_incident(&self, incident: &Incident) -> bool {
+        (!self.races || incident.class.is_race())
+            && (self.classes.is_empty() || self.classes.contains(&incident.class))
+            && self.matches_origin(&incident.origin)
+    }
+
+    fn matches_origin(&self, origin: &Origin) -> bool {
+        let port =
+            |port| self.ports.is_empty() || self.ports.iter().any(|wanted| *wanted == port);
+        let process = || origin.process.as_ref().map(|process| process.name.as_ref());
+        (port(origin.local.port) || port(origin.remote.port))
+            && self.peer.is_none_or(|peer| peer.matches(origin.remote))
+            && self.process.as_deref().is_none_or(|wanted| process() == Some(wanted))
+    }
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    match humantime::parse_duration(text) {
+        Ok(Duration::ZERO) => Err("must be longer than nothing".to_owned()),
+        Ok(duration) => Ok(duration),
+        Err(error) => Err(format!("{error} (as in 30s, 5m, 1h30m)")),
+    }
+}
+
+/// Jiffies are at least 1 ms, and the kernel compares them as signed numbers.
+fn threshold(text: &str) -> Result<Duration, String> {
+    let range = Duration::from_millis(10)..=Duration::from_secs(3600);
+    let threshold = duration(text)?;
+    if range.contains(&threshold) { Ok(threshold) } else { Err("must be 10ms to 1h".to_owned()) }
+}
+
+fn peer(text: &str) -> Result<PeerFilter, String> {
+    if let Ok(ip) = text.parse::<IpAddr>() {
+        return Ok(PeerFilter { ip: ip.to_canonical(), port: None });
+    }
+    match text.parse::<SocketAddr>() {
+        Ok(peer) => Ok(PeerFilter { ip: peer.ip().to_canonical(), port: Some(peer.port()) }),
+        Err(_) => Err("not an address, or an address and port (10.0.0.5:80, [::1]:80)".to_owned()),
+    }
+}
+
+fn forced(text: &str) -> Result<Forced, String> {
+    let (job, hook) = text.split_once('=').ok_or("not JOB=HOOK")?;
+    let named = |name: &str| name.replace(' ', "-") == job;
+    let job = Job::ALL.into_iter().find(|job| named(job.name())).ok_or_else(|| {
+        let names = Job::ALL.map(|job| job.name().replace(' ', "-"));
+        format!("`{job}` is not one of {}", names.join(", "))
+    })?;
+    let hooks = [Hook::TpBtf, Hook::RawTp, Hook::Fentry, Hook::Kprobe];
+    if hook == "none" {
+        return Ok(Forced { job, hook: None });
+    }
+    match hooks.into_iter().find(|known| known.name() == hook) {
+        Some(hook) => Ok(Forced { job, hook: Some(hook) }),
+        None => Err(format!("`{hook}` is not one of tp_btf, raw_tp, fentry, kprobe, none")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Parses a command line; an error is given as clap's kind and the offending text.
+    fn refuse(line: &str, offending: &str) {
+        let error = Cli::try_parse_from(line.split(' ')).expect_err(line);
+        assert_eq!(error.exit_code(), 2, "{line}");
+        assert!(error.to_string().contains(offending), "{line}: {error}");
+    }
+
+    #[test]
+    fn bad_usage_names_the_offending_text() {
+        refuse("finrace report --for 5x", "5x");
+        refuse("finrace report --for 0s", "0s");
+        refuse("finrace watch --class fin_cross", "fin_cross");
+        refuse("finrace watch --peer 10.0.0.300", "10.0.0.300");
+        refuse("finrace watch --port 70000", "70000");
+        refuse("finrace watch --hook write=usdt", "usdt");
+        refuse("finrace watch --hook wirte=none", "wirte");
+        refuse("finrace watch --reuse-threshold 1ms", "1ms");
+        refuse("finrace serve --web.listen-address 9502", "9502");
+        refuse("finrace --log.level loud check", "loud");
+    }
+
+    #[test]
+    fn hooks_and_peers_are_understood() {
+        let hook = forced("reset-sent=raw_tp").expect("a hook");
+        assert_eq!(hook, Forced { job: Job::ResetSent, hook: Some(Hook::RawTp) });
+        let mapped = peer("[::ffff:10.0.0.5]:80").expect("a peer");
+        assert!(mapped.matches(Endpoint { ip: "10.0.0.5".parse().expect("ip"), port: 80 }));
+        assert!(!mapped.matches(Endpoint { ip: "10.0.0.5".parse().expect("ip"), port: 81 }));
+    }
+}

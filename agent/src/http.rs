@@ -1,0 +1,369 @@
+//! The HTTP side of the daemon: `/`, `/metrics`, `/-/healthy`, `/-/ready`.
+//!
+//! Every connection carries one request: a scraper that kept them alive would run into the very
+//! race this agent is about, each time its interval met our timeout.
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper::header::{ACCEPT, ALLOW, CONTENT_TYPE, HeaderValue};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper::{Method, Request, Response, StatusCode};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+
+use crate::metrics::Format;
+
+/// Requests served at a time, unless told otherwise; the next ones wait in the listen queue.
+pub const MAX_REQUESTS: usize = 40;
+
+const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
+/// For all of a connection, so that nobody holds one by not reading.
+const CONNECTION_TIMEOUT: Duration = Duration::from_mins(1);
+/// What requests under way have left at shutdown.
+const GRACE: Duration = Duration::from_secs(1);
+/// Before the next try when no connection can be accepted, as with no descriptor left.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+const TEXT: &str = "text/plain; charset=utf-8";
+const INDEX: &str = concat!(
+    "<!DOCTYPE html>\n<html lang=\"en\">\n<title>finrace</title>\n<h1>finrace ",
+    env!("CARGO_PKG_VERSION"),
+    "</h1>\n<ul>\n<li><a href=\"/metrics\">metrics</a>\n<li><a href=\"/-/healthy\">healthy</a>\n",
+    "<li><a href=\"/-/ready\">ready</a>\n</ul>\n</html>\n"
+);
+
+/// What only the agent can answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Route {
+    Metrics(Format),
+    Ready,
+}
+
+/// The agent's answer.
+#[derive(Clone, Debug)]
+pub enum Reply {
+    /// The exposition, in the format asked for.
+    Metrics(String),
+    /// Whether the programs are attached.
+    Ready(bool),
+    /// The agent is on its way out.
+    Gone,
+}
+
+/// Serves until `shutdown`, then lets the requests under way end, for a second.
+pub async fn serve<H, F>(
+    listener: TcpListener,
+    max_requests: usize,
+    handler: H,
+    shutdown: impl Future<Output = ()>,
+) where
+    H: Fn(Route) -> F + Clone + Send + 'static,
+    F: Future<Output = Reply> + Send + 'static,
+{
+    let permits = Arc::new(Semaphore::new(max_requests));
+    let mut connections = JoinSet::new();
+    tokio::pin!(shutdown);
+    loop {
+        let next = async {
+            // The semaphore is never closed.
+            let permit = Arc::clone(&permits).acquire_owned().await.ok();
+            (permit, listener.accept().await)
+        };
+        tokio::select! {
+            () = &mut shutdown => break,
+            (permit, accepted) = next => match accepted {
+                Ok((stream, _)) => {
+                    let connection = serve_one(stream, handler.clone());
+                    connections.spawn(async move {
+                        connection.await;
+                        drop(permit);
+                    });
+                }
+                Err(err) => {
+                    log::warn!("accepting an HTTP connection: {err}");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+            },
+            Some(_) = connections.join_next() => {}
+        }
+    }
+    drop(listener);
+    let rest = async { while connections.join_next().await.is_some() {} };
+    if tokio::time::timeout(GRACE, rest).await.is_err() {
+        log::debug!("HTTP requests cut off at shutdown");
+    }
+}
+
+async fn serve_one<H, F>(stream: TcpStream, handler: H)
+where
+    H: Fn(Route) -> F + Clone,
+    F: Future<Output = Reply>,
+{
+    let service = service_fn(move |request| answer(request, handler.clone()));
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEADER_TIMEOUT)
+        .keep_alive(false)
+        .serve_connection(TokioIo::new(stream), service);
+    match tokio::time::timeout(CONNECTION_TIMEOUT, connection).await {
+        Ok(Ok(())) => {}
+        Ok(Err(err)) => log::debug!("HTTP connection: {err}"),
+        Err(_) => log::debug!("HTTP connection: over {CONNECTION_TIMEOUT:?}"),
+    }
+}
+
+async fn answer<H, F>(
+    request: Request<Incoming>,
+    handler: H,
+) -> Result<Response<Full<Bytes>>, Infallible>
+where
+    H: Fn(Route) -> F,
+    F: Future<Output = Reply>,
+{
+    let path = request.uri().path();
+    if !["/", "/metrics", "/-/healthy", "/-/ready"].contains(&path) {
+        return Ok(response(StatusCode::NOT_FOUND, TEXT, "not found\n"));
+    }
+    if ![Method::GET, Method::HEAD].contains(request.method()) {
+        let mut refusal = response(StatusCode::METHOD_NOT_ALLOWED, TEXT, "only GET and HEAD\n");
+        refusal.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
+        return Ok(refusal);
+    }
+    let format = negotiate(&accept(&request));
+    let reply = match path {
+        "/metrics" => handler(Route::Metrics(format)).await,
+        "/-/ready" => handler(Route::Ready).await,
+        "/-/healthy" => return Ok(response(StatusCode::OK, TEXT, "healthy\n")),
+        _ => return Ok(response(StatusCode::OK, "text/html; charset=utf-8", INDEX)),
+    };
+    let unavailable = StatusCode::SERVICE_UNAVAILABLE;
+    Ok(match reply {
+        Reply::Metrics(text) => response(StatusCode::OK, format.content_type(), text),
+        Reply::Ready(true) => response(StatusCode::OK, TEXT, "ready\n"),
+        Reply::Ready(false) => response(unavailable, TEXT, "not attached yet\n"),
+        Reply::Gone => response(unavailable, TEXT, "shutting down\n"),
+    })
+}
+
+fn response(
+    status: StatusCode,
+    content_type: &'static str,
+    body: impl Into<Bytes>,
+) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(body.into()));
+    *response.status_mut() = status;
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    response
+}
+
+/// All `Accept` headers as one list, which is what several of them mean.
+fn accept(request: &Request<Incoming>) -> String {
+    let values = request.headers().get_all(ACCEPT).iter();
+    values.filter_map(|value| value.to_str().ok()).collect::<Vec<_>>().join(",")
+}
+
+/// The format to answer an `Accept` header with: [`Format::OpenMetrics`] if it is asked for by
+/// name, in the version we write, and the other is not liked better.
+pub fn negotiate(accept: &str) -> Format {
+    let (mut openmetrics, mut text) = (0.0, 0.0);
+    for range in accept.split(',') {
+        let mut parts = range.split(';').map(str::trim);
+        let media = parts.next().unwrap_or_default().to_ascii_lowercase();
+        let parameters = parts.filter_map(|part| part.split_once('='));
+        let (mut q, mut version) = (1.0_f32, None);
+        for (name, value) in parameters {
+            let value = value.trim().trim_matches('"');
+            match name.trim().to_ascii_lowercase().as_str() {
+                "q" => q = value.parse().unwrap_or(0.0),
+                "version" => version = Some(value),
+                _ => {}
+            }
+        }
+        match (media.as_str(), version) {
+            ("application/openmetrics-text", None | Some("1.0.0")) => {
+                openmetrics = q.max(openmetrics);
+            }
+            ("text/plain", None | Some("0.0.4")) | ("text/*" | "*/*", _) => text = q.max(text),
+            _ => {}
+        }
+    }
+    if openmetrics > 0.0 && openmetrics >= text { Format::OpenMetrics } else { Format::Text004 }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::SocketAddr;
+
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::sync::oneshot;
+
+    use super::*;
+
+    #[test]
+    fn formats() {
+        use Format::{OpenMetrics, Text004};
+        let check = |accept: &str, expected| assert_eq!(negotiate(accept), expected, "{accept}");
+        check("", Text004);
+        check("*/*", Text004);
+        check("text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8", Text004);
+        check("text/plain", Text004);
+        // Prometheus 2.5 to 2.30, 2.42, and 3 with and without protobuf.
+        check(
+            "application/openmetrics-text; version=0.0.1,text/plain;version=0.0.4;q=0.5,*/*;q=0.1",
+            Text004,
+        );
+        check(
+            "application/openmetrics-text;version=1.0.0,application/openmetrics-text;version=0.0.1;\
+             q=0.75,text/plain;version=0.0.4;q=0.5,*/*;q=0.1",
+            OpenMetrics,
+        );
+        check(
+            "application/openmetrics-text;version=1.0.0;escaping=allow-utf-8;q=0.6,\
+             application/openmetrics-text;version=0.0.1;q=0.5,text/plain;version=1.0.0;\
+             escaping=allow-utf-8;q=0.4,text/plain;version=0.0.4;q=0.3,*/*;q=0.2",
+            OpenMetrics,
+        );
+        check(
+            "application/vnd.google.protobuf;proto=io.prometheus.client.MetricFamily;\
+             encoding=delimited;q=0.7,application/openmetrics-text;version=1.0.0;q=0.6,\
+             text/plain;version=0.0.4;q=0.3,*/*;q=0.2",
+            OpenMetrics,
+        );
+        check("text/plain;version=0.0.4;q=1,*/*;q=0.1", Text004);
+        check("Application/OpenMetrics-Text; Version=\"1.0.0\"", OpenMetrics);
+        check("application/openmetrics-text;q=0", Text004);
+        check("application/openmetrics-text;q=0.2,text/plain;q=0.8", Text004);
+        check("application/openmetrics-text;q=x,;;,=", Text004);
+    }
+
+    struct Server {
+        address: SocketAddr,
+        stop: oneshot::Sender<()>,
+        task: tokio::task::JoinHandle<()>,
+    }
+
+    async fn start<H, F>(max_requests: usize, handler: H) -> Server
+    where
+        H: Fn(Route) -> F + Clone + Send + 'static,
+        F: Future<Output = Reply> + Send + 'static,
+    {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (stop, stopped) = oneshot::channel();
+        let shutdown = async { stopped.await.unwrap_or_default() };
+        let task = tokio::spawn(serve(listener, max_requests, handler, shutdown));
+        Server { address, stop, task }
+    }
+
+    fn agent(route: Route, is_ready: bool) -> std::future::Ready<Reply> {
+        std::future::ready(match route {
+            Route::Metrics(format) => Reply::Metrics(format!("{format:?}\n")),
+            Route::Ready => Reply::Ready(is_ready),
+        })
+    }
+
+    /// Sends as is, reads to the end of the connection.
+    async fn exchange(address: SocketAddr, request: &str) -> String {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        answer
+    }
+
+    #[tokio::test]
+    async fn routes() {
+        let ready = start(MAX_REQUESTS, |route| agent(route, true)).await;
+        let starting = start(MAX_REQUESTS, |route| agent(route, false)).await;
+        let gone = start(MAX_REQUESTS, |_| async { Reply::Gone }).await;
+        let openmetrics = "accept: application/openmetrics-text; version=1.0.0\r\n";
+        let two = "accept: text/plain;q=0.5\r\naccept: application/openmetrics-text;q=0.9\r\n";
+        let cases = [
+            (&ready, "GET /metrics", "", 200, Format::Text004.content_type(), "Text004\n"),
+            (&ready, "GET /metrics?a=b", "", 200, Format::Text004.content_type(), "Text004\n"),
+            (
+                &ready,
+                "GET /metrics",
+                openmetrics,
+                200,
+                Format::OpenMetrics.content_type(),
+                "OpenMetrics\n",
+            ),
+            (&ready, "GET /metrics", two, 200, Format::OpenMetrics.content_type(), "OpenMetrics\n"),
+            (&ready, "HEAD /metrics", "", 200, Format::Text004.content_type(), ""),
+            (&ready, "POST /metrics", "", 405, TEXT, "only GET and HEAD\n"),
+            (&ready, "GET /-/healthy", "", 200, TEXT, "healthy\n"),
+            (&starting, "GET /-/healthy", "", 200, TEXT, "healthy\n"),
+            (&ready, "GET /-/ready", "", 200, TEXT, "ready\n"),
+            (&starting, "GET /-/ready", "", 503, TEXT, "not attached yet\n"),
+            (&gone, "GET /metrics", "", 503, TEXT, "shutting down\n"),
+            (&ready, "GET /", "", 200, "text/html; charset=utf-8", INDEX),
+            (&ready, "GET /nothing", "", 404, TEXT, "not found\n"),
+            (&ready, "DELETE /nothing", "", 404, TEXT, "not found\n"),
+        ];
+        for (server, line, headers, status, content_type, body) in cases {
+            let request = format!("{line} HTTP/1.1\r\nhost: a\r\n{headers}\r\n");
+            let answer = exchange(server.address, &request).await;
+            let (head, rest) = answer.split_once("\r\n\r\n").unwrap();
+            assert!(head.starts_with(&format!("HTTP/1.1 {status} ")), "{line}: {head}");
+            assert!(head.contains(&format!("content-type: {content_type}\r\n")), "{line}: {head}");
+            assert!(head.contains("connection: close"), "{line}: {head}");
+            assert_eq!(head.contains("allow: GET, HEAD"), status == 405, "{line}: {head}");
+            assert_eq!(rest, body, "{line}");
+        }
+    }
+
+    #[tokio::test]
+    async fn nonsense_is_refused() {
+        let server = start(MAX_REQUESTS, |route| agent(route, true)).await;
+        let answer = exchange(server.address, "\u{1}\u{2}\r\n\r\n").await;
+        assert!(answer.starts_with("HTTP/1.1 400 "), "{answer}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn those_above_the_limit_wait_and_those_that_say_nothing_are_closed() {
+        let server = start(2, |route| agent(route, true)).await;
+        let mut silent = Vec::new();
+        for _ in 0..2 {
+            silent.push(TcpStream::connect(server.address).await.unwrap());
+        }
+        let began = tokio::time::Instant::now();
+        let answer = exchange(server.address, "GET /-/ready HTTP/1.1\r\nhost: a\r\n\r\n").await;
+        assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+        assert!(began.elapsed() >= HEADER_TIMEOUT, "{:?}", began.elapsed());
+    }
+
+    #[tokio::test]
+    async fn a_request_under_way_is_answered_at_shutdown() {
+        let (asked, mut was_asked) = tokio::sync::mpsc::channel(1);
+        let gate = Arc::new(Semaphore::new(0));
+        let waiting = Arc::clone(&gate);
+        let server = start(MAX_REQUESTS, move |_| {
+            let (asked, waiting) = (asked.clone(), Arc::clone(&waiting));
+            async move {
+                asked.send(()).await.unwrap();
+                drop(waiting.acquire().await);
+                Reply::Ready(true)
+            }
+        })
+        .await;
+        let request = "GET /-/ready HTTP/1.1\r\nhost: a\r\n\r\n";
+        let exchange = tokio::spawn(exchange(server.address, request));
+        was_asked.recv().await.unwrap();
+        server.stop.send(()).unwrap();
+        tokio::task::yield_now().await;
+        gate.add_permits(1);
+        assert!(exchange.await.unwrap().starts_with("HTTP/1.1 200 "));
+        server.task.await.unwrap();
+        assert!(TcpStream::connect(server.address).await.is_err());
+    }
+}

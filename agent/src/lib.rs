@@ -1,0 +1,15 @@
+//! finrace sees the keep-alive FIN race in the kernel and explains it.
+//!
+//! `probe` gets records out of the kernel, `logic` decides what they mean, the other modules show
+//! it. See ARCHITECTURE.md.
+
+pub mod app;
+pub mod check;
+pub mod cli;
+pub mod demo;
+pub mod http;
+pub mod logic;
+pub mod metrics;
+pub mod probe;
+pub mod report;
+pub mod watch;

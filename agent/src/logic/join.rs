@@ -1,0 +1,180 @@
+//! Joins the two ends' views of one failure, when both ends are on this host: it counts once.
+//!
+//! NAT changes addresses and keeps sequence numbers, so these join; addresses only break ties.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use finrace_ebpf::decide::distance;
+
+use super::model::{Incident, Nanos, Observation, Role};
+use super::tracker::{Finding, Lost};
+
+/// How long a client's race waits for the server's view of it.
+const CLIENT_WAIT: Duration = Duration::from_millis(300);
+
+/// How long a server's race waits for the client's, whose outcome takes longer to be known.
+const SERVER_WAIT: Duration = Duration::from_secs(3);
+
+/// How long a reported client's race still takes in a server's view that comes late.
+const REMEMBER: Duration = Duration::from_secs(3);
+
+/// Most races that wait at a time; beyond, the oldest is let go unjoined.
+const LIMIT: usize = 4_096;
+
+/// Races that wait for the other end's view.
+#[derive(Debug, Default)]
+pub struct Joiner {
+    waiting: VecDeque<(Nanos, Lost, Incident)>,
+    told: VecDeque<(Nanos, Lost)>,
+}
+
+impl Joiner {
+    /// Takes in a finding; races are held back, all else passes at once.
+    pub fn add(&mut self, finding: Finding, out: &mut Vec<Observation>) {
+        let Finding { observation, lost } = finding;
+        let (incident, lost) = match (observation, lost) {
+            (Observation::Incident(incident), Some(lost)) => (incident, lost),
+            (other, _) => {
+                out.push(other);
+                return;
+            }
+        };
+        let role = incident.origin.role;
+        if role == Role::Server && self.told.iter().any(|(_, told)| same(*told, lost)) {
+            return;
+        }
+        let partner = self
+            .waiting
+            .iter()
+            .enumerate()
+            .filter(|(_, (_, other, view))| same(*other, lost) && view.origin.role != role)
+            .max_by_key(|(_, (_, _, view))| is_mirror(view, &incident))
+            .map(|(index, _)| index);
+        if let Some((due, other_lost, other)) = partner.and_then(|at| self.waiting.remove(at)) {
+            let (mut client, server, lost) = if role == Role::Client {
+                (incident, other, lost)
+            } else {
+                (other, incident, other_lost)
+            };
+            client.other_view = Some(Box::new(server));
+            self.tell(client, lost, due, out);
+            return;
+        }
+        let wait = if role == Role::Client { CLIENT_WAIT } else { SERVER_WAIT };
+        if self.waiting.len() >= LIMIT
+            && let Some((due, lost, incident)) = self.waiting.pop_front()
+        {
+            self.tell(incident, lost, due, out);
+        }
+        self.waiting.push_back((incident.time + wait, lost, incident));
+    }
+
+    /// Lets go what has waited long enough at `now`.
+    pub fn expire(&mut self, now: Nanos, out: &mut Vec<Observation>) {
+        let mut index = 0;
+        while let Some((due, ..)) = self.waiting.get(index) {
+            if *due > now {
+                index += 1;
+            } else if let Some((due, lost, incident)) = self.waiting.remove(index) {
+                self.tell(incident, lost, due, out);
+            }
+        }
+        while self.told.front().is_some_and(|(until, _)| *until <= now) {
+            self.told.pop_front();
+        }
+    }
+
+    fn tell(&mut self, incident: Incident, lost: Lost, now: Nanos, out: &mut Vec<Observation>) {
+        if incident.origin.role == Role::Client && incident.other_view.is_none() {
+            if self.told.len() >= LIMIT {
+                self.told.pop_front();
+            }
+            self.told.push_back((now + REMEMBER, lost));
+        }
+        out.push(Observation::Incident(incident));
+    }
+}
+
+/// Whether both views lost the same request. A segment sent before the FIN came acknowledges one
+/// less than the socket that got it.
+fn same(a: Lost, b: Lost) -> bool {
+    a.start == b.start && distance(a.peer, b.peer).abs() <= 1
+}
+
+fn is_mirror(a: &Incident, b: &Incident) -> bool {
+    a.origin.local == b.origin.remote && a.origin.remote == b.origin.local
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::logic::model::{Cause, Class, Endpoint, Origin, Outcome};
+
+    fn race(role: Role, class: Class, millis: u64, lost: Lost) -> Finding {
+        let origin = Origin {
+            netns: 1,
+            role,
+            local: Endpoint::default(),
+            remote: Endpoint::default(),
+            process: None,
+            rtt: None,
+        };
+        let incident = Incident {
+            time: Nanos(millis * 1_000_000),
+            origin,
+            class,
+            cause: Cause::Idle,
+            outcome: Outcome::Reset,
+            gap: None,
+            fin_age: None,
+            idle: None,
+            bytes: None,
+            other_view: None,
+        };
+        Finding { observation: Observation::Incident(incident), lost: Some(lost) }
+    }
+
+    /// Adds the findings, waits, and prints what came out: role and class, the other view after.
+    fn check(findings: Vec<Finding>, expected: &str) {
+        let mut joiner = Joiner::default();
+        let mut out = Vec::new();
+        for finding in findings {
+            joiner.expire(finding.observation.time(), &mut out);
+            joiner.add(finding, &mut out);
+        }
+        joiner.expire(Nanos(60_000_000_000), &mut out);
+        let view = |i: &Incident| format!("{} {}", i.origin.role, i.class);
+        let lines: Vec<_> = out
+            .iter()
+            .filter_map(|observation| match observation {
+                Observation::Incident(i) => Some(match &i.other_view {
+                    Some(other) => format!("{} + {}", view(i), view(other)),
+                    None => view(i),
+                }),
+                _ => None,
+            })
+            .collect();
+        assert_eq!(lines.join("; "), expected);
+    }
+
+    #[test]
+    fn two_views_of_one_failure_are_one_race() {
+        let lost = Lost { start: 100, peer: 501 };
+        let client = |at| race(Role::Client, Class::StaleWrite, at, lost);
+        let server = |at, lost| race(Role::Server, Class::LateRequest, at, lost);
+        let joined = "client stale_write + server late_request";
+        check(vec![server(10, lost), client(11)], joined);
+        check(vec![client(10), server(11, lost)], joined);
+        check(vec![server(10, lost), client(2_500)], joined);
+        let crossed = Lost { start: 100, peer: 500 };
+        check(vec![server(10, crossed), client(11)], joined);
+        // Told already: counted on the client's row only.
+        check(vec![client(10), server(1_000, lost)], "client stale_write");
+        // Others' numbers, or too late.
+        let other = Lost { start: 100, peer: 900 };
+        check(vec![server(10, other), client(11)], "client stale_write; server late_request");
+        check(vec![server(10, lost), client(3_500)], "server late_request; client stale_write");
+        check(vec![client(10), client(10)], "client stale_write; client stale_write");
+    }
+}

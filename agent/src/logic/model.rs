@@ -1,0 +1,325 @@
+//! The words of finrace as types: who (`Origin`), and what was observed (`Observation`).
+//!
+//! Times are nanoseconds of `CLOCK_MONOTONIC`, as the kernel programs stamp them; only the shell
+//! knows the wall clock.
+
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// A point in time: nanoseconds of `CLOCK_MONOTONIC`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Nanos(pub u64);
+
+impl Nanos {
+    /// Time since `earlier`, zero if that is later.
+    pub fn since(self, earlier: Self) -> Duration {
+        Duration::from_nanos(self.0.saturating_sub(earlier.0))
+    }
+}
+
+impl std::ops::Add<Duration> for Nanos {
+    type Output = Self;
+    fn add(self, other: Duration) -> Self {
+        Self(self.0.saturating_add(u64::try_from(other.as_nanos()).unwrap_or(u64::MAX)))
+    }
+}
+
+/// An address and a port; IPv4-mapped IPv6 is held as IPv4. Displays as `10.0.0.5:80`, `[::1]:80`.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Endpoint {
+    pub ip: IpAddr,
+    pub port: u16,
+}
+
+impl Endpoint {
+    /// From the 16 bytes of the record: IPv4 is mapped there.
+    pub fn from_bytes(bytes: [u8; 16], port: u16) -> Self {
+        Self { ip: Ipv6Addr::from(bytes).to_canonical(), port }
+    }
+}
+
+impl Default for Endpoint {
+    fn default() -> Self {
+        Self { ip: IpAddr::V4(Ipv4Addr::UNSPECIFIED), port: 0 }
+    }
+}
+
+impl fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        std::net::SocketAddr::new(self.ip, self.port).fmt(f)
+    }
+}
+
+impl fmt::Debug for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// Defines an enum whose values have a fixed snake_case text, for labels, JSON and filters.
+macro_rules! words {
+    ($(#[$doc:meta])* $name:ident { $($(#[$vdoc:meta])* $variant:ident = $text:literal,)+ }) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub enum $name { $($(#[$vdoc])* $variant,)+ }
+
+        impl $name {
+            /// Every value, in order.
+            pub const ALL: &'static [Self] = &[$(Self::$variant),+];
+
+            /// The text used in labels, JSON and filters.
+            pub const fn as_str(self) -> &'static str {
+                match self { $(Self::$variant => $text),+ }
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.pad(self.as_str())
+            }
+        }
+
+        impl std::str::FromStr for $name {
+            type Err = String;
+            fn from_str(text: &str) -> Result<Self, String> {
+                Self::ALL.iter().copied().find(|v| v.as_str() == text).ok_or_else(|| {
+                    let known: Vec<_> = Self::ALL.iter().map(|v| v.as_str()).collect();
+                    format!("`{text}` is not one of {}", known.join(", "))
+                })
+            }
+        }
+    };
+}
+
+words! {
+    /// Which end of the connection this host's socket is.
+    Role {
+        /// We opened the connection (a proxy towards its upstream).
+        Client = "client",
+        /// We accepted it.
+        Server = "server",
+        /// It cannot be told; never part of a race.
+        Unknown = "unknown",
+    }
+}
+
+words! {
+    /// What happened to bytes on a connection that was closing (or was reset).
+    Class {
+        /// Client: an exchange was begun in CLOSE_WAIT, after a gap.
+        StaleWrite = "stale_write",
+        /// Client: the peer's FIN did not acknowledge the request, no answer had begun.
+        FinCrossed = "fin_crossed",
+        /// Client: RST from a live socket after a reuse. Server: we closed an idle connection
+        /// with an unread request in our queue.
+        UnreadClose = "unread_close",
+        /// Client: no socket, or nobody at all, answered a reuse.
+        SilentDrop = "silent_drop",
+        /// Client: `unread_close` or `silent_drop`; it cannot be told which (no timestamps).
+        ResetAfterReuse = "reset_after_reuse",
+        /// Client: request acknowledged, FIN at once, at the peer's idle timeout.
+        ReadAndClosed = "read_and_closed",
+        /// Server: a request arrived after we had closed an idle connection.
+        LateRequest = "late_request",
+        /// Client: request acknowledged, then FIN without an answer, no timeout in sight.
+        PrematureClose = "premature_close",
+        /// Client: the answer had begun while we still sent.
+        EarlyResponse = "early_response",
+        /// Writes that continue an exchange under way at the peer's FIN.
+        HalfClose = "half_close",
+        /// RST while an exchange was under way.
+        MidStreamReset = "mid_stream_reset",
+        /// `close_notify`, GOAWAY, QUIT: a few last bytes before our own close.
+        Farewell = "farewell",
+        /// Server: we wrote to a client that had left.
+        ClientGone = "client_gone",
+        /// Not enough was seen to say (records lost, or the outcome never came).
+        Unknown = "unknown",
+    }
+}
+
+impl Class {
+    /// Whether a request was, or probably was, lost to a connection that was closing.
+    pub const fn is_race(self) -> bool {
+        matches!(
+            self,
+            Self::StaleWrite
+                | Self::FinCrossed
+                | Self::UnreadClose
+                | Self::SilentDrop
+                | Self::ResetAfterReuse
+                | Self::ReadAndClosed
+                | Self::LateRequest
+        )
+    }
+}
+
+words! {
+    /// Why the connection was closing when the request came.
+    Cause {
+        /// An idle timeout: the gap reached what is known of it.
+        Idle = "idle",
+        /// Below the idle timeout: a limit on requests or on age.
+        Lifetime = "lifetime",
+        /// One of a burst of closes whose idle times scatter: reload, rollout.
+        Rollout = "rollout",
+        /// Nothing is known of the gap.
+        Unknown = "unknown",
+    }
+}
+
+words! {
+    /// What came of the bytes.
+    Outcome {
+        /// The peer's kernel answered with RST.
+        Reset = "reset",
+        /// Acknowledged and lost (lingering close).
+        Acked = "acked",
+        /// We closed before anything came back.
+        ClosedByUs = "closed_by_us",
+        /// Nothing came back until we stopped watching.
+        Unanswered = "unanswered",
+        /// The peer's FIN came after the request and closed without an answer.
+        Closed = "closed",
+        /// Records of this connection were lost.
+        Unknown = "unknown",
+    }
+}
+
+words! {
+    /// Whose bytes, FIN or RST ended the idle first.
+    Closer {
+        Peer = "peer",
+        Local = "local",
+    }
+}
+
+words! {
+    /// What ended the idle.
+    How {
+        Fin = "fin",
+        Rst = "rst",
+        /// We gave up on unacknowledged data (`ETIMEDOUT`).
+        Timeout = "timeout",
+    }
+}
+
+words! {
+    /// What a close says about an idle timeout.
+    Evidence {
+        /// The connection was idle, and for exactly this long.
+        Idle = "idle",
+        /// A short farewell ended the idle: the time is an upper bound (time since our last send).
+        UpperBound = "upper_bound",
+        /// Closed after data of ours that was acknowledged and not answered: a slow or crashed
+        /// server, or an idle close after a control frame (WINDOW_UPDATE, pong).
+        Unanswered = "unanswered",
+        /// FIN with or right after data: `Connection: close`, max requests.
+        AfterData = "after_data",
+        /// No data either way: health check, port scan.
+        Unused = "unused",
+    }
+}
+
+/// A process that was seen in task context at a write or a close.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Process {
+    pub name: Arc<str>,
+    pub pid: u32,
+}
+
+/// Whose connection an observation is about.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Origin {
+    /// Inode number of the network namespace.
+    pub netns: u32,
+    pub role: Role,
+    pub local: Endpoint,
+    pub remote: Endpoint,
+    /// Only where truly known: at a write, at a local close.
+    pub process: Option<Process>,
+    /// Smoothed round-trip time, where the kernel had one.
+    pub rtt: Option<Duration>,
+}
+
+/// The end of a connection's idle: a FIN or RST of either side.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Close {
+    pub time: Nanos,
+    pub origin: Origin,
+    pub closer: Closer,
+    pub how: How,
+    pub evidence: Evidence,
+    /// Time from the last data, either way, to the close; see [`Evidence`] for what it is worth.
+    pub idle: Duration,
+}
+
+/// A write that starts an exchange after a gap over the threshold.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reuse {
+    pub time: Nanos,
+    pub origin: Origin,
+    pub gap: Duration,
+    pub bytes: u32,
+}
+
+/// The time a socket stayed in CLOSE_WAIT until we closed it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Dwell {
+    pub time: Nanos,
+    pub origin: Origin,
+    pub dwell: Duration,
+    /// Whether anything was written in the meantime.
+    pub written: bool,
+}
+
+/// Bytes written into, or arriving on, a connection that was closing; a race if its class says so.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Incident {
+    pub time: Nanos,
+    pub origin: Origin,
+    pub class: Class,
+    pub cause: Cause,
+    pub outcome: Outcome,
+    /// Idle time before the request.
+    pub gap: Option<Duration>,
+    /// Time from the peer's FIN to our write.
+    pub fin_age: Option<Duration>,
+    /// Idle time at the close that the request met.
+    pub idle: Option<Duration>,
+    /// Bytes at risk.
+    pub bytes: Option<u32>,
+    /// The other end's view, when that end is on this host too: the failure counts once, here.
+    pub other_view: Option<Box<Incident>>,
+}
+
+/// Everything the classifier can say.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Observation {
+    Close(Close),
+    Reuse(Reuse),
+    Dwell(Dwell),
+    Incident(Incident),
+}
+
+impl Observation {
+    pub fn origin(&self) -> &Origin {
+        match self {
+            Self::Close(Close { origin, .. })
+            | Self::Reuse(Reuse { origin, .. })
+            | Self::Dwell(Dwell { origin, .. })
+            | Self::Incident(Incident { origin, .. }) => origin,
+        }
+    }
+
+    pub fn time(&self) -> Nanos {
+        match self {
+            Self::Close(Close { time, .. })
+            | Self::Reuse(Reuse { time, .. })
+            | Self::Dwell(Dwell { time, .. })
+            | Self::Incident(Incident { time, .. }) => *time,
+        }
+    }
+}

@@ -1,0 +1,334 @@
+//! Everything that was observed, by peer and by port, in bounded memory.
+//!
+//! What surprises: a row can leave (the table is full and others matter more), its port's roll-up
+//! cannot. The counts of a row that left stay in the row `other` of its role, so that a sum over
+//! the rows never goes back.
+
+mod stats;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeSet, HashMap};
+use std::time::Duration;
+
+use super::idle::Estimate;
+use super::model::{Cause, Class, Close, Closer, Incident, Nanos, Observation, Origin, Role};
+use super::peer::{PortKey, RowKey};
+pub use stats::{IdleTimes, Stats, Tally};
+use stats::{Label, RecentCloses};
+
+/// Roll-ups are few: a port of a namespace. They are never evicted, so there must be an end.
+const MAX_PORTS: usize = 4096;
+
+/// A row that raced, or that told us something, is kept this long after.
+const KEPT: Duration = Duration::from_hours(1);
+
+/// Observations after which a row is more than a passer-by; an estimate needs as many closes.
+const TELLING: u32 = 5;
+
+/// An event loop that is busy closes late by this much, and an estimate may be off by it.
+const SLACK: Duration = Duration::from_millis(50);
+
+/// What was observed of one peer.
+#[derive(Clone, Debug)]
+pub struct Row {
+    pub key: RowKey,
+    pub stats: Stats,
+    process: Label,
+    observations: u32,
+    rank: Rank,
+    /// Where the row stands in the order of eviction, see [`Rank`].
+    since: Nanos,
+    last_seen: Nanos,
+    last_race: Option<Nanos>,
+}
+
+impl Row {
+    fn new(key: RowKey, time: Nanos) -> Self {
+        Self {
+            key,
+            stats: Stats::default(),
+            process: Label::default(),
+            observations: 0,
+            rank: Rank::Fleeting,
+            since: time,
+            last_seen: time,
+            last_race: None,
+        }
+    }
+
+    /// The local process seen most often with this peer.
+    pub fn process(&self) -> Option<&str> {
+        self.process.name()
+    }
+
+    pub const fn last_seen(&self) -> Nanos {
+        self.last_seen
+    }
+}
+
+/// How much a row matters; within a rank, those that were quiet the longest go first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Rank {
+    /// Seen a few times: all that a flood of addresses can make.
+    Fleeting,
+    /// Has said enough for an estimate; kept for an hour after it was last seen.
+    Telling,
+    /// Never evicted within an hour of its last race.
+    Racing,
+}
+
+/// What was observed at one port, over all its peers.
+#[derive(Clone, Debug, Default)]
+pub struct Port {
+    pub stats: Stats,
+    recent: RecentCloses,
+}
+
+/// The bounded table.
+#[derive(Clone, Debug)]
+pub struct Table {
+    max_rows: usize,
+    threshold: Duration,
+    index: HashMap<RowKey, usize>,
+    rows: Vec<Row>,
+    /// Every row by rank, then by age: the first is the next to leave.
+    order: BTreeSet<(Rank, Nanos, usize)>,
+    other_client: Stats,
+    other_server: Stats,
+    ports: HashMap<PortKey, Port>,
+    evictions: u64,
+    port_overflow: u64,
+    unattributed: u64,
+}
+
+impl Table {
+    /// `threshold` is the gap from which a write counts as a reuse.
+    pub fn new(max_rows: usize, threshold: Duration) -> Self {
+        Self {
+            max_rows,
+            threshold,
+            index: HashMap::new(),
+            rows: Vec::new(),
+            order: BTreeSet::new(),
+            other_client: Stats::default(),
+            other_server: Stats::default(),
+            ports: HashMap::new(),
+            evictions: 0,
+            port_overflow: 0,
+            unattributed: 0,
+        }
+    }
+
+    pub fn add(&mut self, observation: &Observation) {
+        let is_race = matches!(observation, Observation::Incident(i) if i.class.is_race());
+        let time = observation.time();
+        self.update(observation.origin(), time, is_race, |stats| stats.add(observation));
+        if let Observation::Close(close) = observation {
+            self.remember(close);
+        }
+        if let Observation::Incident(Incident { other_view: Some(view), .. }) = observation
+            && is_race
+        {
+            self.update(&view.origin, view.time, true, |stats| stats.seen += 1);
+        }
+    }
+
+    /// Applies `change` to the row and to the roll-up of `origin`.
+    fn update(&mut self, origin: &Origin, time: Nanos, is_race: bool, change: impl Fn(&mut Stats)) {
+        let Some(key) = RowKey::of(origin) else {
+            self.unattributed += 1;
+            return;
+        };
+        let has_room = self.ports.len() < MAX_PORTS || self.ports.contains_key(&key.port());
+        if has_room {
+            change(&mut self.ports.entry(key.port()).or_default().stats);
+        } else {
+            self.port_overflow += 1;
+        }
+
+        let slot = self.index.get(&key).copied().or_else(|| self.make_room(key, time));
+        let Some((slot, row)) = slot.and_then(|slot| Some((slot, self.rows.get_mut(slot)?))) else {
+            change(self.other_mut(key.role()));
+            return;
+        };
+        change(&mut row.stats);
+        if let Some(process) = &origin.process {
+            row.process.vote(&process.name);
+        }
+        row.observations = row.observations.saturating_add(1);
+        row.last_seen = row.last_seen.max(time);
+        if is_race {
+            row.last_race = row.last_race.max(Some(time));
+        }
+        let place = (row.rank, row.since, slot);
+        let (rank, since) = match row.last_race {
+            Some(race) if row.last_seen.since(race) < KEPT => (Rank::Racing, race),
+            _ if row.observations >= TELLING => (Rank::Telling, row.last_seen),
+            _ => (Rank::Fleeting, row.last_seen),
+        };
+        // A busy row need not move at every close: its age in seconds is enough.
+        if rank != row.rank || since.since(row.since) > Duration::from_secs(1) {
+            (row.rank, row.since) = (rank, since);
+            self.order.remove(&place);
+            self.order.insert((rank, since, slot));
+        }
+    }
+
+    /// A slot for a new row, or none if every row matters more than a newcomer.
+    fn make_room(&mut self, key: RowKey, now: Nanos) -> Option<usize> {
+        let row = Row::new(key, now);
+        let place = (row.rank, row.since);
+        let slot = if self.rows.len() < self.max_rows {
+            self.rows.push(row);
+            self.rows.len() - 1
+        } else {
+            let victim = self.victim(now)?;
+            self.order.remove(&victim);
+            let slot = victim.2;
+            let old = std::mem::replace(self.rows.get_mut(slot)?, row);
+            self.index.remove(&old.key);
+            self.other_mut(old.key.role()).absorb(&old.stats);
+            self.evictions += 1;
+            slot
+        };
+        self.order.insert((place.0, place.1, slot));
+        self.index.insert(key, slot);
+        Some(slot)
+    }
+
+    /// The place in the order of the row to evict.
+    ///
+    /// First those that have been quiet for an hour, then the fleeting, then the telling.
+    fn victim(&self, now: Nanos) -> Option<(Rank, Nanos, usize)> {
+        let first = |rank| self.order.range((rank, Nanos(0), 0)..).next().copied();
+        let quiet = [Rank::Racing, Rank::Telling].into_iter().filter_map(first);
+        let mut quiet = quiet.filter(|(_, since, _)| now.since(*since) >= KEPT);
+        quiet.next().or_else(|| first(Rank::Fleeting).filter(|(rank, ..)| *rank < Rank::Racing))
+    }
+
+    fn remember(&mut self, close: &Close) {
+        let key = RowKey::of(&close.origin);
+        if let Some(port) = key.and_then(|key| self.ports.get_mut(&key.port())) {
+            port.recent.add(close);
+        }
+    }
+
+    /// The idle timeout of `closer`: of the row if it has told one, else of its port.
+    pub fn estimate(&self, key: &RowKey, closer: Closer) -> Option<Estimate> {
+        let of_row = self.row(key).and_then(|row| row.stats.idle(closer).estimate());
+        of_row.or_else(|| self.port(&key.port())?.stats.idle(closer).estimate())
+    }
+
+    /// Whether connections of this row closed together around `time` though they had been idle
+    /// for different times: a reload or a rollout, not a timeout.
+    ///
+    /// On the client side only closes by or towards the same address count: one server going
+    /// away, and not several that happen to use the same port.
+    pub fn burst(&self, key: &RowKey, time: Nanos) -> bool {
+        let ip = (key.role() == Role::Client).then(|| key.ip());
+        self.port(&key.port()).is_some_and(|port| {
+            Closer::ALL.iter().any(|closer| {
+                let spread = self.estimate(key, *closer).map(|estimate| estimate.spread);
+                port.recent.are_scattered(time, *closer, ip, spread.unwrap_or_default())
+            })
+        })
+    }
+
+    /// Why the connection of this incident was closing.
+    pub fn cause(&self, incident: &Incident) -> Cause {
+        let Some(key) = RowKey::of(&incident.origin) else { return Cause::Unknown };
+        // The gap also holds the time from the FIN to the write: the idle time is the better one.
+        let Some(idle) = incident.idle.or(incident.gap) else { return Cause::Unknown };
+        let rtt = incident.origin.rtt.unwrap_or_default();
+        let estimate = self.estimate(&key, server_side(key.role()));
+        let is_over = idle > self.threshold;
+        match estimate {
+            // Nobody closed: there is only a limit that the gap was over.
+            _ if is_over && incident.class == Class::SilentDrop => Cause::Idle,
+            Some(Estimate { timeout, spread, .. })
+                if is_over && idle.saturating_add(spread + rtt + SLACK) >= timeout =>
+            {
+                Cause::Idle
+            }
+            _ if self.burst(&key, incident.time) => Cause::Rollout,
+            None if is_over => Cause::Idle,
+            _ => Cause::Lifetime,
+        }
+    }
+
+    /// Whether a request after this gap came just when the server side's idle timeout was due.
+    pub fn is_at_timeout(&self, key: &RowKey, gap: Duration, rtt: Option<Duration>) -> bool {
+        self.estimate(key, server_side(key.role())).is_some_and(
+            |Estimate { timeout, spread, .. }| {
+                gap.abs_diff(timeout) <= spread + rtt.unwrap_or_default() + SLACK
+            },
+        )
+    }
+
+    pub fn row(&self, key: &RowKey) -> Option<&Row> {
+        self.index.get(key).and_then(|slot| self.rows.get(*slot))
+    }
+
+    pub fn port(&self, key: &PortKey) -> Option<&Port> {
+        self.ports.get(key)
+    }
+
+    /// All rows, by key.
+    pub fn rows(&self) -> Vec<&Row> {
+        let mut rows: Vec<_> = self.rows.iter().collect();
+        rows.sort_unstable_by_key(|row| row.key);
+        rows
+    }
+
+    /// What did not fit into rows, by role.
+    pub fn others(&self) -> [(Role, &Stats); 2] {
+        [(Role::Client, &self.other_client), (Role::Server, &self.other_server)]
+    }
+
+    /// All roll-ups, by key.
+    pub fn ports(&self) -> Vec<(&PortKey, &Port)> {
+        let mut ports: Vec<_> = self.ports.iter().collect();
+        ports.sort_unstable_by_key(|(key, _)| **key);
+        ports
+    }
+
+    pub const fn max_rows(&self) -> usize {
+        self.max_rows
+    }
+
+    /// The gap from which a write counts as a reuse.
+    pub const fn threshold(&self) -> Duration {
+        self.threshold
+    }
+
+    /// Rows that gave way to others.
+    pub const fn evictions(&self) -> u64 {
+        self.evictions
+    }
+
+    /// Observations that went without a roll-up, there being too many.
+    pub const fn port_overflow(&self) -> u64 {
+        self.port_overflow
+    }
+
+    /// Observations in no row, their role being unknown.
+    pub const fn unattributed(&self) -> u64 {
+        self.unattributed
+    }
+
+    const fn other_mut(&mut self, role: Role) -> &mut Stats {
+        match role {
+            Role::Server => &mut self.other_server,
+            Role::Client | Role::Unknown => &mut self.other_client,
+        }
+    }
+}
+
+/// Whose idle timeout a request of this role, or to it, can meet.
+const fn server_side(role: Role) -> Closer {
+    match role {
+        Role::Server => Closer::Local,
+        Role::Client | Role::Unknown => Closer::Peer,
+    }
+}

@@ -1,0 +1,365 @@
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
+
+use super::*;
+use crate::logic::model::{
+    Closer, Dwell, Endpoint, Evidence, How, Outcome, Process, Reuse, Role::Client, Role::Server,
+};
+use crate::logic::peer::Peer;
+
+const THRESHOLD: Duration = Duration::from_millis(200);
+const UPSTREAM: [u8; 4] = [10, 0, 0, 5];
+
+fn at(seconds: f64) -> Nanos {
+    Nanos(0) + Duration::from_secs_f64(seconds)
+}
+
+fn origin(role: Role, ip: impl Into<IpAddr>) -> Origin {
+    let (service, ephemeral) = (8080, 40_000);
+    let (local, remote) = if role == Client { (ephemeral, service) } else { (service, ephemeral) };
+    Origin {
+        netns: 1,
+        role,
+        local: Endpoint { ip: Ipv4Addr::LOCALHOST.into(), port: local },
+        remote: Endpoint { ip: ip.into(), port: remote },
+        process: None,
+        rtt: None,
+    }
+}
+
+fn key(role: Role, ip: impl Into<IpAddr>) -> RowKey {
+    RowKey::of(&origin(role, ip)).unwrap()
+}
+
+fn close(time: f64, origin: Origin, evidence: Evidence, idle: f64) -> Observation {
+    let closer = if origin.role == Client { Closer::Peer } else { Closer::Local };
+    let idle = Duration::from_secs_f64(idle);
+    Observation::Close(Close { time: at(time), origin, closer, how: How::Fin, evidence, idle })
+}
+
+fn incident(time: f64, origin: Origin, class: Class) -> Incident {
+    Incident {
+        time: at(time),
+        origin,
+        class,
+        cause: Cause::Unknown,
+        outcome: Outcome::Unknown,
+        gap: None,
+        fin_age: None,
+        idle: None,
+        bytes: None,
+        other_view: None,
+    }
+}
+
+fn race(time: f64, ip: impl Into<IpAddr>) -> Observation {
+    Observation::Incident(incident(time, origin(Client, ip), Class::StaleWrite))
+}
+
+fn reuse(time: f64, origin: Origin) -> Observation {
+    Observation::Reuse(Reuse { time: at(time), origin, gap: Duration::from_secs(1), bytes: 1 })
+}
+
+/// Made-up addresses, one after the other.
+fn flood_ip(n: u32) -> IpAddr {
+    Ipv4Addr::from(0xac10_0000 + n).into()
+}
+
+/// Everything a sum over the table may be taken of.
+fn sums(table: &Table) -> [u64; 6] {
+    let rows = table.rows().into_iter().map(|row| &row.stats);
+    let mut sums = [0; 6];
+    for stats in rows.chain(table.others().map(|(_, stats)| stats)) {
+        let idle = Closer::ALL.iter().map(|closer| stats.idle(*closer).histogram.count());
+        let counts = [
+            stats.closes.values().sum(),
+            idle.sum(),
+            stats.races(),
+            stats.seen,
+            stats.reuse_gap.count(),
+            stats.dwell.count(),
+        ];
+        sums = std::array::from_fn(|i| sums[i] + counts[i]);
+    }
+    sums
+}
+
+#[test]
+fn every_observation_feeds_its_row_and_its_port() {
+    let mut table = Table::new(10, THRESHOLD);
+    let here = || origin(Client, UPSTREAM);
+    let fin_age = Some(Duration::from_micros(200));
+    let dwell = Duration::from_millis(2);
+    table.add(&close(1.0, here(), Evidence::Idle, 5.0));
+    table.add(&close(2.0, here(), Evidence::UpperBound, 5.1));
+    table.add(&close(3.0, here(), Evidence::AfterData, 0.0));
+    table.add(&close(3.0, here(), Evidence::Unanswered, 9.0));
+    table.add(&close(3.0, here(), Evidence::Unused, 9.0));
+    table.add(&reuse(4.0, here()));
+    table.add(&Observation::Dwell(Dwell { time: at(5.0), origin: here(), dwell, written: false }));
+    let stale = Incident { fin_age, ..incident(6.0, here(), Class::StaleWrite) };
+    table.add(&Observation::Incident(stale));
+    table.add(&Observation::Incident(incident(7.0, here(), Class::Farewell)));
+    table.add(&reuse(8.0, origin(Role::Unknown, UPSTREAM)));
+
+    let key = key(Client, UPSTREAM);
+    for stats in [&table.row(&key).unwrap().stats, &table.port(&key.port()).unwrap().stats] {
+        let idle = stats.idle(Closer::Peer);
+        assert_eq!(stats.closes.values().sum::<u64>(), 5);
+        assert_eq!(idle.histogram.count(), 1);
+        assert_eq!(idle.exact.sorted(), [Duration::from_secs(5)]);
+        assert_eq!(idle.upper_bound.sorted(), [Duration::from_millis(5100)]);
+        assert_eq!(stats.idle(Closer::Local).histogram.count(), 0);
+        assert_eq!((stats.reuse_gap.count(), stats.reuse_gaps.sorted().len()), (1, 1));
+        assert_eq!((stats.dwell.count(), stats.fin_age.count()), (1, 1));
+        assert_eq!((stats.races(), stats.incidents.len(), stats.seen), (1, 2, 0));
+        let tally = stats.incidents[&(Class::StaleWrite, Cause::Unknown)];
+        assert_eq!(tally, Tally { count: 1, last_seen: at(6.0) });
+    }
+    assert_eq!(table.row(&key).unwrap().last_seen(), at(7.0));
+    assert_eq!(table.unattributed(), 1);
+}
+
+#[test]
+fn a_race_seen_from_both_ends_counts_once() {
+    let mut table = Table::new(10, THRESHOLD);
+    let other = || Some(Box::new(incident(1.0, origin(Server, UPSTREAM), Class::LateRequest)));
+    for class in [Class::StaleWrite, Class::Farewell] {
+        let here = incident(1.0, origin(Client, UPSTREAM), class);
+        table.add(&Observation::Incident(Incident { other_view: other(), ..here }));
+    }
+    let of = |role| &table.row(&key(role, UPSTREAM)).unwrap().stats;
+    assert_eq!((of(Client).races(), of(Client).seen), (1, 0));
+    assert_eq!((of(Server).races(), of(Server).seen, of(Server).incidents.len()), (0, 1, 0));
+}
+
+#[test]
+fn a_flood_moves_no_row_that_matters_and_loses_no_count() {
+    let mut table = Table::new(100, THRESHOLD);
+    let told = [10, 0, 1, 1];
+    table.add(&race(0.0, UPSTREAM));
+    for i in 0..5 {
+        table.add(&close(f64::from(i), origin(Client, told), Evidence::Idle, 5.0));
+    }
+    let mut last = sums(&table);
+    for n in 0..20_000 {
+        let here = || origin(Server, flood_ip(n));
+        let time = 10.0 + f64::from(n) * 0.1;
+        table.add(&close(time, here(), Evidence::Idle, 1.0));
+        table.add(&reuse(time, here()));
+        if n % 500 == 0 {
+            let now = sums(&table);
+            assert!(now.iter().zip(last).all(|(now, last)| *now >= last), "{last:?} {now:?}");
+            last = now;
+        }
+    }
+    assert_eq!(sums(&table), [20_005, 20_005, 1, 0, 20_000, 0]);
+    assert_eq!((table.rows().len(), table.index.len(), table.order.len()), (100, 100, 100));
+    assert_eq!(table.evictions(), 20_000 - 98);
+    assert!(table.row(&key(Client, UPSTREAM)).is_some(), "the row with a race");
+    assert!(table.row(&key(Client, told)).is_some(), "the row with an estimate");
+    // All of it is at the port, none of it lost.
+    let port = table.port(&key(Server, UPSTREAM).port()).unwrap();
+    assert_eq!(port.stats.closes.values().sum::<u64>(), 20_000);
+
+    // An hour later neither matters more than the newest of the flood.
+    for n in 0..100 {
+        table.add(&reuse(10_000.0, origin(Server, flood_ip(1_000_000 + n))));
+    }
+    assert!(table.row(&key(Client, UPSTREAM)).is_none());
+    assert!(table.row(&key(Client, told)).is_none());
+    assert_eq!(sums(&table)[2], 1);
+}
+
+#[test]
+fn when_every_row_races_the_newcomer_goes_to_other() {
+    let mut table = Table::new(3, THRESHOLD);
+    for n in 0..3 {
+        table.add(&race(1.0, flood_ip(n)));
+    }
+    table.add(&race(2.0, flood_ip(3)));
+    table.add(&reuse(3.0, origin(Server, flood_ip(3))));
+    assert_eq!((table.rows().len(), table.evictions()), (3, 0));
+    let others = table.others().map(|(role, stats)| (role, stats.races(), stats.reuse_gap.count()));
+    assert_eq!(others, [(Client, 1, 0), (Server, 0, 1)]);
+    // One of them used, though no longer racing, goes after those that are quiet.
+    table.add(&reuse(3700.0, origin(Client, flood_ip(0))));
+    for n in 4..6 {
+        table.add(&race(3701.0, flood_ip(n)));
+    }
+    let rows = [0, 4, 5].map(|n| table.row(&key(Client, flood_ip(n))).is_some());
+    assert_eq!((rows, table.evictions()), ([true; 3], 2));
+}
+
+#[test]
+fn the_fleeting_go_first_then_the_longest_quiet() {
+    let mut table = Table::new(3, THRESHOLD);
+    for (n, times) in [(0, 5), (1, 5), (2, 1)] {
+        for i in 0..times {
+            table.add(&reuse(f64::from(10 * n + i), origin(Client, flood_ip(n))));
+        }
+    }
+    let mut left = Vec::new();
+    for n in 3..6 {
+        // Each newcomer says enough to stay.
+        for _ in 0..5 {
+            table.add(&reuse(100.0, origin(Client, flood_ip(n))));
+        }
+        left.extend((0..3).filter(|n| table.row(&key(Client, flood_ip(*n))).is_none()));
+    }
+    assert_eq!(left, [2, 0, 2, 0, 1, 2]);
+}
+
+#[test]
+fn ports_are_bounded_too() {
+    let mut table = Table::new(3, THRESHOLD);
+    for port in 0..5000 {
+        let mut here = origin(Client, UPSTREAM);
+        here.remote.port = port;
+        table.add(&close(1.0, here, Evidence::Idle, 1.0));
+    }
+    assert_eq!((table.ports().len(), table.port_overflow()), (MAX_PORTS, 5000 - 4096));
+    assert_eq!(sums(&table)[0], 5000);
+}
+
+#[test]
+fn the_process_is_the_most_frequent_and_does_not_flap() {
+    let check = |name: &str, runs: &[(&str, usize)], expected: &[&str]| {
+        let mut table = Table::new(10, THRESHOLD);
+        let mut seen: Vec<String> = Vec::new();
+        for (name, times) in runs {
+            for _ in 0..*times {
+                let process = Some(Process { name: Arc::from(*name), pid: 1 });
+                table.add(&reuse(1.0, Origin { process, ..origin(Client, UPSTREAM) }));
+                let label = table.row(&key(Client, UPSTREAM)).unwrap().process().unwrap();
+                if seen.last().is_none_or(|last| last != label) {
+                    seen.push(label.to_owned());
+                }
+            }
+        }
+        assert_eq!(seen, expected, "{name}");
+    };
+    check("one", &[("nginx", 3)], &["nginx"]);
+    check("a passer-by", &[("nginx", 30), ("curl", 2), ("nginx", 5)], &["nginx"]);
+    check("two alike", &[("a", 1), ("b", 1)].repeat(2000), &["a"]);
+    check("first a passer-by", &[("curl", 1), ("nginx", 30)], &["curl", "nginx"]);
+    check("an upgrade", &[("nginx", 100_000), ("envoy", 1200)], &["nginx", "envoy"]);
+    let many: Vec<(String, usize)> = (0..100).map(|i| (format!("sh{i}"), 1)).collect();
+    let mut runs: Vec<(&str, usize)> = many.iter().map(|(n, times)| (n.as_str(), *times)).collect();
+    runs.insert(0, ("nginx", 20));
+    check("many passers-by", &runs, &["nginx"]);
+}
+
+/// Closes of idle connections: (time, idle seconds).
+fn table_of(role: Role, ip: impl Into<IpAddr> + Copy, closes: &[(f64, f64)]) -> Table {
+    let mut table = Table::new(10, THRESHOLD);
+    for (time, idle) in closes {
+        table.add(&close(*time, origin(role, ip), Evidence::Idle, *idle));
+    }
+    table
+}
+
+#[test]
+fn estimates_come_from_the_row_then_from_the_port() {
+    let mut table = Table::new(10, THRESHOLD);
+    let (other, nobody) = ([10, 0, 0, 6], [10, 0, 0, 7]);
+    for i in 0..40 {
+        table.add(&close(f64::from(i), origin(Client, UPSTREAM), Evidence::Idle, 5.0));
+    }
+    for i in 0..10 {
+        table.add(&close(f64::from(i), origin(Client, other), Evidence::UpperBound, 60.0));
+    }
+    let seconds = |ip, closer| {
+        table.estimate(&key(Client, ip), closer).map(|estimate| estimate.timeout.as_secs())
+    };
+    assert_eq!(seconds(UPSTREAM, Closer::Peer), Some(5));
+    assert_eq!(seconds(other, Closer::Peer), Some(60), "upper bounds that agree");
+    assert_eq!(seconds(nobody, Closer::Peer), Some(5), "the port's");
+    assert_eq!(seconds(UPSTREAM, Closer::Local), None);
+}
+
+#[test]
+fn bursts() {
+    let check = |name: &str, role, closes: &[(f64, f64)], expected: bool| {
+        let table = table_of(role, UPSTREAM, closes);
+        assert_eq!(table.burst(&key(role, UPSTREAM), at(100.0)), expected, "{name}");
+    };
+    let scattered = [0.5, 3.0, 11.0, 22.0, 40.0];
+    let together = scattered.map(|idle| (100.3, idle));
+    check("nothing", Server, &[], false);
+    check("a reload", Server, &together, true);
+    check("a server that goes away", Client, &together, true);
+    check("four are too few", Server, &together[..4], false);
+    check("long before", Server, &together.map(|(_, idle)| (98.9, idle)), false);
+    check("long after", Server, &together.map(|(_, idle)| (101.1, idle)), false);
+    check("timing out together", Server, &[(100.0, 5.0); 20], false);
+    check("on a tick", Server, &[0.0, 0.2, 0.4, 0.6, 0.8, 1.0].map(|i| (100.0, 5.0 + i)), false);
+    let mut timeouts = [(100.0, 5.0); 20];
+    timeouts[3].1 = 0.3;
+    timeouts[7].1 = 60.0;
+    check("timing out together, and two others", Server, &timeouts, false);
+    // The incident is understood three seconds after the fact, and 10,000 closes later.
+    let reload = |i: u32| (100.0 + f64::from(i) * 0.0003, f64::from(i % 50));
+    check("a large reload", Server, &(0..10_000).map(reload).collect::<Vec<_>>(), true);
+
+    let mut table = Table::new(10, THRESHOLD);
+    for (n, idle) in scattered.into_iter().enumerate() {
+        table.add(&close(100.0, origin(Client, [10, 0, 9, n as u8]), Evidence::Idle, idle));
+        table.add(&close(100.0, origin(Server, [10, 0, 9, n as u8]), Evidence::Idle, idle));
+    }
+    assert!(!table.burst(&key(Client, [10, 0, 9, 0]), at(100.0)), "several servers");
+    assert!(table.burst(&key(Server, [10, 0, 9, 0]), at(100.0)), "several clients of ours");
+}
+
+#[test]
+fn causes() {
+    let five = [(1.0, 5.0); 8];
+    let reload = [0.5, 3.0, 11.0, 22.0, 40.0].map(|idle| (100.3, idle));
+    // `times` are gap and idle.
+    let check = |name: &str, closes: &[(f64, f64)], class, times: [f64; 2], expected| {
+        for role in [Client, Server] {
+            let table = table_of(role, UPSTREAM, closes);
+            let [gap, idle] =
+                times.map(|time| (time >= 0.0).then(|| Duration::from_secs_f64(time)));
+            let rtt = Some(Duration::from_millis(20));
+            let here = Origin { rtt, ..origin(role, UPSTREAM) };
+            let incident = Incident { gap, idle, ..incident(100.0, here, class) };
+            assert_eq!(table.cause(&incident), expected, "{name}, {role}");
+        }
+    };
+    let (none, stale) = (-1.0, Class::StaleWrite);
+    check("at the timeout", &five, stale, [5.0, none], Cause::Idle);
+    check("an RTT below", &five, stale, [4.94, none], Cause::Idle);
+    check("below", &five, stale, [4.0, none], Cause::Lifetime);
+    check("the close counts, not the late write", &five, stale, [9.0, 2.0], Cause::Lifetime);
+    check("the close alone", &five, Class::LateRequest, [none, 5.0], Cause::Idle);
+    check("neither", &five, stale, [none, none], Cause::Unknown);
+    check("no estimate", &[], stale, [1.0, none], Cause::Idle);
+    check("no estimate, no gap", &[], stale, [0.1, none], Cause::Lifetime);
+    check("no estimate, a reload", &reload, stale, [3.0, none], Cause::Rollout);
+    let both = [five.as_slice(), &five, &reload].concat();
+    check("below, in a reload", &both, stale, [3.0, none], Cause::Rollout);
+    check("at the timeout, in a reload", &both, stale, [5.0, none], Cause::Idle);
+    check("nobody closed", &[(1.0, 900.0); 8], Class::SilentDrop, [350.0, none], Cause::Idle);
+    let unknown = incident(1.0, origin(Role::Unknown, UPSTREAM), stale);
+    assert_eq!(Table::new(1, THRESHOLD).cause(&unknown), Cause::Unknown);
+}
+
+#[test]
+fn at_the_timeout() {
+    let table = table_of(Client, UPSTREAM, &[5.0, 5.0, 5.01, 5.02, 5.02].map(|idle| (1.0, idle)));
+    let check = |ip: [u8; 4], gap: u64, rtt: Option<u64>, expected: bool| {
+        let key = RowKey { netns: 1, peer: Peer::Client(Endpoint { ip: ip.into(), port: 1 }) };
+        let key = if ip == UPSTREAM { self::key(Client, ip) } else { key };
+        let (gap, rtt) = (Duration::from_millis(gap), rtt.map(Duration::from_millis));
+        assert_eq!(table.is_at_timeout(&key, gap, rtt), expected, "{ip:?} {gap:?} {rtt:?}");
+    };
+    // 5.01 s, spread 20 ms.
+    check(UPSTREAM, 5010, None, true);
+    check(UPSTREAM, 4940, None, true);
+    check(UPSTREAM, 5080, None, true);
+    check(UPSTREAM, 4939, None, false);
+    check(UPSTREAM, 4939, Some(1), true);
+    check(UPSTREAM, 5081, None, false);
+    check([10, 9, 9, 9], 5010, None, false);
+}

@@ -1,0 +1,38 @@
+//! Parses, sets logging up, runs, and turns an error into an exit status: 0 done, 1 failed, 2 bad
+//! usage.
+
+use std::process::ExitCode;
+
+use anyhow::{Context as _, Result};
+use clap::Parser as _;
+use finrace::app::{self, Usage, eprintln_quietly};
+use finrace::cli::{Cli, Command};
+use finrace::{check, report, watch};
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    env_logger::Builder::new().filter_level(cli.log_level).init();
+    match run(cli.command) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln_quietly(&format!("finrace: {error:#}"));
+            ExitCode::from(if error.is::<Usage>() { 2 } else { 1 })
+        }
+    }
+}
+
+fn run(command: Command) -> Result<ExitCode> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("starting the runtime")?;
+    match command {
+        Command::Watch(args) => runtime.block_on(watch::run(&args))?,
+        Command::Report(args) => runtime.block_on(report::run(&args))?,
+        Command::Serve(args) => runtime.block_on(app::serve(&args))?,
+        Command::Check(args) => {
+            return Ok(if check::run(&args)? { ExitCode::SUCCESS } else { ExitCode::FAILURE });
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,385 @@
+//! Every metric: name, help, unit, labels and buckets.
+//!
+//! A scrape reads the table as it is; there is no second copy that could disagree. Series of a
+//! peer carry `role`, `peer`, `process` and `netns` and end when its row is evicted; its counts go
+//! on in `peer="other"`. Series of a port count the same events again, under names of their own,
+//! so that a sum over a family counts nothing twice. Zeros are left out: which classes a row may
+//! have is a closed set, and most never happen.
+
+mod format;
+mod process;
+#[cfg(test)]
+mod tests;
+
+use std::borrow::Cow;
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{
+    DescriptorEncoder, EncodeGaugeValue, EncodeLabelSet, MetricEncoder, NoLabelSet, text,
+};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::registry::{Registry, Unit};
+
+use crate::logic::idle::Histogram;
+use crate::logic::model::Closer;
+use crate::logic::table::{Stats, Table};
+pub use format::Format;
+pub use process::ProcessStatus;
+
+/// What the agent knows of itself at a scrape.
+#[derive(Clone, Debug, Default)]
+pub struct Status {
+    pub version: &'static str,
+    /// Source revision of the build, empty if not known.
+    pub revision: &'static str,
+    pub rustc: &'static str,
+    pub attached: bool,
+    pub hooks: Vec<Hook>,
+    /// Records read, by kind.
+    pub events: Vec<(&'static str, u64)>,
+    /// Records lost or refused, by reason.
+    pub lost: Vec<(&'static str, u64)>,
+    pub maps: Vec<Fill>,
+    /// Ring buffers, in bytes.
+    pub rings: Vec<Fill>,
+    pub tracked_sockets: u64,
+    /// None where `/proc` cannot be read.
+    pub process: Option<ProcessStatus>,
+}
+
+/// A job of the kernel side, and what does it.
+#[derive(Clone, Debug)]
+pub struct Hook {
+    pub job: &'static str,
+    pub hook: String,
+    pub program: String,
+}
+
+/// How full a map or a ring is.
+#[derive(Clone, Debug)]
+pub struct Fill {
+    pub name: &'static str,
+    pub used: u64,
+    pub capacity: u64,
+}
+
+/// The whole exposition.
+///
+/// The table is lent to the registry for the time of the call, since a collector must own what it
+/// reads; it is back afterwards.
+pub fn encode(table: &mut Table, status: Status, format: Format) -> String {
+    let lent = std::mem::replace(table, Table::new(0, Duration::ZERO));
+    let scrape = Arc::new(Scrape { table: lent, status });
+    let mut registry = Registry::default();
+    registry.register_collector(Box::new(Arc::clone(&scrape)));
+    let mut out = String::new();
+    let written = text::encode(&mut out, &registry);
+    debug_assert!(written.is_ok(), "a String takes everything");
+    drop(registry);
+    if let Some(scrape) = Arc::into_inner(scrape) {
+        *table = scrape.table;
+    }
+    match format {
+        Format::OpenMetrics => out,
+        Format::Text004 => format::to_text004(&out),
+    }
+}
+
+/// One scrape's view of everything.
+#[derive(Debug)]
+struct Scrape {
+    table: Table,
+    status: Status,
+}
+
+type Label<'a> = (&'static str, Cow<'a, str>);
+
+/// The stats of all rows, or of all ports, with their labels.
+type Level<'a> = [(Vec<Label<'a>>, &'a Stats)];
+
+impl Collector for Scrape {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let out = &mut encoder;
+        encode_peers(out, &self.peers())?;
+        encode_ports(out, &self.ports())?;
+        self.encode_self(out)?;
+        self.encode_process(out)
+    }
+}
+
+impl Scrape {
+    fn peers(&self) -> Vec<(Vec<Label<'_>>, &Stats)> {
+        let rows = self.table.rows().into_iter().map(|row| {
+            let mut labels = vec![
+                ("role", row.key.role().as_str().into()),
+                ("peer", row.key.to_string().into()),
+                ("netns", row.key.netns.to_string().into()),
+            ];
+            labels.extend(row.process().map(|name| ("process", name.into())));
+            (labels, &row.stats)
+        });
+        let others = self.table.others().map(|(role, stats)| {
+            (vec![("role", role.as_str().into()), ("peer", "other".into())], stats)
+        });
+        rows.chain(others).collect()
+    }
+
+    fn ports(&self) -> Vec<(Vec<Label<'_>>, &Stats)> {
+        let ports = self.table.ports().into_iter().map(|(key, port)| {
+            let labels = vec![
+                ("role", key.role.as_str().into()),
+                ("port", key.port.to_string().into()),
+                ("netns", key.netns.to_string().into()),
+            ];
+            (labels, &port.stats)
+        });
+        ports.collect()
+    }
+
+    fn encode_self(&self, out: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let Self { table, status } = self;
+        let help = "The build of this agent.";
+        let build =
+            [("version", status.version), ("revision", status.revision), ("rustc", status.rustc)];
+        out.encode_descriptor("finrace_build", help, None, MetricType::Info)?
+            .encode_info(&build)?;
+
+        let help = "Which program on which kernel hook does which job.";
+        let mut hooks = out.encode_descriptor("finrace_hook", help, None, MetricType::Info)?;
+        for Hook { job, hook, program } in &status.hooks {
+            hooks.encode_info(&[("job", *job), ("hook", hook), ("program", program)])?;
+        }
+        gauge(
+            out,
+            "finrace_attached",
+            "1 once all programs are attached.",
+            None,
+            u64::from(status.attached),
+        )?;
+
+        let help = "Records read from the kernel, by kind.";
+        by_label(out, "finrace_events", help, "kind", &status.events)?;
+        let help = "Records lost or refused, by reason. What they said is missing everywhere.";
+        by_label(out, "finrace_lost_events", help, "reason", &status.lost)?;
+
+        let maps = &status.maps;
+        fills(out, "finrace_map_entries", "Entries in a kernel map.", None, "map", maps, |f| {
+            f.used
+        })?;
+        let help = "Entries that a kernel map can hold.";
+        fills(out, "finrace_map_capacity", help, None, "map", maps, |f| f.capacity)?;
+        let (rings, bytes) = (&status.rings, Some(&Unit::Bytes));
+        let help = "Bytes waiting in a ring buffer at the scrape.";
+        fills(out, "finrace_ring_fill", help, bytes, "ring", rings, |f| f.used)?;
+        fills(out, "finrace_ring_size", "Size of a ring buffer.", bytes, "ring", rings, |f| {
+            f.capacity
+        })?;
+
+        let help = "Sockets past a FIN that are followed to their end.";
+        gauge(out, "finrace_tracked_sockets", help, None, status.tracked_sockets)?;
+        let seconds = Some(&Unit::Seconds);
+        let help = "Gap from which a write counts as a reuse.";
+        gauge(out, "finrace_reuse_threshold", help, seconds, table.threshold().as_secs_f64())?;
+        gauge(out, "finrace_table_rows", "Peers in the table.", None, table.rows().len() as u64)?;
+        let help = "Peers that the table can hold; the rest is summed up under peer other.";
+        gauge(out, "finrace_table_rows_max", help, None, table.max_rows() as u64)?;
+        let help = "Peers evicted from the table; their counts go on under peer other.";
+        counter(out, "finrace_table_evictions", help, table.evictions())?;
+        let help =
+            "Observations missing from the finrace_port metrics, there being too many ports.";
+        counter(out, "finrace_port_overflow", help, table.port_overflow())?;
+        let help = "Observations in no row, since it is not known which end is the client.";
+        counter(out, "finrace_unattributed", help, table.unattributed())
+    }
+
+    fn encode_process(&self, out: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let Some(process) = &self.status.process else { return Ok(()) };
+        let seconds = Some(&Unit::Seconds);
+        let help = "CPU time used by this agent's own process.";
+        out.encode_descriptor("process_cpu", help, seconds, MetricType::Counter)?
+            .encode_counter::<NoLabelSet, _, u64>(&process.cpu.as_secs_f64(), None)?;
+        let bytes = Some(&Unit::Bytes);
+        gauge(out, "process_resident_memory", "Resident memory.", bytes, process.resident_bytes)?;
+        gauge(out, "process_open_fds", "Open file descriptors.", None, process.open_fds)?;
+        let help = "Start of the process since the Unix epoch.";
+        gauge(out, "process_start_time", help, seconds, process.start.as_secs_f64())
+    }
+}
+
+fn encode_peers(out: &mut DescriptorEncoder<'_>, peers: &Level<'_>) -> fmt::Result {
+    let help = "Requests that were, or probably were, lost to a closing connection.";
+    races(out, "finrace_races", help, peers)?;
+
+    let help = "Other bytes that met a closing connection: no race.";
+    let mut family = out.encode_descriptor("finrace_incidents", help, None, MetricType::Counter)?;
+    for (labels, stats) in peers {
+        // All causes of a class stand together.
+        let others = stats.incidents.iter().filter(|((class, _), _)| !class.is_race());
+        let others: Vec<_> = others.map(|((class, _), tally)| (class, tally.count)).collect();
+        for same in others.chunk_by(|(a, _), (b, _)| a == b) {
+            let count = same.iter().map(|(_, count)| count).sum();
+            let class = same.first().map_or("", |(class, _)| class.as_str());
+            sample(&mut family, &(labels.as_slice(), [("class", class)]), count)?;
+        }
+    }
+
+    let help = "Races seen from this end too, and counted at the row of the other end.";
+    let mut family =
+        out.encode_descriptor("finrace_races_seen", help, None, MetricType::Counter)?;
+    for (labels, stats) in peers.iter().filter(|(_, stats)| stats.seen > 0) {
+        sample(&mut family, labels, stats.seen)?;
+    }
+
+    closes(
+        out,
+        "finrace_closes",
+        "Ends of connections, by whose, how, and what it proves.",
+        peers,
+    )?;
+    let help = "Idle time at the close of idle connections.";
+    idle(out, "finrace_idle_before_close", help, peers)?;
+    let help = "Idle time before a connection was used again; the count is that of reuses.";
+    histograms(out, "finrace_reuse_gap", help, peers, |stats| &stats.reuse_gap)?;
+    let help = "Time from the peer's FIN to our write into the closing connection.";
+    histograms(out, "finrace_fin_age_at_write", help, peers, |stats| &stats.fin_age)?;
+    let help = "Time that a socket stayed in CLOSE_WAIT until we closed it.";
+    histograms(out, "finrace_close_wait", help, peers, |stats| &stats.dwell)
+}
+
+fn encode_ports(out: &mut DescriptorEncoder<'_>, ports: &Level<'_>) -> fmt::Result {
+    races(out, "finrace_port_races", "As finrace_races, over all peers of a port.", ports)?;
+    closes(out, "finrace_port_closes", "As finrace_closes, over all peers of a port.", ports)?;
+    let help = "As finrace_idle_before_close, over all peers of a port.";
+    idle(out, "finrace_port_idle_before_close", help, ports)?;
+    let help = "As finrace_reuse_gap, over all peers of a port.";
+    histograms(out, "finrace_port_reuse_gap", help, ports, |stats| &stats.reuse_gap)
+}
+
+fn races(
+    out: &mut DescriptorEncoder<'_>,
+    name: &str,
+    help: &str,
+    level: &Level<'_>,
+) -> fmt::Result {
+    let mut family = out.encode_descriptor(name, help, None, MetricType::Counter)?;
+    for (labels, stats) in level {
+        for ((class, cause), tally) in
+            stats.incidents.iter().filter(|((class, _), _)| class.is_race())
+        {
+            let kind = [("class", class.as_str()), ("cause", cause.as_str())];
+            sample(&mut family, &(labels.as_slice(), kind), tally.count)?;
+        }
+    }
+    Ok(())
+}
+
+fn closes(
+    out: &mut DescriptorEncoder<'_>,
+    name: &str,
+    help: &str,
+    level: &Level<'_>,
+) -> fmt::Result {
+    let mut family = out.encode_descriptor(name, help, None, MetricType::Counter)?;
+    for (labels, stats) in level {
+        for ((closer, how, evidence), count) in &stats.closes {
+            let kind = [
+                ("closer", closer.as_str()),
+                ("how", how.as_str()),
+                ("evidence", evidence.as_str()),
+            ];
+            sample(&mut family, &(labels.as_slice(), kind), *count)?;
+        }
+    }
+    Ok(())
+}
+
+fn idle(out: &mut DescriptorEncoder<'_>, name: &str, help: &str, level: &Level<'_>) -> fmt::Result {
+    let mut family =
+        out.encode_descriptor(name, help, Some(&Unit::Seconds), MetricType::Histogram)?;
+    for (labels, stats) in level {
+        for closer in Closer::ALL {
+            let labels = (labels.as_slice(), [("closer", closer.as_str())]);
+            distribution(&mut family, &labels, &stats.idle(*closer).histogram)?;
+        }
+    }
+    Ok(())
+}
+
+fn histograms(
+    out: &mut DescriptorEncoder<'_>,
+    name: &str,
+    help: &str,
+    level: &Level<'_>,
+    of: impl Fn(&Stats) -> &Histogram,
+) -> fmt::Result {
+    let mut family =
+        out.encode_descriptor(name, help, Some(&Unit::Seconds), MetricType::Histogram)?;
+    level.iter().try_for_each(|(labels, stats)| distribution(&mut family, labels, of(stats)))
+}
+
+fn by_label(
+    out: &mut DescriptorEncoder<'_>,
+    name: &str,
+    help: &str,
+    label: &str,
+    counts: &[(&str, u64)],
+) -> fmt::Result {
+    let mut family = out.encode_descriptor(name, help, None, MetricType::Counter)?;
+    counts.iter().try_for_each(|(value, count)| sample(&mut family, &[(label, *value)], *count))
+}
+
+fn fills(
+    out: &mut DescriptorEncoder<'_>,
+    name: &str,
+    help: &str,
+    unit: Option<&Unit>,
+    label: &str,
+    fills: &[Fill],
+    of: impl Fn(&Fill) -> u64,
+) -> fmt::Result {
+    let mut family = out.encode_descriptor(name, help, unit, MetricType::Gauge)?;
+    fills
+        .iter()
+        .try_for_each(|fill| family.encode_family(&[(label, fill.name)])?.encode_gauge(&of(fill)))
+}
+
+fn counter(out: &mut DescriptorEncoder<'_>, name: &str, help: &str, value: u64) -> fmt::Result {
+    out.encode_descriptor(name, help, None, MetricType::Counter)?
+        .encode_counter::<NoLabelSet, _, u64>(&value, None)
+}
+
+fn gauge(
+    out: &mut DescriptorEncoder<'_>,
+    name: &str,
+    help: &str,
+    unit: Option<&Unit>,
+    value: impl EncodeGaugeValue,
+) -> fmt::Result {
+    out.encode_descriptor(name, help, unit, MetricType::Gauge)?.encode_gauge(&value)
+}
+
+/// One series of a counter.
+fn sample(family: &mut MetricEncoder<'_>, labels: &impl EncodeLabelSet, value: u64) -> fmt::Result {
+    family.encode_family(labels)?.encode_counter::<NoLabelSet, _, u64>(&value, None)
+}
+
+/// The series of a histogram, if it has any value.
+fn distribution(
+    family: &mut MetricEncoder<'_>,
+    labels: &impl EncodeLabelSet,
+    histogram: &Histogram,
+) -> fmt::Result {
+    if histogram.count() == 0 {
+        return Ok(());
+    }
+    let buckets: Vec<_> = histogram.buckets().collect();
+    family.encode_family(labels)?.encode_histogram::<NoLabelSet>(
+        histogram.sum().as_secs_f64(),
+        histogram.count(),
+        &buckets,
+        None,
+    )
+}

@@ -1,0 +1,139 @@
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use super::*;
+use crate::logic::model::{
+    Cause, Class, Close, Dwell, Endpoint, Evidence, How, Incident, Nanos, Observation, Origin,
+    Outcome, Process, Reuse, Role,
+};
+
+fn empty() -> (Table, Status) {
+    (Table::new(2000, Duration::from_millis(200)), Status::default())
+}
+
+fn origin(role: Role, ip: impl Into<IpAddr>, process: Option<&str>) -> Origin {
+    let (local, remote) = if role == Role::Server { (443, 51_000) } else { (51_000, 8080) };
+    Origin {
+        netns: 4_026_531_840,
+        role,
+        local: Endpoint { ip: Ipv4Addr::new(10, 0, 0, 9).into(), port: local },
+        remote: Endpoint { ip: ip.into(), port: remote },
+        process: process.map(|name| Process { name: name.into(), pid: 7 }),
+        rtt: None,
+    }
+}
+
+/// A proxy between a server that closes first and some clients, with less room than peers.
+fn busy() -> (Table, Status) {
+    let mut table = Table::new(4, Duration::from_millis(200));
+    let upstream = || origin(Role::Client, [10, 0, 0, 5], Some("nginx: \"a\\b\""));
+    let v6 = || origin(Role::Client, Ipv6Addr::LOCALHOST, None);
+    let visitor = |n| origin(Role::Server, [192, 0, 2, n], None);
+    let time = |seconds| Nanos(seconds * 1_000_000_000);
+    let close = |at, origin, closer, how, evidence, ms| {
+        let idle = Duration::from_millis(ms);
+        Observation::Close(Close { time: time(at), origin, closer, how, evidence, idle })
+    };
+    let incident = |at, origin, class, cause, other_view| {
+        Observation::Incident(Incident {
+            time: time(at),
+            origin,
+            class,
+            cause,
+            outcome: Outcome::Reset,
+            gap: None,
+            fin_age: Some(Duration::from_micros(250)),
+            idle: None,
+            bytes: None,
+            other_view,
+        })
+    };
+    for n in 0..6 {
+        let (closer, how) = (Closer::Peer, How::Fin);
+        table.add(&close(n, upstream(), closer, how, Evidence::Idle, 5000 + n));
+    }
+    table.add(&close(6, upstream(), Closer::Local, How::Rst, Evidence::Unused, 0));
+    table.add(&close(6, upstream(), Closer::Local, How::Fin, Evidence::Idle, 60_000));
+    table.add(&Observation::Reuse(Reuse {
+        time: time(7),
+        origin: upstream(),
+        gap: Duration::from_millis(4990),
+        bytes: 100,
+    }));
+    table.add(&Observation::Dwell(Dwell {
+        time: time(7),
+        origin: upstream(),
+        dwell: Duration::from_millis(2),
+        written: false,
+    }));
+    let other = incident(8, visitor(1), Class::LateRequest, Cause::Idle, None);
+    let Observation::Incident(other) = other else { unreachable!() };
+    table.add(&incident(8, upstream(), Class::StaleWrite, Cause::Idle, Some(Box::new(other))));
+    table.add(&incident(9, upstream(), Class::StaleWrite, Cause::Rollout, None));
+    table.add(&incident(9, upstream(), Class::Farewell, Cause::Idle, None));
+    table.add(&incident(9, upstream(), Class::Farewell, Cause::Unknown, None));
+    table.add(&incident(9, v6(), Class::SilentDrop, Cause::Idle, None));
+    table.add(&close(10, visitor(2), Closer::Peer, How::Fin, Evidence::Unused, 0));
+    table.add(&close(11, visitor(3), Closer::Local, How::Fin, Evidence::Idle, 75_000));
+    table.add(&close(
+        11,
+        origin(Role::Unknown, [1; 4], None),
+        Closer::Peer,
+        How::Fin,
+        Evidence::Idle,
+        1,
+    ));
+
+    let fill = |name, used, capacity| Fill { name, used, capacity };
+    let status = Status {
+        version: "1.2.3",
+        revision: "0123abc",
+        rustc: "1.95.0",
+        attached: true,
+        hooks: vec![Hook {
+            job: "close",
+            hook: "tp_btf/inet_sock_set_state".into(),
+            program: "fr_state".into(),
+        }],
+        events: vec![("close", 10), ("reset", 2)],
+        lost: vec![("ring_full", 0), ("decode", 1)],
+        maps: vec![fill("FR_SOCKS", 3, 8192)],
+        rings: vec![fill("FR_RACES", 128, 262_144), fill("FR_STATS", 0, 1_048_576)],
+        tracked_sockets: 3,
+        process: Some(ProcessStatus {
+            cpu: Duration::from_millis(1234),
+            resident_bytes: 6_668_288,
+            open_fds: 17,
+            start: Duration::from_millis(1_700_000_000_250),
+        }),
+    };
+    (table, status)
+}
+
+/// `GOLDEN=write cargo test` writes the expected files anew: read the diff.
+fn check(name: &str, expected: &str, (mut table, status): (Table, Status), format: Format) {
+    let text = encode(&mut table, status, format);
+    if std::env::var_os("GOLDEN").is_some_and(|value| value == "write") {
+        let path = format!("{}/src/golden/{name}.txt", env!("CARGO_MANIFEST_DIR"));
+        std::fs::write(path, text).unwrap();
+    } else {
+        assert!(text == expected, "golden/{name}.txt differs, is now:\n{text}");
+    }
+}
+
+#[test]
+fn golden() {
+    use Format::{OpenMetrics, Text004};
+    let file = include_str!("../golden/empty.openmetrics.txt");
+    check("empty.openmetrics", file, empty(), OpenMetrics);
+    check("empty.text004", include_str!("../golden/empty.text004.txt"), empty(), Text004);
+    let file = include_str!("../golden/busy.openmetrics.txt");
+    check("busy.openmetrics", file, busy(), OpenMetrics);
+    check("busy.text004", include_str!("../golden/busy.text004.txt"), busy(), Text004);
+}
+
+#[test]
+fn the_table_is_back_after_a_scrape() {
+    let (mut table, status) = busy();
+    let first = encode(&mut table, status.clone(), Format::OpenMetrics);
+    assert_eq!(encode(&mut table, status, Format::OpenMetrics), first);
+}

@@ -1,0 +1,354 @@
+//! What this kernel and these rights offer, read once at start as plain data.
+//!
+//! Little here is a promise: securityfs is rarely mounted in containers, and a function in BTF
+//! may still refuse a probe. What counts in the end is whether a program loads and attaches.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result, ensure};
+use rustix::time::{ClockId, clock_getres};
+
+use super::layout::Btf;
+
+/// Where the kernel's file systems are mounted; tests put a directory in their place.
+#[derive(Clone, Copy, Debug)]
+pub struct Roots<'a> {
+    pub proc: &'a Path,
+    pub sys: &'a Path,
+}
+
+impl Default for Roots<'_> {
+    fn default() -> Self {
+        Self { proc: Path::new("/proc"), sys: Path::new("/sys") }
+    }
+}
+
+/// Facts about the running kernel and this process.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Features {
+    pub release: String,
+    /// As Rust and `uname -m` name it: `x86_64`, `aarch64`.
+    pub arch: &'static str,
+    pub btf_path: PathBuf,
+    /// Why there is no usable BTF; `None`: it was read and understood.
+    pub btf_problem: Option<String>,
+    pub tracepoints: Tracepoints,
+    pub has_tcp_sendmsg: bool,
+    pub has_kprobes: bool,
+    pub lockdown: Lockdown,
+    /// Effective capabilities, one bit each.
+    pub capabilities: u64,
+    /// Effective user id.
+    pub uid: u32,
+    /// Jiffies per second.
+    pub hz: u32,
+    /// The sysctl: 0 allowed, 1 forbidden for good, 2 forbidden; `None` where there is none.
+    pub unprivileged_bpf_disabled: Option<u8>,
+    /// Whether the verifier knows that the sk of `tcp_send_reset` may be NULL. Only a probe
+    /// program can tell, so the loader fills it in; `None`: not asked yet.
+    pub reset_sk_nullable: Option<bool>,
+}
+
+/// Number of parameters of each tracepoint; `None` where the kernel lacks it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tracepoints {
+    pub tcp_sendmsg_locked: Option<usize>,
+    pub inet_sock_set_state: Option<usize>,
+    pub tcp_receive_reset: Option<usize>,
+    pub tcp_send_reset: Option<usize>,
+}
+
+/// The kernel's lockdown mode.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lockdown {
+    None,
+    Integrity,
+    /// Programs may not call `bpf_probe_read_kernel`, and there are no kprobes.
+    Confidentiality,
+    /// securityfs is not mounted here, or there is no lockdown in this kernel.
+    Unknown,
+}
+
+impl Features {
+    /// Reads everything. The BTF comes along, since the layout is resolved from it next.
+    pub fn read(roots: Roots<'_>) -> Result<(Self, Option<Btf>)> {
+        let release_path = roots.proc.join("sys/kernel/osrelease");
+        let release = text(&release_path)?;
+        let status_path = roots.proc.join("self/status");
+        let (uid, capabilities) = rights(&text(&status_path)?)
+            .with_context(|| format!("no Uid and CapEff in {}", status_path.display()))?;
+        let btf_path = roots.sys.join("kernel/btf/vmlinux");
+        let btf = fs::read(&btf_path)
+            .with_context(|| format!("reading {}", btf_path.display()))
+            .and_then(|bytes| {
+                Btf::parse(bytes).with_context(|| format!("parsing {}", btf_path.display()))
+            });
+        let (btf, btf_problem) = match btf {
+            Ok(btf) => (Some(btf), None),
+            Err(error) => (None, Some(format!("{error:#}"))),
+        };
+        let args = |name| btf.as_ref()?.tracepoint_args(name);
+        let tracepoints = Tracepoints {
+            tcp_sendmsg_locked: args("tcp_sendmsg_locked"),
+            inet_sock_set_state: args("inet_sock_set_state"),
+            tcp_receive_reset: args("tcp_receive_reset"),
+            tcp_send_reset: args("tcp_send_reset"),
+        };
+        let tick = clock_getres(ClockId::MonotonicCoarse);
+        let features = Self {
+            release,
+            arch: std::env::consts::ARCH,
+            btf_path,
+            btf_problem,
+            tracepoints,
+            has_tcp_sendmsg: btf.as_ref().is_some_and(|btf| btf.func_exists("tcp_sendmsg")),
+            has_kprobes: has_kprobes(roots.sys),
+            lockdown: lockdown(text(&roots.sys.join("kernel/security/lockdown")).ok().as_deref()),
+            capabilities,
+            uid,
+            hz: hz(tick.tv_sec, tick.tv_nsec)?,
+            unprivileged_bpf_disabled: text(
+                &roots.proc.join("sys/kernel/unprivileged_bpf_disabled"),
+            )
+            .ok()
+            .and_then(|value| value.parse().ok()),
+            reset_sk_nullable: None,
+        };
+        Ok((features, btf))
+    }
+
+    fn has(&self, capability: u32) -> bool {
+        self.capabilities >> capability & 1 == 1
+    }
+
+    /// Capabilities without which no program loads; `CAP_SYS_ADMIN` stands for both.
+    pub fn missing_to_load(&self) -> Vec<&'static str> {
+        let lacks = |capability| !self.has(capability) && !self.has(CAP_SYS_ADMIN);
+        [("CAP_BPF", lacks(CAP_BPF)), ("CAP_PERFMON", lacks(CAP_PERFMON))]
+            .into_iter()
+            .filter_map(|(name, is_missing)| is_missing.then_some(name))
+            .collect()
+    }
+}
+
+// Bit numbers of include/uapi/linux/capability.h, fixed by the system call interface.
+const CAP_SYS_ADMIN: u32 = 21;
+const CAP_SYS_RESOURCE: u32 = 24;
+const CAP_PERFMON: u32 = 38;
+const CAP_BPF: u32 = 39;
+
+/// Capabilities that a run needs and this process has not. `CAP_SYS_RESOURCE` is among them where
+/// maps count against `RLIMIT_MEMLOCK`; since the limit may have been raised from outside, lacking
+/// that one alone is no reason not to try.
+pub fn missing_capabilities(features: &Features) -> Vec<&'static str> {
+    let mut missing = features.missing_to_load();
+    if counts_memlock(features) && !features.has(CAP_SYS_RESOURCE) {
+        missing.push("CAP_SYS_RESOURCE");
+    }
+    missing
+}
+
+/// One line that says how `binary` comes by the capabilities it needs on this kernel.
+pub fn capability_remedy(features: &Features, binary: &Path) -> String {
+    let memlock = if counts_memlock(features) { ",cap_sys_resource" } else { "" };
+    format!("run as root, or: setcap cap_bpf,cap_perfmon{memlock}+ep {}", binary.display())
+}
+
+/// Whether maps count against `RLIMIT_MEMLOCK`, which only `CAP_SYS_RESOURCE` raises: before 5.11,
+/// as far as the release tells.
+fn counts_memlock(features: &Features) -> bool {
+    version(&features.release).is_some_and(|version| version < (5, 11))
+}
+
+fn text(path: &Path) -> Result<String> {
+    let text = fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))?;
+    Ok(text.trim().to_owned())
+}
+
+/// Effective user id and effective capabilities, from `/proc/self/status`.
+fn rights(status: &str) -> Option<(u32, u64)> {
+    let value = |key| status.lines().find_map(|line| line.strip_prefix(key));
+    let uid = value("Uid:")?.split_whitespace().nth(1)?.parse().ok()?;
+    let capabilities = u64::from_str_radix(value("CapEff:")?.trim(), 16).ok()?;
+    Some((uid, capabilities))
+}
+
+/// The mode in brackets: `none [integrity] confidentiality`.
+fn lockdown(text: Option<&str>) -> Lockdown {
+    let chosen = text.and_then(|text| text.split_once('[')?.1.split_once(']'));
+    match chosen.map(|(mode, _)| mode) {
+        Some("none") => Lockdown::None,
+        Some("integrity") => Lockdown::Integrity,
+        Some("confidentiality") => Lockdown::Confidentiality,
+        _ => Lockdown::Unknown,
+    }
+}
+
+fn has_kprobes(sys: &Path) -> bool {
+    [
+        "bus/event_source/devices/kprobe/type",
+        "kernel/tracing/kprobe_events",
+        "kernel/debug/tracing/kprobe_events",
+    ]
+    .iter()
+    .any(|path| sys.join(path).exists())
+}
+
+/// The resolution of the coarse clocks is one tick, whatever the configuration says:
+/// <https://git.kernel.org/pub/scm/linux/kernel/git/stable/linux.git/tree/kernel/time/posix-timers.c?h=v5.10.223#n241>.
+fn hz(secs: i64, nanos: i64) -> Result<u32> {
+    let tick = secs.saturating_mul(1_000_000_000).saturating_add(nanos);
+    let hz = if tick > 0 { (1_000_000_000 + tick / 2) / tick } else { 0 };
+    ensure!((24..=10_000).contains(&hz), "a coarse clock tick of {tick} ns is not believable");
+    u32::try_from(hz).context("ticks per second")
+}
+
+/// Major and minor number of a release such as `6.18.44-cloud-amd64`.
+fn version(release: &str) -> Option<(u32, u32)> {
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(str::parse);
+    Some((numbers.next()?.ok()?, numbers.next()?.ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A directory with these files, gone when dropped.
+    struct Tree(PathBuf);
+
+    impl Tree {
+        fn new(name: &str, files: &[(&str, &str)]) -> Self {
+            let root = format!("finrace-features-{name}-{}", std::process::id());
+            let root = std::env::temp_dir().join(root);
+            for (path, content) in files {
+                let path = root.join(path);
+                fs::create_dir_all(path.parent().unwrap()).unwrap();
+                fs::write(path, content).unwrap();
+            }
+            Self(root)
+        }
+
+        fn read(&self) -> Result<Features> {
+            let (proc, sys) = (self.0.join("proc"), self.0.join("sys"));
+            Features::read(Roots { proc: &proc, sys: &sys }).map(|(features, _)| features)
+        }
+    }
+
+    impl Drop for Tree {
+        fn drop(&mut self) {
+            fs::remove_dir_all(&self.0).unwrap();
+        }
+    }
+
+    const STATUS: &str = "Name:\tfinrace\nUid:\t1000\t65532\t0\t0\nCapEff:\t000000c000000000\n";
+
+    #[test]
+    fn a_container_without_btf() {
+        let tree = Tree::new(
+            "container",
+            &[
+                ("proc/sys/kernel/osrelease", "6.1.0-9-amd64\n"),
+                ("proc/sys/kernel/unprivileged_bpf_disabled", "2\n"),
+                ("proc/self/status", STATUS),
+                ("sys/bus/event_source/devices/kprobe/type", "8\n"),
+                ("sys/kernel/security/lockdown", "none [integrity] confidentiality\n"),
+            ],
+        );
+        let features = tree.read().unwrap();
+        let problem = features.btf_problem.clone().unwrap();
+        assert!(problem.starts_with("reading ") && problem.contains("btf/vmlinux: No such file"));
+        let hz = features.hz;
+        assert!((24..=10_000).contains(&hz));
+        let expected = Features {
+            release: "6.1.0-9-amd64".to_owned(),
+            arch: std::env::consts::ARCH,
+            btf_path: tree.0.join("sys/kernel/btf/vmlinux"),
+            btf_problem: Some(problem),
+            tracepoints: Tracepoints::default(),
+            has_tcp_sendmsg: false,
+            has_kprobes: true,
+            lockdown: Lockdown::Integrity,
+            capabilities: 1 << CAP_BPF | 1 << CAP_PERFMON,
+            uid: 65532,
+            hz,
+            unprivileged_bpf_disabled: Some(2),
+            reset_sk_nullable: None,
+        };
+        assert_eq!(features, expected);
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_named() {
+        let release = ("proc/sys/kernel/osrelease", "6.1.0");
+        let check = |name: &str, files: &[(&str, &str)], expected: &str| {
+            let error = format!("{:#}", Tree::new(name, files).read().unwrap_err());
+            assert!(error.contains(expected), "{error}");
+        };
+        check("no-release", &[("sys/x", "")], "proc/sys/kernel/osrelease: No such file");
+        check("no-status", &[release], "proc/self/status: No such file");
+        check("no-caps", &[release, ("proc/self/status", "Uid: 0 0")], "no Uid and CapEff in ");
+        let garbage = [release, ("proc/self/status", STATUS), ("sys/kernel/btf/vmlinux", "ELF!")];
+        let features = Tree::new("garbage", &garbage).read().unwrap();
+        let problem = features.btf_problem.unwrap();
+        assert!(problem.ends_with("btf/vmlinux: not little-endian BTF: magic 0x4c45"), "{problem}");
+    }
+
+    #[test]
+    fn capabilities() {
+        let base = Tree::new(
+            "capabilities",
+            &[("proc/sys/kernel/osrelease", ""), ("proc/self/status", STATUS)],
+        );
+        let base = base.read().unwrap();
+        let check = |release: &str, bits: &[u32], expected: &str| {
+            let capabilities = bits.iter().map(|bit| 1 << bit).sum();
+            let features = Features { release: release.to_owned(), capabilities, ..base.clone() };
+            assert_eq!(missing_capabilities(&features).join(" "), expected, "{release} {bits:?}");
+        };
+        check("6.12.1", &[], "CAP_BPF CAP_PERFMON");
+        check("6.12.1", &[39], "CAP_PERFMON");
+        check("6.12.1", &[38, 39], "");
+        check("6.12.1", &[21], "");
+        check("5.10.0-28-amd64", &[38, 39], "CAP_SYS_RESOURCE");
+        check("5.10.0-28-amd64", &[21, 24], "");
+        check("5.11", &[21], "");
+        check("unheard of", &[21], "");
+
+        let remedy = |release: &str| {
+            let features = Features { release: release.to_owned(), ..base.clone() };
+            capability_remedy(&features, Path::new("/bin/finrace"))
+        };
+        assert_eq!(remedy("6.12.1"), "run as root, or: setcap cap_bpf,cap_perfmon+ep /bin/finrace");
+        assert_eq!(
+            remedy("5.10.1"),
+            "run as root, or: setcap cap_bpf,cap_perfmon,cap_sys_resource+ep /bin/finrace"
+        );
+    }
+
+    #[test]
+    fn ticks() {
+        let check = |nanos: i64, expected: Option<u32>| assert_eq!(hz(0, nanos).ok(), expected);
+        check(4_000_000, Some(250));
+        check(1_000_000, Some(1000));
+        check(3_333_333, Some(300));
+        check(10_000_000, Some(100));
+        check(976_562, Some(1024)); // alpha's
+        check(41_666_666, Some(24));
+        check(1, None);
+        check(0, None);
+        check(-1, None);
+        assert_eq!(hz(1, 0).ok(), None);
+        assert_eq!(hz(i64::MAX, 0).ok(), None);
+    }
+
+    #[test]
+    fn lockdown_modes() {
+        let check = |text, expected| assert_eq!(lockdown(text), expected);
+        check(Some("[none] integrity confidentiality"), Lockdown::None);
+        check(Some("none [integrity] confidentiality"), Lockdown::Integrity);
+        check(Some("none integrity [confidentiality]"), Lockdown::Confidentiality);
+        check(Some("none"), Lockdown::Unknown);
+        check(None, Lockdown::Unknown);
+    }
+}

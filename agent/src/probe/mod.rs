@@ -1,0 +1,8 @@
+//! The kernel side as the agent sees it: what there is, what is used of it, and its records.
+
+pub mod attach;
+pub mod features;
+pub mod layout;
+pub mod listeners;
+pub mod plan;
+pub mod source;

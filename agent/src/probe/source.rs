@@ -1,0 +1,144 @@
+//! Drains the rings into batches of events, in the order of their stamps.
+//!
+//! The kernel side does not wake us for each record, only when a ring is a quarter full; so a
+//! thread polls with a tick of 100 ms. A batch is complete up to its `until`: all records stamped
+//! before are in it or in earlier ones.
+
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use aya::maps::{MapData, PerCpuArray, RingBuf};
+use finrace_ebpf::abi::loss;
+use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
+use rustix::fd::{AsFd as _, OwnedFd};
+use rustix::time::{ClockId, clock_gettime};
+use tokio::sync::mpsc;
+
+use super::attach::Attached;
+use crate::logic::event::{DecodeError, Event, decode};
+use crate::logic::model::Nanos;
+
+/// How long a record may wait for its reader.
+pub const TICK: Duration = Duration::from_millis(100);
+
+/// A record is stamped before its place in the ring is reserved; this much later it is there.
+const IN_FLIGHT: Duration = Duration::from_millis(1);
+
+/// Batches that may wait for the run loop; the rings hold what comes after.
+const QUEUE: usize = 16;
+
+/// What one drain of both rings found.
+#[derive(Debug, Default)]
+pub struct Batch {
+    /// Sorted by time.
+    pub events: Vec<Event>,
+    /// Everything stamped before has been delivered.
+    pub until: Nanos,
+    /// Records that are none, by reason.
+    pub malformed: Vec<DecodeError>,
+    /// Records that found their ring full since the start, by [`loss`] index.
+    pub lost: [u64; loss::COUNT as usize],
+}
+
+/// The reading thread; stops when dropped.
+pub struct Source {
+    stop: OwnedFd,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Source {
+    /// Starts to read; batches arrive at the receiver at least every [`TICK`].
+    pub fn start(attached: Attached) -> Result<(Self, mpsc::Receiver<Batch>)> {
+        let (sender, receiver) = mpsc::channel(QUEUE);
+        let stop = eventfd(0, EventfdFlags::CLOEXEC).context("creating an eventfd")?;
+        let stopped = stop.try_clone().context("duplicating an eventfd")?;
+        let thread = std::thread::Builder::new()
+            .name("finrace-rings".to_owned())
+            .spawn(move || read(attached, &stopped, &sender))
+            .context("starting the thread that reads the rings")?;
+        Ok((Self { stop, thread: Some(thread) }, receiver))
+    }
+}
+
+impl Drop for Source {
+    fn drop(&mut self) {
+        let told = rustix::io::write(&self.stop, &1_u64.to_ne_bytes());
+        if let (Ok(_), Some(thread)) = (told, self.thread.take())
+            && thread.join().is_err()
+        {
+            log::error!("the thread that reads the rings panicked");
+        }
+    }
+}
+
+fn read(mut attached: Attached, stop: &OwnedFd, sender: &mpsc::Sender<Batch>) {
+    let tick = Timespec { tv_sec: 0, tv_nsec: i64::from(TICK.subsec_nanos()) };
+    let mut waiting = Vec::new();
+    loop {
+        let stopping = {
+            let mut fds = [
+                PollFd::new(&attached.races, PollFlags::IN),
+                PollFd::new(&attached.measures, PollFlags::IN),
+                PollFd::from_borrowed_fd(stop.as_fd(), PollFlags::IN),
+            ];
+            match poll(&mut fds, Some(&tick)) {
+                Ok(_) | Err(rustix::io::Errno::INTR) => {}
+                Err(error) => log::error!("polling the rings: {error}"),
+            }
+            fds.last().is_some_and(|fd| !fd.revents().is_empty())
+        };
+        let batch = drain(&mut attached, &mut waiting);
+        if let Some(log) = &mut attached.log {
+            log.flush();
+        }
+        // A closed channel is an ordinary end: the run loop has left.
+        if sender.blocking_send(batch).is_err() || stopping {
+            return;
+        }
+    }
+}
+
+/// Empties both rings. What is too young for its neighbours to be there waits for the next turn.
+fn drain(attached: &mut Attached, waiting: &mut Vec<Event>) -> Batch {
+    let mut batch = Batch { until: before(monotonic(), IN_FLIGHT), ..Batch::default() };
+    for ring in [&mut attached.races, &mut attached.measures] {
+        drain_one(ring, waiting, &mut batch.malformed);
+    }
+    waiting.sort_by_key(|event| event.time);
+    let ready = waiting.partition_point(|event| event.time <= batch.until);
+    batch.events.extend(waiting.drain(..ready));
+    batch.lost = losses(&attached.losses);
+    batch
+}
+
+fn drain_one(ring: &mut RingBuf<MapData>, events: &mut Vec<Event>, bad: &mut Vec<DecodeError>) {
+    while let Some(record) = ring.next() {
+        match decode(&record) {
+            Ok(event) => events.push(event),
+            Err(error) => bad.push(error),
+        }
+    }
+}
+
+fn losses(map: &PerCpuArray<MapData, u64>) -> [u64; loss::COUNT as usize] {
+    let mut lost = [0; loss::COUNT as usize];
+    for (reason, total) in lost.iter_mut().enumerate() {
+        match map.get(&(reason as u32), 0) {
+            Ok(per_cpu) => *total = per_cpu.iter().sum(),
+            Err(error) => log::error!("reading map FR_LOSSES: {error}"),
+        }
+    }
+    lost
+}
+
+/// `CLOCK_MONOTONIC`, the clock that stamps the records.
+pub fn monotonic() -> Nanos {
+    let now = clock_gettime(ClockId::Monotonic);
+    let (secs, nanos) = (now.tv_sec.cast_unsigned(), now.tv_nsec.cast_unsigned());
+    Nanos(secs * 1_000_000_000 + nanos)
+}
+
+fn before(time: Nanos, span: Duration) -> Nanos {
+    Nanos(time.0.saturating_sub(span.as_nanos() as u64))
+}

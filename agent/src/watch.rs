@@ -1,0 +1,268 @@
+//! `finrace watch`: one line per event as it happens, for people or as JSON.
+
+use std::fmt::Write as _;
+use std::io;
+use std::ops::ControlFlow;
+use std::time::{Duration, SystemTime};
+
+use anyhow::{Context as _, Result};
+use serde::Serialize;
+
+use crate::app::{Session, eprintln_quietly};
+use crate::cli::Watch;
+use crate::logic::model::{Incident, Observation, Origin};
+
+/// Runs until the time is up, a signal comes, or nobody reads.
+pub async fn run(args: &Watch) -> Result<()> {
+    let mut session = Session::start(&args.kernel)?;
+    eprintln_quietly(&format!("finrace: attached ({})", session.hooks()));
+    let mut shown = Shown::default();
+    let mut out = io::stdout().lock();
+    if !args.json {
+        shown.open = write_line(&mut out, &header())?;
+    }
+    session
+        .run(args.duration, None, |observation, wall| {
+            if !args.filter.matches(observation) {
+                return Ok(ControlFlow::Continue(()));
+            }
+            shown.count(observation);
+            let line = if args.json {
+                serde_json::to_string(&Line::of(observation, wall)).context("encoding an event")?
+            } else {
+                text(observation, wall)
+            };
+            let open = write_line(&mut out, &line)?;
+            Ok(if open { ControlFlow::Continue(()) } else { ControlFlow::Break(()) })
+        })
+        .await?;
+    drop(out);
+    let lost: u64 = session.lost().values().sum();
+    let seconds = session.elapsed().as_secs_f64();
+    let Shown { races, incidents, closes, reuses, .. } = shown;
+    eprintln_quietly(&format!(
+        "finrace: {races} races, {incidents} other incidents, {closes} closes, {reuses} reuses in \
+         {seconds:.1} s; {lost} records lost"
+    ));
+    Ok(())
+}
+
+#[derive(Default)]
+struct Shown {
+    races: u64,
+    incidents: u64,
+    closes: u64,
+    reuses: u64,
+    open: bool,
+}
+
+impl Shown {
+    fn count(&mut self, observation: &Observation) {
+        match observation {
+            Observation::Incident(incident) if incident.class.is_race() => self.races += 1,
+            Observation::Incident(_) => self.incidents += 1,
+            Observation::Close(_) => self.closes += 1,
+            Observation::Reuse(_) => self.reuses += 1,
+            Observation::Dwell(_) => {}
+        }
+    }
+}
+
+/// Writes and flushes a line; false once the reader has gone, which is an ordinary end.
+fn write_line(out: &mut impl io::Write, line: &str) -> Result<bool> {
+    match writeln!(out, "{line}").and_then(|()| out.flush()) {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
+        Err(error) => Err(error).context("writing to standard output"),
+    }
+}
+
+/// An event as `watch --json` prints it; unknown fields are left out. Durations are in seconds.
+#[derive(Debug, Default, Serialize)]
+struct Line {
+    time: String,
+    event: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    class: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cause: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    outcome: Option<&'static str>,
+    role: &'static str,
+    local: String,
+    peer: String,
+    netns: u32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    process: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pid: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    closer: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    how: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    evidence: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    idle_seconds: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    gap_seconds: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    fin_age_seconds: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    dwell_seconds: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    rtt_seconds: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    bytes: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    other_view: Option<Box<Line>>,
+}
+
+impl Line {
+    fn of(observation: &Observation, wall: SystemTime) -> Self {
+        let mut line = Self::about(observation.origin(), wall);
+        let seconds = |duration: Duration| Some(duration.as_secs_f64());
+        match observation {
+            Observation::Incident(incident) => return Self::of_incident(incident, wall),
+            Observation::Close(close) => {
+                line.event = "close";
+                line.closer = Some(close.closer.as_str());
+                line.how = Some(close.how.as_str());
+                line.evidence = Some(close.evidence.as_str());
+                line.idle_seconds = seconds(close.idle);
+            }
+            Observation::Reuse(reuse) => {
+                line.event = "reuse";
+                line.gap_seconds = seconds(reuse.gap);
+                line.bytes = Some(reuse.bytes);
+            }
+            Observation::Dwell(dwell) => {
+                line.event = "dwell";
+                line.dwell_seconds = seconds(dwell.dwell);
+            }
+        }
+        line
+    }
+
+    fn of_incident(incident: &Incident, wall: SystemTime) -> Self {
+        let seconds = |duration: Duration| duration.as_secs_f64();
+        Self {
+            event: if incident.class.is_race() { "race" } else { "incident" },
+            class: Some(incident.class.as_str()),
+            cause: incident.class.is_race().then_some(incident.cause.as_str()),
+            outcome: Some(incident.outcome.as_str()),
+            idle_seconds: incident.idle.map(seconds),
+            gap_seconds: incident.gap.map(seconds),
+            fin_age_seconds: incident.fin_age.map(seconds),
+            bytes: incident.bytes,
+            other_view: incident
+                .other_view
+                .as_deref()
+                .map(|other| Box::new(Self::of_incident(other, wall))),
+            ..Self::about(&incident.origin, wall)
+        }
+    }
+
+    fn about(origin: &Origin, wall: SystemTime) -> Self {
+        Self {
+            time: humantime::format_rfc3339_micros(wall).to_string(),
+            role: origin.role.as_str(),
+            local: origin.local.to_string(),
+            peer: origin.remote.to_string(),
+            netns: origin.netns,
+            process: origin.process.as_ref().map(|process| process.name.to_string()),
+            pid: origin.process.as_ref().map(|process| process.pid),
+            rtt_seconds: origin.rtt.map(|rtt| rtt.as_secs_f64()),
+            ..Self::default()
+        }
+    }
+}
+
+fn header() -> String {
+    columns("TIME", "EVENT", "ROLE", "LOCAL", "PEER", "PROCESS", "WHAT")
+}
+
+fn columns(
+    time: &str,
+    event: &str,
+    role: &str,
+    local: &str,
+    peer: &str,
+    process: &str,
+    what: &str,
+) -> String {
+    format!("{time:<15} {event:<17} {role:<7} {local:<21} {peer:<21} {process:<21} {what}")
+}
+
+/// An event as a person reads it.
+fn text(observation: &Observation, wall: SystemTime) -> String {
+    let stamp = humantime::format_rfc3339_micros(wall).to_string();
+    // Only the time of day, in UTC: the date is that of the terminal session.
+    let time = stamp.get(11..26).unwrap_or(&stamp).to_owned();
+    let origin = observation.origin();
+    let process = origin
+        .process
+        .as_ref()
+        .map_or_else(|| "-".to_owned(), |process| format!("{}/{}", process.name, process.pid));
+    let (event, what) = match observation {
+        Observation::Incident(incident) => (incident.class.as_str(), describe(incident)),
+        Observation::Close(close) => {
+            let what = format!(
+                "by {} ({}) after {} idle, {}",
+                close.closer,
+                close.how,
+                seconds(close.idle),
+                close.evidence
+            );
+            ("close", what)
+        }
+        Observation::Reuse(reuse) => {
+            ("reuse", format!("after {}, {} bytes", seconds(reuse.gap), reuse.bytes))
+        }
+        Observation::Dwell(dwell) => {
+            ("close_wait", format!("left after {}", seconds(dwell.dwell)))
+        }
+    };
+    columns(
+        &time,
+        event,
+        origin.role.as_str(),
+        &origin.local.to_string(),
+        &origin.remote.to_string(),
+        &process,
+        &what,
+    )
+}
+
+fn describe(incident: &Incident) -> String {
+    let mut text = incident.outcome.to_string();
+    let mut say = |label: &str, value: Option<String>| {
+        if let Some(value) = value {
+            // Writing to a String cannot fail.
+            write!(text, ", {label} {value}").unwrap_or_default();
+        }
+    };
+    say("gap", incident.gap.map(seconds));
+    say("FIN age", incident.fin_age.map(seconds));
+    say("idle at close", incident.idle.map(seconds));
+    say("bytes", incident.bytes.map(|bytes| bytes.to_string()));
+    if incident.class.is_race() {
+        say("cause", Some(incident.cause.to_string()));
+    }
+    if let Some(other) = &incident.other_view {
+        say("also seen as", Some(format!("{} by the {}", other.class, other.origin.role)));
+    }
+    text
+}
+
+/// `1.203 s`, `41.0 ms`, `120 us`.
+pub fn seconds(duration: Duration) -> String {
+    let value = duration.as_secs_f64();
+    if value >= 1.0 {
+        format!("{value:.3} s")
+    } else if value >= 0.001 {
+        format!("{:.1} ms", value * 1e3)
+    } else {
+        format!("{:.0} us", value * 1e6)
+    }
+}

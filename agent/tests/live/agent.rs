@@ -1,0 +1,125 @@
+//! The agent as a child process, and the lines it has printed.
+
+use std::io::{BufRead, BufReader, Read};
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread;
+
+use anyhow::{Context, Result, bail};
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+
+use crate::stage::{Stage, pause};
+
+/// Loading programs takes seconds under an emulated CPU.
+const START_MS: u64 = 60_000;
+const STOP_MS: u64 = 10_000;
+const POLL_MS: u64 = 20;
+
+pub(crate) struct Agent {
+    child: Child,
+    lines: Collected,
+    log: Collected,
+}
+
+type Collected = Arc<Mutex<Vec<String>>>;
+
+impl Agent {
+    /// Returns once its programs are attached.
+    pub(crate) fn start(args: &[&str]) -> Result<Self> {
+        let program = program()?;
+        let added = std::env::var("FINRACE_ARGS").unwrap_or_default();
+        let mut child = Command::new(&program)
+            .args(["watch", "--json"])
+            .args(added.split_whitespace())
+            .args(args)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .with_context(|| format!("starting {}", program.display()))?;
+        let lines = collect(child.stdout.take());
+        let log = collect(child.stderr.take());
+        let mut agent = Self { child, lines, log };
+        for _ in 0..START_MS / POLL_MS {
+            if locked(&agent.log).iter().any(|line| line.contains("attached")) {
+                return Ok(agent);
+            }
+            if let Some(status) = agent.child.try_wait().context("waiting for the agent")? {
+                bail!("the agent ended with {status}: {}", locked(&agent.log).join("; "));
+            }
+            pause(POLL_MS);
+        }
+        bail!("the agent did not attach: {}", locked(&agent.log).join("; "))
+    }
+
+    /// What was said about the connections of this stage.
+    pub(crate) fn lines(&self, stage: &Stage) -> Vec<Value> {
+        let lines = locked(&self.lines);
+        // A line that is no JSON belongs to everybody, so that it fails the run.
+        let parsed = lines.iter().map(|line| {
+            serde_json::from_str(line).unwrap_or_else(|_| Value::String(line.to_owned()))
+        });
+        parsed.filter(|line: &Value| line.is_string() || stage.owns(line)).collect()
+    }
+
+    /// An interrupt is an ordinary end: status 0 and a last word.
+    pub(crate) fn stop(mut self) -> Result<()> {
+        let before = locked(&self.log).len();
+        let pid = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw);
+        kill_process(pid.context("reading the agent's pid")?, Signal::INT)
+            .context("interrupting the agent")?;
+        for _ in 0..STOP_MS / POLL_MS {
+            let Some(status) = self.child.try_wait().context("waiting for the agent")? else {
+                pause(POLL_MS);
+                continue;
+            };
+            if !status.success() {
+                bail!("the agent ended with {status}: {}", locked(&self.log).join("; "));
+            }
+            pause(POLL_MS);
+            if locked(&self.log).len() == before {
+                bail!("the agent ended without a summary");
+            }
+            return Ok(());
+        }
+        bail!("the agent went on after an interrupt")
+    }
+}
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        // Both fail only when it has ended already, which is what is wanted.
+        drop(self.child.kill());
+        drop(self.child.wait());
+    }
+}
+
+/// `FINRACE_BIN`, else beside this program (in a VM), else the one cargo built with this test.
+fn program() -> Result<PathBuf> {
+    if let Some(path) = std::env::var_os("FINRACE_BIN") {
+        return Ok(path.into());
+    }
+    let sibling =
+        std::env::current_exe().context("finding this program")?.with_file_name("finrace");
+    let built = option_env!("CARGO_BIN_EXE_finrace").map(PathBuf::from);
+    Ok(if sibling.exists() { sibling } else { built.unwrap_or(sibling) })
+}
+
+fn collect(stream: Option<impl Read + Send + 'static>) -> Collected {
+    let collected = Collected::default();
+    let to = Arc::clone(&collected);
+    if let Some(stream) = stream {
+        thread::spawn(move || {
+            for line in BufReader::new(stream).lines().map_while(Result::ok) {
+                locked(&to).push(line);
+            }
+        });
+    }
+    collected
+}
+
+fn locked(lines: &Collected) -> MutexGuard<'_, Vec<String>> {
+    lines.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,73 @@
+//! Two network namespaces with a slow wire between them: what loopback is too fast for.
+//!
+//! The wire is a TUN device on each side and threads that carry packets over, each after a delay,
+//! in order. They end with the process.
+
+use std::fs::File;
+use std::io::{Read, Write};
+use std::net::Ipv4Addr;
+use std::sync::mpsc;
+use std::thread;
+use std::time::Duration;
+
+use anyhow::Result;
+use rustix::time::{ClockId, Timespec, clock_gettime};
+
+use crate::kernel;
+use crate::stage::{Pair, Stage};
+
+/// One way; a round trip takes twice this.
+const DELAY: Duration = Duration::from_millis(50);
+const SERVER: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 1);
+const CLIENT: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 2);
+const DEVICE: &str = "frlink";
+
+impl Stage {
+    /// A used pair whose ends are 50 ms apart, in two namespaces; leaves the thread in the client's.
+    pub(crate) fn distant_pair(&mut self) -> Result<Pair> {
+        let server = side(SERVER)?;
+        let listener = self.listen((SERVER, 0))?;
+        let client = side(CLIENT)?;
+        self.belongs_here()?;
+        carry(server.try_clone()?, client.try_clone()?);
+        carry(client, server);
+        let mut pair = Pair::new(&listener, listener.local_addr()?)?;
+        pair.exchange()?;
+        Ok(pair)
+    }
+}
+
+/// Moves the thread to a new namespace whose only way out is the file.
+fn side(address: Ipv4Addr) -> Result<File> {
+    kernel::unshare_netns()?;
+    let tun = kernel::open_tun(DEVICE)?;
+    kernel::set_interface_address(DEVICE, address)?;
+    kernel::set_interface_up(DEVICE, true)?;
+    Ok(tun)
+}
+
+fn carry(mut from: File, mut to: File) {
+    let (sender, receiver) = mpsc::channel::<(Duration, Vec<u8>)>();
+    thread::spawn(move || {
+        let mut packet = vec![0; 64 * 1024];
+        while let Ok(length) = from.read(&mut packet) {
+            let packet = packet.get(..length).unwrap_or_default().to_vec();
+            if sender.send((now() + DELAY, packet)).is_err() {
+                return;
+            }
+        }
+    });
+    thread::spawn(move || {
+        for (due, packet) in receiver {
+            thread::sleep(due.saturating_sub(now()));
+            // A full queue drops packets, as wires do.
+            drop(to.write(&packet));
+        }
+    });
+}
+
+fn now() -> Duration {
+    let Timespec { tv_sec, tv_nsec } = clock_gettime(ClockId::Monotonic);
+    let secs = u64::try_from(tv_sec).unwrap_or_default();
+    Duration::new(secs, u32::try_from(tv_nsec).unwrap_or_default())
+}

@@ -1,0 +1,418 @@
+//! Ordinary traffic that resembles a race: no race line may come of it.
+//!
+//! Each also wants a line that must come, so that a blind agent fails.
+
+use std::io::Write;
+use std::net::{Ipv4Addr, Shutdown, TcpStream};
+use std::thread;
+
+use anyhow::{Context, Result, bail};
+use rustix::net::sockopt;
+
+use crate::kernel;
+use crate::stage::{ANSWER, Pair, REQUEST, Scenario, Stage, expect_end, pause, receive};
+
+/// Small last words: `close_notify`, GOAWAY, QUIT.
+const LAST_WORDS: [u8; 24] = [0x15; 24];
+
+const REUSED_ONCE: &str = "reuse role=client gap~0.5 peer=$server";
+
+pub(crate) const ALL: &[Scenario] = &[
+    Scenario::new("client_half_close", client_half_close, REUSED_ONCE),
+    Scenario::new(
+        "server_half_close",
+        server_half_close,
+        "reuse role=client gap~0.5
+         incident class=half_close role=client",
+    ),
+    Scenario::new(
+        "connection_close",
+        connection_close,
+        "reuse role=client gap~0.5
+         close role=client closer=peer evidence=after_data",
+    ),
+    Scenario::new(
+        "health_check",
+        |s| s.pair()?.client_closes(),
+        "close role=client closer=local how=fin evidence=unused",
+    ),
+    Scenario::new("port_scan", port_scan, "close role=client closer=local evidence=unused"),
+    Scenario::new("client_leaves", client_leaves, "close role=client closer=local how=fin"),
+    Scenario::new("client_cancels", client_cancels, "close role=client closer=local how=rst"),
+    Scenario::new("reload", reload, "30x close role=client closer=peer how=fin"),
+    Scenario::new(
+        "reset_in_answer",
+        |s| reset_in_answer(s.used_pair()?),
+        "incident class=mid_stream_reset role=client",
+    ),
+    Scenario::new(
+        "reset_in_answer_after_gap",
+        |s| {
+            let pair = s.used_pair()?;
+            pause(500);
+            reset_in_answer(pair)
+        },
+        REUSED_ONCE,
+    ),
+    Scenario::new(
+        "reset_in_upload",
+        reset_in_upload,
+        "incident class=mid_stream_reset role=client",
+    ),
+    Scenario::new(
+        "slow_server",
+        slow_server,
+        "!reuse
+         close role=client closer=local evidence=idle idle~0.5",
+    ),
+    Scenario::new("crashed_server", crashed_server, "incident class=premature_close role=client"),
+    Scenario::new(
+        "early_answer_reset",
+        |s| early_answer(s, drop),
+        "reuse role=client gap~0.5
+         incident class=early_response role=client",
+    ),
+    Scenario::new(
+        "early_answer_drained",
+        |s| early_answer(s, drain),
+        "reuse role=client gap~0.5
+         incident class=early_response role=client",
+    ),
+    Scenario::new(
+        "blocked_writer",
+        |s| blocked_writer(s, 64 * 1024, 16),
+        "!reuse
+         close role=client closer=local evidence=idle idle~0.5",
+    ),
+    Scenario::new(
+        "blocked_writer_of_bytes",
+        |s| blocked_writer(s, 1, 100_000),
+        "!reuse
+         close role=client closer=local evidence=idle idle~0.5",
+    ),
+    Scenario::new(
+        "server_push",
+        server_push,
+        "!reuse role=client
+         close role=client closer=peer how=fin idle~1.0",
+    ),
+    Scenario::new(
+        "reuse",
+        reuse,
+        "3x reuse role=client gap~1.0 bytes=200 peer=$server process=finrace-live pid=$pid
+         3x reuse role=server gap~1.0 local=$server",
+    ),
+    Scenario::new(
+        "unused_idle",
+        |s| {
+            let pair = s.pair()?;
+            pause(800);
+            pair.server_closes()
+        },
+        "close role=client closer=peer evidence=unused
+         close role=server closer=local evidence=unused",
+    ),
+    Scenario::new(
+        "server_closes_first",
+        |s| {
+            let pair = s.used_pair()?;
+            pause(800);
+            pair.server_closes()
+        },
+        "close role=client closer=peer how=fin evidence=idle idle~0.8
+         close role=server closer=local how=fin evidence=idle idle~0.8",
+    ),
+    Scenario::new(
+        "client_closes_first",
+        |s| {
+            let pair = s.used_pair()?;
+            pause(800);
+            pair.client_closes()
+        },
+        "close role=client closer=local how=fin evidence=idle idle~0.8
+         close role=server closer=peer how=fin evidence=idle idle~0.8",
+    ),
+    Scenario::new(
+        "keep_alive_probes",
+        keep_alive_probes,
+        "close role=client closer=peer how=fin evidence=idle idle~2.5",
+    ),
+    Scenario::new(
+        "own_last_words",
+        own_last_words,
+        "!reuse role=client
+         close role=client closer=local how=fin evidence=idle idle~1.0",
+    ),
+    Scenario::new(
+        "last_words_of_both",
+        |s| last_words_of_both(s, true),
+        "!reuse role=client
+         close role=client closer=peer evidence=upper_bound idle~1.0",
+    ),
+    Scenario::new(
+        "last_words_of_both_client_fin_first",
+        |s| last_words_of_both(s, false),
+        "!reuse role=client
+         close role=client closer=peer evidence=upper_bound idle~1.0",
+    ),
+];
+
+/// The client says with a FIN that its request is complete; the answer comes in `CLOSE_WAIT`.
+fn client_half_close(stage: &mut Stage) -> Result<()> {
+    let Pair { mut client, mut server } = stage.used_pair()?;
+    pause(500);
+    client.write_all(&REQUEST)?;
+    client.shutdown(Shutdown::Write)?;
+    receive(&mut server, REQUEST.len())?;
+    for _ in 0..5 {
+        pause(60);
+        server.write_all(&ANSWER)?;
+    }
+    drop(server);
+    expect_end(client)
+}
+
+/// The server says in the middle of an upload that no answer will come, and reads on.
+fn server_half_close(stage: &mut Stage) -> Result<()> {
+    let Pair { mut client, mut server } = stage.used_pair()?;
+    pause(500);
+    for part in 0..30 {
+        if part == 15 {
+            server.shutdown(Shutdown::Write)?;
+        }
+        client.write_all(&REQUEST)?;
+        receive(&mut server, REQUEST.len())?;
+        pause(20);
+    }
+    pause(100);
+    drop(client);
+    expect_end(server)
+}
+
+fn connection_close(stage: &mut Stage) -> Result<()> {
+    let mut pair = stage.used_pair()?;
+    pause(500);
+    pair.client.write_all(&REQUEST)?;
+    receive(&mut pair.server, REQUEST.len())?;
+    pair.server.write_all(&ANSWER)?;
+    pair.server_closes()
+}
+
+fn port_scan(stage: &mut Stage) -> Result<()> {
+    let closed = stage.listen((Ipv4Addr::LOCALHOST, 0))?.local_addr()?;
+    stage.stop_listening();
+    for _ in 0..5 {
+        if TcpStream::connect(closed).is_ok() {
+            bail!("a closed port let us in");
+        }
+    }
+    let pair = stage.pair()?;
+    kernel::abort(pair.client)?;
+    expect_end(pair.server)
+}
+
+/// The client closes in the middle of an answer, with nothing unread.
+fn client_leaves(stage: &mut Stage) -> Result<()> {
+    let Pair { mut client, mut server } = stage.used_pair()?;
+    client.write_all(&REQUEST)?;
+    receive(&mut server, REQUEST.len())?;
+    for _ in 0..10 {
+        server.write_all(&ANSWER)?;
+        receive(&mut client, ANSWER.len())?;
+        pause(20);
+    }
+    drop(client);
+    for _ in 0..50 {
+        pause(20);
+        if server.write_all(&ANSWER).is_err() {
+            return Ok(());
+        }
+    }
+    bail!("nobody told the server that the client has left")
+}
+
+/// The client closes in the middle of a download, with data unread: RST.
+fn client_cancels(stage: &mut Stage) -> Result<()> {
+    let Pair { mut client, mut server } = stage.used_pair()?;
+    client.write_all(&REQUEST)?;
+    receive(&mut server, REQUEST.len())?;
+    thread::scope(|scope| {
+        let download = scope.spawn(move || server.write_all(&vec![b'd'; 8 << 20]));
+        receive(&mut client, 64 * 1024)?;
+        pause(50);
+        drop(client);
+        if let Ok(Ok(())) = download.join() {
+            bail!("the download was not cancelled");
+        }
+        Ok(())
+    })
+}
+
+/// All connections are closed at one time, after different idle times; none is used again.
+fn reload(stage: &mut Stage) -> Result<()> {
+    let listener = stage.listen((Ipv4Addr::LOCALHOST, 0))?;
+    let mut pairs = Vec::new();
+    for _ in 0..30 {
+        let mut pair = Pair::new(&listener, listener.local_addr()?)?;
+        pair.exchange()?;
+        pairs.push(pair);
+        pause(50);
+    }
+    let (clients, servers): (Vec<_>, Vec<_>) =
+        pairs.into_iter().map(|pair| (pair.client, pair.server)).unzip();
+    drop(servers);
+    pause(100);
+    clients.into_iter().try_for_each(expect_end)
+}
+
+fn reset_in_answer(mut pair: Pair) -> Result<()> {
+    pair.client.write_all(&REQUEST)?;
+    receive(&mut pair.server, REQUEST.len())?;
+    pair.server.write_all(&ANSWER)?;
+    receive(&mut pair.client, ANSWER.len())?;
+    pause(50);
+    kernel::abort(pair.server)?;
+    expect_end(pair.client)
+}
+
+fn reset_in_upload(stage: &mut Stage) -> Result<()> {
+    let Pair { mut client, mut server } = stage.used_pair()?;
+    for _ in 0..10 {
+        client.write_all(&REQUEST)?;
+        receive(&mut server, REQUEST.len())?;
+        pause(20);
+    }
+    client.write_all(&REQUEST)?;
+    kernel::abort(server)?;
+    expect_end(client)
+}
+
+fn slow_server(stage: &mut Stage) -> Result<()> {
+    let mut pair = stage.used_pair()?;
+    pair.client.write_all(&REQUEST)?;
+    pause(2_000);
+    pair.answer()?;
+    pair.exchange()?;
+    pause(500);
+    pair.client_closes()
+}
+
+/// The server reads a request and hangs up, nowhere near an idle timeout.
+fn crashed_server(stage: &mut Stage) -> Result<()> {
+    let mut pair = stage.used_pair()?;
+    pair.exchange()?;
+    pair.client.write_all(&REQUEST)?;
+    receive(&mut pair.server, REQUEST.len())?;
+    pause(20);
+    pair.server_closes()
+}
+
+/// "413 Content Too Large" after the first 64 KiB of an upload of 2 MiB.
+fn early_answer(stage: &mut Stage, close: fn(TcpStream)) -> Result<()> {
+    let Pair { mut client, mut server } = stage.used_pair()?;
+    pause(500);
+    thread::scope(|scope| {
+        let upload = scope.spawn(move || {
+            // Whether the server lets it finish is what the two variants differ in.
+            drop(client.write_all(&vec![b'u'; 2 << 20]));
+            expect_end(client)
+        });
+        receive(&mut server, 64 * 1024)?;
+        server.write_all(&ANSWER)?;
+        close(server);
+        upload.join().unwrap_or_else(|_| bail!("the upload panicked"))
+    })
+}
+
+fn drain(server: TcpStream) {
+    drop(server.shutdown(Shutdown::Write));
+    drop(expect_end(server));
+}
+
+/// The reader does not read for 2 s, so the writer's last data is old when it goes on: no reuse.
+fn blocked_writer(stage: &mut Stage, write: usize, count: usize) -> Result<()> {
+    let mut pair = stage.used_pair()?;
+    kernel::shrink_buffers(&pair.client, &pair.server)?;
+    let mut client = pair.client.try_clone()?;
+    thread::scope(|scope| -> Result<()> {
+        let writer = scope.spawn(move || -> Result<()> {
+            let data = vec![b'w'; write];
+            for _ in 0..count {
+                client.write_all(&data).context("writing")?;
+            }
+            Ok(())
+        });
+        pause(2_000);
+        if writer.is_finished() {
+            bail!("the writer was not blocked");
+        }
+        receive(&mut pair.server, write * count)?;
+        writer.join().unwrap_or_else(|_| bail!("the writer panicked"))
+    })?;
+    pair.server.write_all(&ANSWER)?;
+    receive(&mut pair.client, ANSWER.len())?;
+    pause(500);
+    pair.client_closes()
+}
+
+/// The server speaks every 300 ms, the client only acknowledges.
+fn server_push(stage: &mut Stage) -> Result<()> {
+    let mut pair = stage.used_pair()?;
+    for _ in 0..6 {
+        pause(300);
+        pair.server.write_all(&[b'p'; 100])?;
+        receive(&mut pair.client, 100)?;
+        pair.client.write_all(&[b'k'; 10])?;
+        receive(&mut pair.server, 10)?;
+    }
+    pause(1_000);
+    pair.server_closes()
+}
+
+fn reuse(stage: &mut Stage) -> Result<()> {
+    let mut pair = stage.used_pair()?;
+    for _ in 0..3 {
+        pause(1_000);
+        pair.exchange()?;
+    }
+    pair.client_closes()
+}
+
+/// Answered probes are segments, but not use.
+fn keep_alive_probes(stage: &mut Stage) -> Result<()> {
+    let second = std::time::Duration::from_secs(1);
+    let pair = stage.used_pair()?;
+    sockopt::set_tcp_keepidle(&pair.client, second)?;
+    sockopt::set_tcp_keepintvl(&pair.client, second)?;
+    sockopt::set_socket_keepalive(&pair.client, true)?;
+    pause(2_500);
+    pair.server_closes()
+}
+
+fn own_last_words(stage: &mut Stage) -> Result<()> {
+    let mut pair = stage.used_pair()?;
+    pause(1_000);
+    pair.client.write_all(&LAST_WORDS)?;
+    pair.client_closes()
+}
+
+/// An idle timeout under TLS: the server's `close_notify`, the client's `close_notify`; whose FIN
+/// comes first differs between libraries, who decided does not.
+fn last_words_of_both(stage: &mut Stage, is_server_fin_first: bool) -> Result<()> {
+    let Pair { mut client, mut server } = stage.used_pair()?;
+    pause(1_000);
+    server.write_all(&LAST_WORDS)?;
+    if is_server_fin_first {
+        drop(server);
+        receive(&mut client, LAST_WORDS.len())?;
+        pause(1);
+        client.write_all(&LAST_WORDS)?;
+    } else {
+        receive(&mut client, LAST_WORDS.len())?;
+        client.write_all(&LAST_WORDS)?;
+        drop(client);
+        pause(1);
+        drop(server);
+    }
+    Ok(())
+}

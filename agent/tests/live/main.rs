@@ -1,0 +1,192 @@
+//! Real sockets against the real agent: races it must report, and lookalikes it must not.
+//!
+//! Every scenario makes its traffic on ports of its own and says in text which JSON lines of those
+//! ports it wants (see [`expect`]). All run at the same time, under two agents: one as it is, one
+//! without its write hook. Needs root; runs as `live [NAME_PART...]`, also as the only program of
+//! a bare virtual machine: no shell, no tools. `FINRACE_BIN` names the agent, `FINRACE_ARGS` adds
+//! arguments, `FINRACE_SLACK` (default 1) stretches the tolerance of times on slow machines.
+#![expect(clippy::print_stdout, reason = "a test program without the harness reports itself")]
+
+mod agent;
+mod expect;
+mod kernel;
+mod link;
+mod lookalikes;
+mod races;
+mod stage;
+
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::thread;
+
+use anyhow::{Result, ensure};
+
+use agent::Agent;
+use stage::{Gate, Scenario, Skip, Stage, pause};
+
+/// Lines may come this long after what they tell of; after it, silence counts as silence.
+const SETTLE_MS: u64 = 3_500;
+/// Lines still missing then are waited for once more.
+const GRACE_MS: u64 = 3_000;
+
+/// What the traffic of a scenario came to.
+enum End {
+    Done(Stage),
+    Skipped(String),
+    Failed(String),
+}
+
+struct Verdict {
+    name: String,
+    outcome: Outcome,
+}
+
+enum Outcome {
+    Good,
+    Skipped(String),
+    Failed { why: String, lines: Vec<String> },
+}
+
+fn main() -> ExitCode {
+    match run() {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            println!("FAIL live: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Whether nothing failed.
+fn run() -> Result<bool> {
+    // The agent names the thread that writes; those of the scenarios inherit this.
+    rustix::thread::set_name(c"finrace-live")?;
+    let wanted: Vec<String> = std::env::args().skip(1).filter(|a| !a.starts_with('-')).collect();
+    let is_wanted =
+        |s: &Scenario| wanted.is_empty() || wanted.iter().any(|part| s.name.contains(&**part));
+    let scenarios: Vec<&Scenario> =
+        races::ALL.iter().chain(lookalikes::ALL).filter(|s| is_wanted(s)).collect();
+    ensure!(!scenarios.is_empty(), "no scenario has {} in its name", wanted.join(" or "));
+
+    let gate = Arc::new(Gate::default());
+    let threads: Vec<_> = scenarios
+        .iter()
+        .map(|scenario| {
+            let (scenario, stage) = (**scenario, Stage::new(Arc::clone(&gate)));
+            thread::spawn(move || act(&scenario, stage))
+        })
+        .collect();
+    // Connections that shall be older than the agent.
+    pause(100);
+    let agent = Agent::start(&[])?;
+    let hookless = Agent::start(&["--hook", "write=none"]);
+    gate.open();
+    let ends: Vec<End> = threads
+        .into_iter()
+        .map(|thread| thread.join().unwrap_or_else(|_| End::Failed("panicked".to_owned())))
+        .collect();
+
+    pause(SETTLE_MS);
+    let mut verdicts = judge(&scenarios, &ends, &agent, &hookless);
+    if verdicts.iter().any(Verdict::is_failure) {
+        pause(GRACE_MS);
+        verdicts = judge(&scenarios, &ends, &agent, &hookless);
+    }
+    verdicts.push(Verdict::of("agent_stops", agent.stop()));
+    if let Ok(hookless) = hookless {
+        verdicts.push(Verdict::of("agent_stops without write hook", hookless.stop()));
+    }
+    for verdict in &verdicts {
+        verdict.print();
+    }
+    Ok(!verdicts.iter().any(Verdict::is_failure))
+}
+
+fn act(scenario: &Scenario, mut stage: Stage) -> End {
+    if !scenario.early {
+        stage.wait_for_agent();
+    }
+    match (scenario.run)(&mut stage) {
+        Ok(()) => End::Done(stage),
+        Err(error) => match error.downcast_ref::<Skip>() {
+            Some(Skip(reason)) => End::Skipped(reason.clone()),
+            None => End::Failed(format!("its traffic went wrong: {error:#}")),
+        },
+    }
+}
+
+fn judge(
+    scenarios: &[&Scenario],
+    ends: &[End],
+    agent: &Agent,
+    hookless: &Result<Agent>,
+) -> Vec<Verdict> {
+    let mut verdicts = Vec::new();
+    for (scenario, end) in scenarios.iter().zip(ends) {
+        let outcome = end.judge(agent, scenario.expect, false);
+        verdicts.push(Verdict { name: scenario.name.to_owned(), outcome });
+        if scenario.hookless {
+            let name = format!("{} without write hook", scenario.name);
+            let outcome = match hookless {
+                Ok(agent) => end.judge(agent, scenario.expect, true),
+                Err(error) => Outcome::failed(format!("{error:#}")),
+            };
+            verdicts.push(Verdict { name, outcome });
+        }
+    }
+    verdicts
+}
+
+impl End {
+    fn judge(&self, agent: &Agent, expected: &str, hookless: bool) -> Outcome {
+        match self {
+            Self::Done(stage) => {
+                let lines = agent.lines(stage);
+                match expect::check(expected, hookless, &lines, stage) {
+                    Ok(()) => Outcome::Good,
+                    Err(why) => {
+                        let lines = lines.iter().map(ToString::to_string).collect();
+                        Outcome::Failed {
+                            why: format!("{why} ({})", stage.expand("$server")),
+                            lines,
+                        }
+                    }
+                }
+            }
+            Self::Skipped(reason) => Outcome::Skipped(reason.clone()),
+            Self::Failed(why) => Outcome::failed(why.clone()),
+        }
+    }
+}
+
+impl Outcome {
+    fn failed(why: String) -> Self {
+        Self::Failed { why, lines: Vec::new() }
+    }
+}
+
+impl Verdict {
+    fn of(name: &str, result: Result<()>) -> Self {
+        let outcome = result.map_or_else(|e| Outcome::failed(format!("{e:#}")), |()| Outcome::Good);
+        Self { name: name.to_owned(), outcome }
+    }
+
+    fn is_failure(&self) -> bool {
+        matches!(self.outcome, Outcome::Failed { .. })
+    }
+
+    fn print(&self) {
+        let name = &self.name;
+        match &self.outcome {
+            Outcome::Good => println!("ok {name}"),
+            Outcome::Skipped(reason) => println!("SKIP {name}: {reason}"),
+            Outcome::Failed { why, lines } => {
+                println!("FAIL {name}: {why}");
+                for line in lines {
+                    println!("    {line}");
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,196 @@
+//! What leaves the kernel, decided over plain integers; tested on the host.
+
+use crate::abi::opener;
+
+/// TCP states, as in the kernel's `include/net/tcp_states.h` (v6.12, unchanged since 5.10).
+pub mod state {
+    #![expect(missing_docs, reason = "the kernel's own names")]
+    pub const ESTABLISHED: u8 = 1;
+    pub const FIN_WAIT1: u8 = 4;
+    pub const FIN_WAIT2: u8 = 5;
+    pub const TIME_WAIT: u8 = 6;
+    pub const CLOSE: u8 = 7;
+    pub const CLOSE_WAIT: u8 = 8;
+    pub const LAST_ACK: u8 = 9;
+    pub const LISTEN: u8 = 10;
+    pub const CLOSING: u8 = 11;
+    pub const NEW_SYN_RECV: u8 = 12;
+}
+
+/// A write of at most this many bytes may be a farewell (`close_notify`, GOAWAY, QUIT) instead of
+/// a request; so may a segment that arrives after a close.
+pub const FAREWELL_BYTES: u32 = 96;
+
+/// The way out of the kernel for an event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ring {
+    /// Data at risk: small, must not be pushed out.
+    Races,
+    /// Closes and reuses: many.
+    Measures,
+}
+
+/// `later - earlier` of two sequence numbers or jiffies, as the kernel compares them.
+#[inline(always)]
+pub const fn distance(later: u32, earlier: u32) -> i32 {
+    later.wrapping_sub(earlier).cast_signed()
+}
+
+/// Where a state change goes, if it leaves the kernel at all.
+///
+/// `unacked` is `write_seq - snd_una`; `heard_after` is by how many jiffies the last data received
+/// is younger than the last data sent.
+#[inline(always)]
+pub const fn state_change(
+    old: u8,
+    new: u8,
+    unacked: u32,
+    heard_after: i32,
+    reuse_jiffies: u32,
+) -> Option<Ring> {
+    use state::*;
+    match (old, new) {
+        // A FIN that acknowledges all we sent is the ordinary end of a connection.
+        (ESTABLISHED, CLOSE_WAIT | FIN_WAIT1) if unacked == 0 => Some(Ring::Measures),
+        (ESTABLISHED, CLOSE_WAIT | FIN_WAIT1) => Some(Ring::Races),
+        (CLOSE_WAIT, LAST_ACK) | (LAST_ACK, CLOSE) => Some(Ring::Measures),
+        (ESTABLISHED | CLOSE_WAIT, CLOSE) => Some(Ring::Races),
+        // Data that came long after our last: a request into a lingering close.
+        (FIN_WAIT1 | FIN_WAIT2 | CLOSING, CLOSE) if heard_after > reuse_jiffies.cast_signed() => {
+            Some(Ring::Races)
+        }
+        // Not LISTEN->SYN_RECV: that is a child, cloned from its listener.
+        (LISTEN, CLOSE) | (CLOSE, LISTEN) => Some(Ring::Measures),
+        _ => None,
+    }
+}
+
+/// Whether a write in ESTABLISHED may start an exchange after a gap. This is the healthy path of
+/// every write of the host: two stamps and jiffies.
+///
+/// True when the last data came from the peer, and either that was longer than the threshold ago
+/// (a client's reuse) or it ended a silence longer than the threshold (a server's answer to one).
+#[inline(always)]
+pub const fn may_be_reuse(now: u32, lsndtime: u32, lrcvtime: u32, reuse_jiffies: u32) -> bool {
+    let silence = distance(lrcvtime, lsndtime);
+    let threshold = reuse_jiffies.cast_signed();
+    silence >= 0 && (distance(now, lrcvtime) > threshold || silence > threshold)
+}
+
+/// Whether a write that [`may_be_reuse`] is worth a record: requests after a gap on the client,
+/// first answers on the server, and small writes that may turn out to be farewells on both.
+#[inline(always)]
+pub const fn is_reuse(
+    opener: u8,
+    size: u32,
+    now: u32,
+    lsndtime: u32,
+    lrcvtime: u32,
+    reuse_jiffies: u32,
+) -> bool {
+    let threshold = reuse_jiffies.cast_signed();
+    let after_gap = distance(now, lrcvtime) > threshold;
+    let after_silence = distance(lrcvtime, lsndtime) > threshold;
+    match opener {
+        opener::ACTIVE => after_gap || (after_silence && size <= FAREWELL_BYTES),
+        opener::PASSIVE => after_silence || (after_gap && size <= FAREWELL_BYTES),
+        _ => true,
+    }
+}
+
+/// Who opened the connection, from byte counts alone: the SYN is counted in `bytes_acked` on the
+/// active side and never in `bytes_sent`. Holds only while no FIN of ours is out.
+///
+/// Source: `tcp_rcv_synsent_state_process` calls `tcp_ack` for the SYN (v6.12
+/// `net/ipv4/tcp_input.c`), children start with `snd_una` after it (`tcp_minisocks.c`).
+#[inline(always)]
+pub const fn opener_of(
+    bytes_acked: u64,
+    in_flight: u32,
+    bytes_sent: u64,
+    bytes_retrans: u64,
+) -> u8 {
+    let sent_once = bytes_sent.wrapping_sub(bytes_retrans);
+    match bytes_acked.wrapping_add(in_flight as u64).wrapping_sub(sent_once) {
+        0 => opener::PASSIVE,
+        1 => opener::ACTIVE,
+        _ => opener::UNKNOWN,
+    }
+}
+
+/// Whether a received reset (or data after our close) in this state concerns a race.
+#[inline(always)]
+pub const fn reset_matters(sk_state: u8) -> bool {
+    matches!(sk_state, state::ESTABLISHED | state::CLOSE_WAIT | state::LAST_ACK)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn state_changes_take_the_right_ring() {
+        use state::*;
+        let check = |old, new, unacked, heard, expected| {
+            assert_eq!(
+                state_change(old, new, unacked, heard, 50),
+                expected,
+                "{old}->{new} unacked {unacked} heard {heard}"
+            );
+        };
+        check(ESTABLISHED, CLOSE_WAIT, 0, 0, Some(Ring::Measures));
+        check(ESTABLISHED, CLOSE_WAIT, 1, 0, Some(Ring::Races));
+        check(ESTABLISHED, FIN_WAIT1, 0, 0, Some(Ring::Measures));
+        check(ESTABLISHED, FIN_WAIT1, 9, 0, Some(Ring::Races));
+        check(ESTABLISHED, CLOSE, 0, 0, Some(Ring::Races));
+        check(CLOSE_WAIT, LAST_ACK, 0, 0, Some(Ring::Measures));
+        check(LAST_ACK, CLOSE, 0, 0, Some(Ring::Measures));
+        check(FIN_WAIT2, CLOSE, 0, 51, Some(Ring::Races));
+        check(FIN_WAIT2, CLOSE, 0, 50, None);
+        check(FIN_WAIT2, CLOSE, 0, -1000, None);
+        check(FIN_WAIT2, FIN_WAIT2, 0, 1000, None);
+        check(CLOSE, LISTEN, 0, 0, Some(Ring::Measures));
+        check(LISTEN, CLOSE, 0, 0, Some(Ring::Measures));
+        check(LISTEN, 3, 0, 0, None);
+        check(2, CLOSE, 0, 0, None);
+        check(2, ESTABLISHED, 0, 0, None);
+    }
+
+    #[test]
+    fn only_an_exchange_after_a_gap_may_be_a_reuse() {
+        // (now, last sent, last received): the stamps wrap as jiffies do.
+        let base = u32::MAX - 20;
+        let check = |now: u32, sent: u32, received: u32, expected| {
+            let at = |ticks: u32| base.wrapping_add(ticks);
+            assert_eq!(may_be_reuse(at(now), at(sent), at(received), 50), expected);
+        };
+        check(60, 0, 5, true); // answered at 5, next request at 60
+        check(55, 0, 5, false); // exactly the threshold
+        check(300, 5, 0, false); // our data was last: a blocked sender, a pipelined request
+        check(61, 0, 60, true); // a server's answer to a request after 60 ticks of silence
+        check(51, 0, 50, false);
+        check(52, 0, 51, true);
+    }
+
+    #[test]
+    fn a_reuse_is_recorded_for_the_side_that_speaks() {
+        let check = |who, size, sent: u32, received: u32, expected| {
+            assert_eq!(is_reuse(who, size, 1000, sent, received, 50), expected);
+        };
+        check(opener::ACTIVE, 200, 900, 900, true); // request after a gap of 100
+        check(opener::PASSIVE, 200, 900, 900, false); // slow answer or push
+        check(opener::PASSIVE, 31, 900, 900, true); // may be the server's close_notify
+        check(opener::PASSIVE, 200, 900, 1000, true); // answer to a request after a silence
+        check(opener::ACTIVE, 200, 900, 1000, false); // pipelining after a slow answer
+        check(opener::ACTIVE, 24, 900, 1000, true); // may answer the server's close_notify
+    }
+
+    #[test]
+    fn the_opener_follows_from_byte_counts() {
+        assert_eq!(opener_of(1, 0, 0, 0), opener::ACTIVE);
+        assert_eq!(opener_of(0, 0, 0, 0), opener::PASSIVE);
+        assert_eq!(opener_of(101, 50, 150, 0), opener::ACTIVE);
+        assert_eq!(opener_of(100, 50, 200, 50), opener::PASSIVE);
+        assert_eq!(opener_of(7, 0, 0, 0), opener::UNKNOWN);
+    }
+}

@@ -1,0 +1,339 @@
+//! The kernel programs of finrace. Each tracepoint has one body, generic over the way it reads
+//! ([`sock::Mem`]); the entry points at the end choose it.
+//!
+//! Nothing is kept per connection: the kernel already keeps the stamps, sequence numbers and byte
+//! counts that the decisions rest on. A healthy write reads its state and two stamps and leaves.
+
+#![no_std]
+#![no_main]
+
+mod maps;
+mod sock;
+
+use aya_ebpf::bindings::{
+    BPF_RB_AVAIL_DATA, BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP,
+};
+use aya_ebpf::macros::{btf_tracepoint, fentry, kprobe, raw_tracepoint};
+use aya_ebpf::maps::RingBuf;
+use aya_ebpf::programs::{
+    BtfTracePointContext, FEntryContext, ProbeContext, RawTracePointContext,
+};
+use aya_log_ebpf::debug;
+use finrace_ebpf::abi::{Record, flag, kind, loss, opener};
+use finrace_ebpf::decide::{self, FAREWELL_BYTES, Ring, state};
+
+use crate::maps::{FR_LOSSES, FR_MEASURES, FR_RACES, frozen};
+use crate::sock::{Direct, Mem, Probe, field};
+
+/// The kernel's "Dual MIT/GPL": the helpers used here are for GPL-compatible programs.
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
+
+/// Unreachable: no program can panic, the verifier would refuse the loop.
+#[cfg(not(test))]
+#[panic_handler]
+fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {
+    loop {}
+}
+
+/// Hands a record to the agent, or counts its loss. The reader is woken only when the ring is a
+/// quarter full: a wake-up from the traced context costs microseconds.
+#[inline(always)]
+fn emit(ring: Ring, record: &Record) {
+    let (buffer, reason): (&RingBuf, u32) = match ring {
+        Ring::Races => (&FR_RACES, loss::RACES_FULL),
+        Ring::Measures => (&FR_MEASURES, loss::MEASURES_FULL),
+    };
+    let unread = buffer.query(u64::from(BPF_RB_AVAIL_DATA));
+    let wake = unread >= u64::from(frozen!(FR_SETTINGS.wake_bytes));
+    let flags = u64::from(if wake { BPF_RB_FORCE_WAKEUP } else { BPF_RB_NO_WAKEUP });
+    if buffer.output::<Record>(record, flags).is_err()
+        && let Some(count) = FR_LOSSES.get_ptr_mut(reason)
+    {
+        // Race: none; the slot is this CPU's own and a program is not preempted by itself.
+        // SAFETY: a valid pointer into the map.
+        unsafe { *count = (*count).wrapping_add(1) };
+    }
+}
+
+/// `tcp_sendmsg_locked` (6.16+; under the socket lock, process context, once per loop turn, after
+/// the `sk_err || SEND_SHUTDOWN` test) or `tcp_sendmsg` (before the lock). The healthy path: state,
+/// two stamps, jiffies.
+#[inline(always)]
+fn write<M: Mem>(sk: *const u8, size: impl Fn() -> u32) -> Option<()> {
+    // SAFETY: the context's socket.
+    let tp = unsafe { M::tcp_sock(sk) };
+    if tp.is_null() {
+        return None;
+    }
+    let sk_state = field!(M, tp, skc_state: u8);
+    let (sent, received) = (field!(M, tp, lsndtime: u32), field!(M, tp, lrcvtime: u32));
+    let (now, threshold) = (sock::jiffies(), frozen!(FR_SETTINGS.reuse_jiffies));
+    match sk_state {
+        state::ESTABLISHED if !decide::may_be_reuse(now, sent, received, threshold) => return None,
+        state::ESTABLISHED => {}
+        // A write that continues an exchange says nothing that the close records do not.
+        state::CLOSE_WAIT if decide::distance(received, sent) >= 0 => {}
+        _ => return None,
+    }
+    // Something of ours is queued or unacknowledged: a blocked sender, not a new exchange.
+    if field!(M, tp, write_seq: u32) != field!(M, tp, snd_una: u32) || sock::is_mptcp::<M>(tp) {
+        return None;
+    }
+    let (size, who) = (size(), sock::opener::<M>(tp));
+    let ring = if sk_state == state::CLOSE_WAIT {
+        if who == opener::PASSIVE {
+            return None; // a server that answers a half-closed client
+        }
+        Ring::Races
+    } else {
+        if !decide::is_reuse(who, size, now, sent, received, threshold) {
+            return None;
+        }
+        Ring::Measures
+    };
+    let mut record = sock::blank(kind::WRITE, sk_state, sk_state);
+    sock::fill_tcp::<M>(&mut record, tp);
+    sock::fill_task(&mut record);
+    record.size = size;
+    emit(ring, &record);
+    Some(())
+}
+
+/// Bytes that `sendmsg` still has to take from its caller.
+#[inline(always)]
+fn message_size<M: Mem>(msg: *const u8) -> u32 {
+    field!(M, msg, msg_count: u64).min(u64::from(u32::MAX)) as u32
+}
+
+/// `inet_sock_set_state(sk, old, new)`: before the store, in any context; also for SCTP, DCCP and
+/// MPTCP, which are passed over.
+#[inline(always)]
+fn state_change<M: Mem>(sk: *const u8, old: u32, new: u32) -> Option<()> {
+    let (old, new) = (old as u8, new as u8);
+    // SAFETY: the context's socket.
+    let tp = unsafe { M::tcp_sock(sk) };
+    if tp.is_null() || field!(M, tp, sk_protocol: u8) != IPPROTO_TCP {
+        return None;
+    }
+    let unacked = field!(M, tp, write_seq: u32).wrapping_sub(field!(M, tp, snd_una: u32));
+    let heard =
+        decide::distance(field!(M, tp, lrcvtime: u32), field!(M, tp, lsndtime: u32));
+    let ring =
+        decide::state_change(old, new, unacked, heard, frozen!(FR_SETTINGS.reuse_jiffies))?;
+    if sock::is_mptcp::<M>(tp) {
+        return None;
+    }
+    let mut record = sock::blank(kind::STATE, old, new);
+    sock::fill_tcp::<M>(&mut record, tp);
+    // These two run in close() or shutdown(); so does ->CLOSE after close() has set sk_shutdown
+    // (`__tcp_close`, v6.12 net/ipv4/tcp.c). A received RST sets it only after the tracepoint.
+    if matches!(new, state::FIN_WAIT1 | state::LAST_ACK)
+        || (old == state::ESTABLISHED && new == state::CLOSE && record.shutdown == 3)
+    {
+        sock::fill_task(&mut record);
+    }
+    emit(ring, &record);
+    Some(())
+}
+
+/// `tcp_receive_reset(sk)`: the first statement of `tcp_reset()`, so the state is the old one and
+/// the RST's own ACK is not yet applied. Softirq, or the backlog of a task that need not own it.
+#[inline(always)]
+fn reset_received<M: Mem>(sk: *const u8) -> Option<()> {
+    // SAFETY: the context's socket.
+    let tp = unsafe { M::tcp_sock(sk) };
+    if tp.is_null() {
+        return None;
+    }
+    let sk_state = field!(M, tp, skc_state: u8);
+    if !decide::reset_matters(sk_state) || sock::is_mptcp::<M>(tp) {
+        return None;
+    }
+    let mut record = sock::blank(kind::RESET_RECEIVED, sk_state, sk_state);
+    sock::fill_tcp::<M>(&mut record, tp);
+    emit(Ring::Races, &record);
+    Some(())
+}
+
+/// `tcp_send_reset(sk, skb[, reason])`: data that met no socket, a TIME_WAIT minisock, or a socket
+/// just aborted by it. `sk` may be null from 6.10 on (19822a980e19); minisocks have only the
+/// common fields, so the state is read first.
+#[inline(always)]
+fn reset_sent<M: Mem>(sk: *const u8, skb: *const u8, reason: u32) -> Option<()> {
+    if skb.is_null() {
+        return None; // an active reset: the state change has told it
+    }
+    let cb = |field: u32| {
+        let offset = frozen!(FR_LAYOUT.skb_cb) + field;
+        // SAFETY: the context's segment, at a constant offset.
+        unsafe { M::read::<u32>(skb, offset) }
+    };
+    let seq = cb(frozen!(FR_LAYOUT.cb_seq));
+    // Counts a SYN or FIN as a byte; neither comes near the limit.
+    let size = cb(frozen!(FR_LAYOUT.cb_end_seq)).wrapping_sub(seq);
+    if size <= FAREWELL_BYTES || size > 0x0010_0000 {
+        return None;
+    }
+    let mut record = sock::blank(kind::RESET_SENT, 0, 0);
+    if sk.is_null() {
+        fill_from_headers::<M>(&mut record, skb)?;
+    } else {
+        let sk_state = field!(M, sk, skc_state: u8);
+        record.old_state = sk_state;
+        record.new_state = sk_state;
+        match sk_state {
+            state::TIME_WAIT => {
+                sock::fill_common::<M>(&mut record, sk);
+                record.flags |= flag::TIMEWAIT;
+                record.local_port = field!(M, sk, skc_num: u16);
+                record.rcv_nxt = field!(M, sk, skc_tw_rcv_nxt: u32);
+                record.snd_nxt = field!(M, sk, skc_tw_snd_nxt: u32);
+            }
+            state::CLOSE => {
+                // SAFETY: the context's socket.
+                let tp = unsafe { M::tcp_sock(sk) };
+                if tp.is_null() || sock::is_mptcp::<M>(tp) {
+                    return None;
+                }
+                sock::fill_tcp::<M>(&mut record, tp);
+            }
+            _ => return None,
+        }
+    }
+    record.flags |= flag::SEGMENT;
+    record.code = reason;
+    record.skb_seq = seq;
+    record.skb_ack = cb(frozen!(FR_LAYOUT.cb_ack_seq));
+    record.size = size;
+    emit(Ring::Races, &record);
+    Some(())
+}
+
+/// Addresses and ports of a segment that found no socket, from its own headers.
+#[inline(always)]
+fn fill_from_headers<M: Mem>(record: &mut Record, skb: *const u8) -> Option<()> {
+    let head = field!(M, skb, skb_head: u64) as *const u8;
+    let ip = u32::from(field!(M, skb, skb_network_header: u16));
+    let tcp = u32::from(field!(M, skb, skb_transport_header: u16));
+    // The headers are packet memory, of no BTF type: always read with the helper.
+    // SAFETY: `Probe` may read any address.
+    let version = unsafe { Probe::read::<u8>(head, ip) } >> 4;
+    match version {
+        4 => {
+            // SAFETY: as above.
+            record.remote = sock::mapped(unsafe { Probe::read(head, ip + 12) });
+            // SAFETY: as above.
+            record.local = sock::mapped(unsafe { Probe::read(head, ip + 16) });
+        }
+        6 => {
+            // SAFETY: as above.
+            record.remote = unsafe { Probe::read(head, ip + 8) };
+            // SAFETY: as above.
+            record.local = unsafe { Probe::read(head, ip + 24) };
+        }
+        _ => return None,
+    }
+    // SAFETY: as above.
+    record.remote_port = u16::from_be(unsafe { Probe::read(head, tcp) });
+    // SAFETY: as above.
+    record.local_port = u16::from_be(unsafe { Probe::read(head, tcp + 2) });
+    let device = field!(M, skb, skb_dev: u64) as *const u8;
+    let net = field!(M, device, dev_net: u64) as *const u8;
+    record.netns = field!(M, net, net_inum: u32);
+    Some(())
+}
+
+const IPPROTO_TCP: u8 = 6;
+
+/// Write, first choice: tp_btf on `tcp_sendmsg_locked(sk, msg, skb, size_goal)`, 6.16+.
+#[btf_tracepoint(function = "tcp_sendmsg_locked")]
+fn fr_write_btf(ctx: BtfTracePointContext) -> i32 {
+    write::<Direct>(ctx.arg(0), || message_size::<Direct>(ctx.arg(1)));
+    0
+}
+
+/// Write, second choice: the same tracepoint, raw.
+#[raw_tracepoint(tracepoint = "tcp_sendmsg_locked")]
+fn fr_write_raw(ctx: RawTracePointContext) -> i32 {
+    write::<Probe>(ctx.arg(0), || message_size::<Probe>(ctx.arg(1)));
+    0
+}
+
+/// Write, third choice: fentry on `tcp_sendmsg(sk, msg, size)`, before the socket lock.
+#[fentry(function = "tcp_sendmsg")]
+fn fr_write_fent(ctx: FEntryContext) -> i32 {
+    write::<Direct>(ctx.arg(0), || ctx.arg::<u64>(2).min(u64::from(u32::MAX)) as u32);
+    0
+}
+
+/// Write, last choice: kprobe on `tcp_sendmsg`.
+#[kprobe]
+fn fr_write_kpr(ctx: ProbeContext) -> u32 {
+    if let Some(sk) = ctx.arg::<*const u8>(0) {
+        let size = || ctx.arg::<u64>(2).unwrap_or(0).min(u64::from(u32::MAX)) as u32;
+        write::<Probe>(sk, size);
+    }
+    0
+}
+
+/// FIN and close, first choice.
+#[btf_tracepoint(function = "inet_sock_set_state")]
+fn fr_state_btf(ctx: BtfTracePointContext) -> i32 {
+    state_change::<Direct>(ctx.arg(0), ctx.arg(1), ctx.arg(2));
+    0
+}
+
+/// FIN and close, second choice.
+#[raw_tracepoint(tracepoint = "inet_sock_set_state")]
+fn fr_state_raw(ctx: RawTracePointContext) -> i32 {
+    state_change::<Probe>(ctx.arg(0), ctx.arg(1), ctx.arg(2));
+    0
+}
+
+/// Reset received, first choice.
+#[btf_tracepoint(function = "tcp_receive_reset")]
+fn fr_rrst_btf(ctx: BtfTracePointContext) -> i32 {
+    reset_received::<Direct>(ctx.arg(0));
+    0
+}
+
+/// Reset received, second choice.
+#[raw_tracepoint(tracepoint = "tcp_receive_reset")]
+fn fr_rrst_raw(ctx: RawTracePointContext) -> i32 {
+    reset_received::<Probe>(ctx.arg(0));
+    0
+}
+
+/// Reset sent as tp_btf. On kernels between 6.10 and the fix that marks `sk` as nullable this
+/// crashes the node: there the verifier takes `sk` as never null and drops our test. Loaded only
+/// where [`fr_srst_proof`] was refused.
+#[btf_tracepoint(function = "tcp_send_reset")]
+fn fr_srst_btf(ctx: BtfTracePointContext) -> i32 {
+    reset_sent::<Direct>(ctx.arg(0), ctx.arg(1), ctx.arg(2));
+    0
+}
+
+/// Loaded, never attached: dereferences argument 0 without a test. A kernel that accepts it does
+/// not know that the argument may be null.
+#[btf_tracepoint(function = "tcp_send_reset")]
+fn fr_srst_proof(ctx: BtfTracePointContext) -> i32 {
+    i32::from(field!(Direct, ctx.arg(0), skc_state: u8))
+}
+
+/// Reset sent, with the reason as third argument (b533fb9cf4f7, 6.10).
+#[raw_tracepoint(tracepoint = "tcp_send_reset")]
+fn fr_srst_raw3(ctx: RawTracePointContext) -> i32 {
+    if reset_sent::<Probe>(ctx.arg(0), ctx.arg(1), ctx.arg(2)).is_some() {
+        debug!(&ctx, "reset sent for a segment, reason {}", ctx.arg::<u32>(2));
+    }
+    0
+}
+
+/// Reset sent before 6.10: touching a third argument would refuse the attachment.
+#[raw_tracepoint(tracepoint = "tcp_send_reset")]
+fn fr_srst_raw2(ctx: RawTracePointContext) -> i32 {
+    reset_sent::<Probe>(ctx.arg(0), ctx.arg(1), 0);
+    0
+}

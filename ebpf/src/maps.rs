@@ -1,0 +1,35 @@
+//! Maps and frozen globals.
+
+use aya_ebpf::macros::map;
+use aya_ebpf::maps::{PerCpuArray, RingBuf};
+use finrace_ebpf::abi::{Layout, MEASURES_BYTES, RACES_BYTES, Settings, loss};
+
+/// FINs with data at risk, writes after a FIN, resets: few, and must not be pushed out.
+#[map]
+pub(crate) static FR_RACES: RingBuf = RingBuf::with_byte_size(RACES_BYTES, 0);
+
+/// Closes and reuses: many at a reload. A ring of their own, so that they cannot crowd out a race.
+#[map]
+pub(crate) static FR_MEASURES: RingBuf = RingBuf::with_byte_size(MEASURES_BYTES, 0);
+
+/// Records that found their ring full, by ring. Per CPU, so that counting needs no atomics.
+#[map]
+pub(crate) static FR_LOSSES: PerCpuArray<u64> = PerCpuArray::with_max_entries(loss::COUNT, 0);
+
+/// Offsets of the running kernel; the agent overwrites and freezes it before the load.
+#[unsafe(no_mangle)]
+pub(crate) static FR_LAYOUT: Layout = Layout::ABSENT;
+
+/// The agent's settings, frozen likewise.
+#[unsafe(no_mangle)]
+pub(crate) static FR_SETTINGS: Settings = Settings { reuse_jiffies: 50, wake_bytes: u32::MAX };
+
+/// Reads one field of a frozen global, so that the verifier sees a constant and the compiler does
+/// not fold the placeholder.
+macro_rules! frozen {
+    ($global:ident . $field:ident) => {
+        // SAFETY: a valid static, read whole; nobody writes after the load.
+        unsafe { core::ptr::read_volatile(&raw const $crate::maps::$global.$field) }
+    };
+}
+pub(crate) use frozen;

@@ -1,0 +1,227 @@
+//! Reads kernel structures into a [`Record`], from one source in two ways: by direct loads where
+//! the verifier knows the pointer's type (tp_btf, fentry), by `bpf_probe_read_kernel` elsewhere.
+//!
+//! Offsets come from [`FR_LAYOUT`](crate::maps::FR_LAYOUT); what a kernel lacks reads as zero.
+
+use core::mem::MaybeUninit;
+
+use aya_ebpf::helpers::{bpf_get_current_comm, bpf_get_current_pid_tgid, bpf_jiffies64};
+use aya_ebpf::helpers::{bpf_ktime_get_ns, generated};
+use finrace_ebpf::abi::{ABSENT, Record, flag, opener};
+use finrace_ebpf::decide::{self, state};
+
+use crate::maps::frozen;
+
+/// A way to read kernel memory.
+pub(crate) trait Mem {
+    /// Reads a `T` at `base + offset`, or zero where the field is absent or the read faults.
+    ///
+    /// # Safety
+    /// `base` is a kernel pointer that this program got from its context (or read from such), and
+    /// `T` is an integer.
+    unsafe fn read<T: Copy>(base: *const u8, offset: u32) -> T;
+
+    /// The `tcp_sock` behind a `sock`, null if it is not a full TCP socket.
+    ///
+    /// # Safety
+    /// `sk` is the context's `struct sock` argument.
+    unsafe fn tcp_sock(sk: *const u8) -> *const u8;
+}
+
+/// Plain loads; the verifier checks each against BTF, the kernel protects them from faults.
+pub(crate) struct Direct;
+
+impl Mem for Direct {
+    #[inline(always)]
+    unsafe fn read<T: Copy>(base: *const u8, offset: u32) -> T {
+        if offset == ABSENT {
+            // SAFETY: an integer of zeroes is valid.
+            return unsafe { MaybeUninit::zeroed().assume_init() };
+        }
+        // SAFETY: checked by the verifier, load by load.
+        let field = unsafe { base.add(offset as usize) };
+        // SAFETY: as above.
+        unsafe { core::ptr::read_volatile(field.cast()) }
+    }
+
+    #[inline(always)]
+    unsafe fn tcp_sock(sk: *const u8) -> *const u8 {
+        // SAFETY: `sk` is a BTF pointer, as the helper asks; it returns null for anything else
+        // than a full TCP socket (net/core/filter.c v6.12, since 5.9).
+        unsafe { generated::bpf_skc_to_tcp_sock(sk.cast_mut().cast()) }.cast()
+    }
+}
+
+/// `bpf_probe_read_kernel`: 22 to 35 ns each. Its result is ignored on purpose: it zero-fills on a
+/// fault, and one branch a read makes the verifier of 5.10 and 6.1 give up.
+pub(crate) struct Probe;
+
+impl Mem for Probe {
+    #[inline(always)]
+    unsafe fn read<T: Copy>(base: *const u8, offset: u32) -> T {
+        let mut value = MaybeUninit::<T>::zeroed();
+        if offset != ABSENT {
+            let field = base.wrapping_add(offset as usize);
+            // SAFETY: writes `size_of::<T>()` bytes to `value`; any address may be asked for.
+            unsafe {
+                generated::bpf_probe_read_kernel(
+                    value.as_mut_ptr().cast(),
+                    size_of::<T>() as u32,
+                    field.cast(),
+                )
+            };
+        }
+        // SAFETY: zeroed above, and an integer.
+        unsafe { value.assume_init() }
+    }
+
+    #[inline(always)]
+    unsafe fn tcp_sock(sk: *const u8) -> *const u8 {
+        sk
+    }
+}
+
+/// Reads `$layout_field` as `$type` from `$base`.
+macro_rules! field {
+    ($mem:ident, $base:expr, $field:ident : $type:ty) => {{
+        let (base, offset): (*const u8, u32) = ($base, $crate::maps::frozen!(FR_LAYOUT.$field));
+        // SAFETY: `base` comes from the program's context; the offset is this kernel's own.
+        unsafe { <$mem as $crate::sock::Mem>::read::<$type>(base, offset) }
+    }};
+}
+pub(crate) use field;
+
+/// Whether this TCP socket is a subflow of MPTCP, which has clocks and closes of its own.
+#[inline(always)]
+pub(crate) fn is_mptcp<M: Mem>(tp: *const u8) -> bool {
+    field!(M, tp, is_mptcp: u8) & 1 != 0
+}
+
+/// Low 32 bits of jiffies, as the socket's stamps hold them.
+#[inline(always)]
+pub(crate) fn jiffies() -> u32 {
+    // SAFETY: no arguments.
+    unsafe { bpf_jiffies64() as u32 }
+}
+
+/// A record with time, kind and state, and zeroes.
+#[inline(always)]
+pub(crate) fn blank(kind: u8, old_state: u8, new_state: u8) -> Record {
+    // SAFETY: `Record` is integers and arrays of them.
+    let mut record: Record = unsafe { MaybeUninit::zeroed().assume_init() };
+    // SAFETY: no arguments.
+    record.time_ns = unsafe { bpf_ktime_get_ns() };
+    record.jiffies = jiffies();
+    record.kind = kind;
+    record.old_state = old_state;
+    record.new_state = new_state;
+    record
+}
+
+/// Addresses, remote port and netns: the fields that minisocks have too.
+#[inline(always)]
+pub(crate) fn fill_common<M: Mem>(record: &mut Record, sk: *const u8) {
+    const AF_INET6: u16 = 10;
+    record.sk = sk as u64;
+    record.remote_port = u16::from_be(field!(M, sk, skc_dport: u16));
+    if field!(M, sk, skc_family: u16) == AF_INET6 {
+        record.local = in6::<M>(sk, frozen!(FR_LAYOUT.skc_v6_rcv_saddr));
+        record.remote = in6::<M>(sk, frozen!(FR_LAYOUT.skc_v6_daddr));
+    } else {
+        record.local = mapped(field!(M, sk, skc_rcv_saddr: u32));
+        record.remote = mapped(field!(M, sk, skc_daddr: u32));
+    }
+    let net = field!(M, sk, skc_net: u64) as *const u8;
+    record.netns = field!(M, net, net_inum: u32);
+}
+
+/// Sixteen bytes of an IPv6 address, word by word: the verifier wants loads within one member.
+#[inline(always)]
+fn in6<M: Mem>(sk: *const u8, offset: u32) -> [u8; 16] {
+    let mut address = [0u8; 16];
+    let mut word = 0;
+    while word < 4 {
+        // SAFETY: as `field!`; the four words of `in6_addr`.
+        let bytes = unsafe { M::read::<u32>(sk, offset + word * 4) }.to_ne_bytes();
+        let at = (word * 4) as usize;
+        address[at] = bytes[0];
+        address[at + 1] = bytes[1];
+        address[at + 2] = bytes[2];
+        address[at + 3] = bytes[3];
+        word += 1;
+    }
+    address
+}
+
+/// An IPv4 address in network order, mapped into IPv6.
+#[inline(always)]
+pub(crate) fn mapped(be: u32) -> [u8; 16] {
+    let v4 = be.to_ne_bytes();
+    [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, v4[0], v4[1], v4[2], v4[3]]
+}
+
+/// Everything of a full TCP socket. `record.old_state` is set: it decides what the opener's
+/// arithmetic is worth.
+#[inline(always)]
+pub(crate) fn fill_tcp<M: Mem>(record: &mut Record, tp: *const u8) {
+    fill_common::<M>(record, tp);
+    record.flags |= flag::FULL_SOCK;
+    // `skc_num` is 0 by the time of ->CLOSE (`inet_put_port` ran before the tracepoint).
+    record.local_port = u16::from_be(field!(M, tp, inet_sport: u16));
+    record.shutdown = field!(M, tp, sk_shutdown: u8) & 3;
+    record.code = field!(M, tp, sk_err: u32);
+    record.max_ack_backlog = field!(M, tp, sk_max_ack_backlog: u32);
+    record.retransmits = field!(M, tp, icsk_retransmits: u8);
+    record.lsndtime = field!(M, tp, lsndtime: u32);
+    record.lrcvtime = field!(M, tp, lrcvtime: u32);
+    record.rcv_tstamp = field!(M, tp, rcv_tstamp: u32);
+    record.write_seq = field!(M, tp, write_seq: u32);
+    record.snd_una = field!(M, tp, snd_una: u32);
+    record.snd_nxt = field!(M, tp, snd_nxt: u32);
+    record.rcv_nxt = field!(M, tp, rcv_nxt: u32);
+    record.copied_seq = field!(M, tp, copied_seq: u32);
+    record.rtt_us = field!(M, tp, srtt_us: u32) >> 3;
+    record.data_segs_out = field!(M, tp, data_segs_out: u32);
+    record.bytes_received = field!(M, tp, bytes_received: u64);
+
+    let options = field!(M, tp, rx_opt_flags: u16);
+    if options >> (frozen!(FR_LAYOUT.saw_tstamp_bit) & 15) & 1 != 0 {
+        record.flags |= flag::SAW_TSTAMP;
+    }
+    if options >> (frozen!(FR_LAYOUT.tstamp_ok_bit) & 15) & 1 != 0 {
+        record.flags |= flag::TSTAMP_OK;
+    }
+
+    // At CLOSE_WAIT->LAST_ACK and ESTABLISHED->FIN_WAIT1 the FIN is not queued yet
+    // (`tcp_close_state` comes before `tcp_send_fin`, v6.12 net/ipv4/tcp.c).
+    if matches!(record.old_state, state::ESTABLISHED | state::CLOSE_WAIT) {
+        record.opener = opener::<M>(tp);
+    } else {
+        record.flags |= flag::FIN_SENT;
+    }
+}
+
+/// Who opened the connection; see [`decide::opener_of`].
+#[inline(always)]
+pub(crate) fn opener<M: Mem>(tp: *const u8) -> u8 {
+    if frozen!(FR_LAYOUT.bytes_sent) == ABSENT || frozen!(FR_LAYOUT.bytes_retrans) == ABSENT {
+        return opener::UNKNOWN;
+    }
+    decide::opener_of(
+        field!(M, tp, bytes_acked: u64),
+        field!(M, tp, snd_nxt: u32).wrapping_sub(field!(M, tp, snd_una: u32)),
+        field!(M, tp, bytes_sent: u64),
+        field!(M, tp, bytes_retrans: u64),
+    )
+}
+
+/// The current task, where it is known to own the socket: at a write and at a local close. Never
+/// call it from a softirq, where the task is whoever was interrupted.
+#[inline(always)]
+pub(crate) fn fill_task(record: &mut Record) {
+    record.tgid = (bpf_get_current_pid_tgid() >> 32) as u32;
+    if let Ok(comm) = bpf_get_current_comm() {
+        record.comm = comm;
+        record.flags |= flag::TASK;
+    }
+}

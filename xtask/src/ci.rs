@@ -1,0 +1,52 @@
+//! `cargo xtask test`: what has to pass before a merge, on a machine with Rust, apt and root.
+//!
+//! Not here: cargo-deny, which fetches its advisories from a repository of their own and so would
+//! make a merge wait on the network. `deny.toml` is kept for `cargo deny check bans licenses`.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+
+use crate::{bpf, cargo, report, setup, show, task};
+
+type Step = (&'static str, fn() -> Result<()>);
+
+/// From fast to slow, as far as one does not need another.
+const STEPS: [Step; 10] = [
+    ("fmt", || show(cargo().args(["fmt", "--all", "--check"]))),
+    ("set-up", bpf::install),
+    ("clippy", clippy),
+    ("clippy for BPF", bpf::clippy),
+    ("BPF object", || task(&["bpf", "--check"])),
+    ("unit and replay tests", || show(cargo().args(["test", "--locked", "--workspace"]))),
+    ("release build", || show(cargo().args(["build", "--locked", "--release"]))),
+    ("live", || task(&["live"])),
+    ("lookalikes", || task(&["lookalikes"])),
+    ("lab", || task(&["lab", "--short"])),
+];
+
+pub(crate) fn test() -> Result<()> {
+    let mut took = Vec::new();
+    let result = STEPS.iter().try_for_each(|(name, step)| {
+        report(&format!("== {name}"));
+        let start = setup::now();
+        let result = step().with_context(|| format!("step `{name}`"));
+        took.push((name, start.elapsed()));
+        result
+    });
+    report("== took");
+    let total: Duration = took.iter().map(|(_, duration)| *duration).sum();
+    for (name, duration) in took.iter().chain([&(&"total", total)]) {
+        report(&format!("{:>7.1} s  {name}", duration.as_secs_f64()));
+    }
+    result
+}
+
+fn clippy() -> Result<()> {
+    // `--all-targets` leaves out what has `test = false`, as the live tests have.
+    for targets in [["--workspace", "--all-targets"], ["--package=finrace", "--test=live"]] {
+        let arguments = ["--", "-D", "warnings"];
+        show(cargo().args(["clippy", "--locked"]).args(targets).args(arguments))?;
+    }
+    Ok(())
+}

@@ -1,0 +1,58 @@
+//! `cargo xtask live`: builds the agent and its live tests, and runs these against this kernel.
+//!
+//! The tests are run beside cargo, not by it: the same binary is to run where there is no cargo.
+
+use std::path::PathBuf;
+use std::process::Command;
+
+use anyhow::{Context, Result, ensure};
+use rustix::process::geteuid;
+use serde_json::Value;
+
+use crate::{cargo, setup, show};
+
+#[derive(clap::Args)]
+pub(crate) struct LiveArgs {
+    /// Passed on to the test binary: names of tests, `--list`
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    arguments: Vec<String>,
+}
+
+pub(crate) fn run(args: LiveArgs) -> Result<()> {
+    ensure!(
+        geteuid().is_root(),
+        "live tests load programs into the kernel and need root: run `sudo -E env \
+         \"PATH=$PATH\" cargo xtask live`"
+    );
+    let built = Built::new()?;
+    show(Command::new(built.tests).args(args.arguments).env("FINRACE_BIN", built.agent))
+}
+
+/// Where cargo has put what it built.
+struct Built {
+    agent: PathBuf,
+    tests: PathBuf,
+}
+
+impl Built {
+    fn new() -> Result<Self> {
+        let messages = setup::run(cargo().args([
+            "build",
+            "--locked",
+            "--release",
+            "--package=finrace",
+            "--bin=finrace",
+            "--test=live",
+            "--message-format=json-render-diagnostics",
+        ]))?;
+        let executable = |target: &str| {
+            messages
+                .lines()
+                .filter_map(|line| serde_json::from_str::<Value>(line).ok())
+                .filter(|message| message.pointer("/target/name") == Some(&target.into()))
+                .find_map(|message| Some(message.get("executable")?.as_str()?.into()))
+                .with_context(|| format!("cargo has built no executable of {target}"))
+        };
+        Ok(Self { agent: executable("finrace")?, tests: executable("live")? })
+    }
+}

@@ -1,0 +1,316 @@
+//! What a scenario stands on: its directory, its ports, its programs, and its claims.
+
+use std::fs;
+use std::net::{SocketAddr, TcpListener};
+use std::ops::RangeInclusive;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::atomic::{AtomicU16, Ordering};
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+
+use super::SHOWN;
+use crate::link::{Link, command_in};
+use crate::setup::{self, Process};
+
+/// What all scenarios share.
+pub(super) struct Kit {
+    pub(super) dir: PathBuf,
+    pub(super) finrace: PathBuf,
+    /// `bin` of a Python environment.
+    pub(super) venv: PathBuf,
+    pub(super) certificate: PathBuf,
+    pub(super) key: PathBuf,
+    peers: PathBuf,
+    go_peer: PathBuf,
+}
+
+impl Kit {
+    pub(super) fn new(dir: PathBuf, finrace: PathBuf) -> Result<Self> {
+        setup::ensure(&[
+            "curl",
+            "golang-go",
+            "golang-golang-x-net-dev",
+            "haproxy",
+            "iproute2",
+            "iptables",
+            "nginx",
+            "openssl",
+            "postgresql",
+            "prometheus",
+            "redis-server",
+            "wrk",
+        ])?;
+        let venv = setup::python(&["gunicorn==27.0.1", "websockets==17.4"])?;
+        let kit = Self {
+            finrace,
+            venv,
+            certificate: dir.join("certificate.pem"),
+            key: dir.join("key.pem"),
+            peers: dir.join("peers.py"),
+            go_peer: dir.join("go-peer"),
+            dir,
+        };
+
+        write(&kit.peers, include_str!("peers.py"))?;
+        let go_source = kit.dir.join("main.go");
+        write(&go_source, include_str!("go/main.go"))?;
+        setup::run(
+            // Debian's packages of Go libraries: nothing is downloaded.
+            Command::new("go")
+                .envs([("GO111MODULE", "off"), ("GOPATH", "/usr/share/gocode")])
+                .args(["build", "-o"])
+                .args([&kit.go_peer, &go_source]),
+        )?;
+        setup::run(
+            Command::new("openssl")
+                .args("req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=lookalike".split(' '))
+                .arg("-keyout")
+                .arg(&kit.key)
+                .arg("-out")
+                .arg(&kit.certificate),
+        )?;
+        Ok(kit)
+    }
+}
+
+pub(super) fn write(path: &Path, text: impl AsRef<[u8]>) -> Result<()> {
+    fs::write(path, text).with_context(|| format!("writing {}", path.display()))
+}
+
+/// Where a scenario's two ends are: loopback, or two namespaces with a delay between them.
+pub(super) struct Wire(Option<Link>);
+
+impl Wire {
+    pub(super) fn host(&self) -> String {
+        self.0.as_ref().map_or("127.0.0.1".to_owned(), |link| link.server_ip().to_string())
+    }
+
+    pub(super) fn client_ns(&self) -> Option<&str> {
+        self.0.as_ref().map(Link::client_ns)
+    }
+
+    pub(super) fn server_ns(&self) -> Option<&str> {
+        self.0.as_ref().map(Link::server_ns)
+    }
+}
+
+/// A number of lines about a port that fit a pattern (see [`fits`]).
+struct Claim {
+    port: u16,
+    count: RangeInclusive<usize>,
+    pattern: String,
+}
+
+/// One scenario under way.
+pub(super) struct Stage<'a> {
+    pub(super) kit: &'a Kit,
+    pub(super) dir: PathBuf,
+    name: &'static str,
+    ports: Vec<u16>,
+    claims: Vec<Claim>,
+}
+
+impl<'a> Stage<'a> {
+    pub(super) fn new(name: &'static str, kit: &'a Kit) -> Result<Self> {
+        let dir = kit.dir.join(name);
+        fs::create_dir(&dir).with_context(|| format!("creating {}", dir.display()))?;
+        Ok(Self { kit, dir, name, ports: Vec::new(), claims: Vec::new() })
+    }
+
+    /// A port of this scenario's own on which no race may be reported.
+    pub(super) fn port(&mut self) -> Result<u16> {
+        let port = self.race_port()?;
+        self.none(port, "event=race");
+        Ok(port)
+    }
+
+    /// A port of this scenario's own. It lies below the ephemeral ports, so that no client's port
+    /// in any namespace is taken for it.
+    pub(super) fn race_port(&mut self) -> Result<u16> {
+        static NEXT: AtomicU16 = AtomicU16::new(21_000);
+        loop {
+            let port = NEXT.fetch_add(1, Ordering::Relaxed);
+            ensure!(port < 32_768, "no free port below the ephemeral ones");
+            if TcpListener::bind(("0.0.0.0", port)).is_ok() {
+                self.ports.push(port);
+                return Ok(port);
+            }
+        }
+    }
+
+    pub(super) fn some(&mut self, port: u16, pattern: impl Into<String>) {
+        self.claim(port, 1..=usize::MAX, pattern);
+    }
+
+    pub(super) fn none(&mut self, port: u16, pattern: impl Into<String>) {
+        self.claim(port, 0..=0, pattern);
+    }
+
+    pub(super) fn exactly(&mut self, count: usize, port: u16, pattern: impl Into<String>) {
+        self.claim(port, count..=count, pattern);
+    }
+
+    fn claim(&mut self, port: u16, count: RangeInclusive<usize>, pattern: impl Into<String>) {
+        self.claims.push(Claim { port, count, pattern: pattern.into() });
+    }
+
+    /// What is wrong with the lines on this scenario's ports.
+    pub(super) fn faults(&self, lines: &[Value]) -> Vec<String> {
+        let about = |port: u16| lines.iter().filter(move |line| is_about(line, port));
+        let mut faults = Vec::new();
+        if !self.ports.iter().any(|port| about(*port).next().is_some()) {
+            faults.push("no line about any of its ports".to_owned());
+        }
+        for Claim { port, count, pattern } in &self.claims {
+            let (fitting, others): (Vec<_>, Vec<_>) =
+                about(*port).partition(|line| fits(line, pattern));
+            if count.contains(&fitting.len()) {
+                continue;
+            }
+            let most = if count.start() == count.end() { "exactly" } else { "at least" };
+            let mut fault = format!(
+                "port {port}: {} lines with `{pattern}`, not {most} {}",
+                fitting.len(),
+                count.start()
+            );
+            // The lines that should not be there, or those that are there instead.
+            let shown = if fitting.len() > *count.end() { &fitting } else { &others };
+            for line in shown.iter().take(SHOWN) {
+                fault.push_str("\n    ");
+                fault.push_str(&line.to_string());
+            }
+            faults.push(fault);
+        }
+        faults
+    }
+
+    /// Loopback, or a link with this delay each way.
+    pub(super) fn wire(&self, one_way_ms: u64) -> Result<Wire> {
+        let link = (one_way_ms > 0)
+            .then(|| Link::new(&format!("look-{}", self.name), Duration::from_millis(one_way_ms)));
+        Ok(Wire(link.transpose()?))
+    }
+
+    /// A role of `peers.py`.
+    pub(super) fn python<A: ToString>(
+        &self,
+        namespace: Option<&str>,
+        role: &str,
+        arguments: impl IntoIterator<Item = A>,
+    ) -> Command {
+        let mut command = command_in(namespace, &self.kit.venv.join("python").to_string_lossy());
+        command.arg(&self.kit.peers).arg(role);
+        command.args(arguments.into_iter().map(|a| a.to_string()));
+        command
+    }
+
+    /// The program of `go/main.go`.
+    pub(super) fn go(&self, namespace: Option<&str>) -> Command {
+        command_in(namespace, &self.kit.go_peer.to_string_lossy())
+    }
+
+    pub(super) fn spawn(&self, name: &str, command: Command) -> Result<Process> {
+        Process::spawn(name, command, &self.dir)
+    }
+
+    /// Starts a server that says `ready`.
+    pub(super) fn serve(&self, name: &str, command: Command) -> Result<Process> {
+        let mut process = self.spawn(name, command)?;
+        process.wait_output("ready", PATIENCE)?;
+        Ok(process)
+    }
+
+    /// Starts a server and waits until it accepts connections.
+    pub(super) fn listen(&self, name: &str, command: Command, port: u16) -> Result<Process> {
+        let process = self.spawn(name, command)?;
+        setup::wait_port(SocketAddr::from(([127, 0, 0, 1], port)), PATIENCE)
+            .with_context(|| format!("{name}: {}", process.output().unwrap_or_default()))?;
+        Ok(process)
+    }
+
+    /// Starts nginx with these `server` blocks, one of which listens on `port`.
+    pub(super) fn nginx(&self, port: u16, servers: &str) -> Result<Process> {
+        let dir = self.dir.display();
+        let path = self.dir.join("nginx.conf");
+        let text = format!(
+            "daemon off; user root; worker_processes 1; pid {dir}/nginx.pid;
+             error_log {dir}/error.log; events {{ worker_connections 512; }}
+             http {{
+                 access_log off; root {dir};
+                 client_body_temp_path {dir}/body; proxy_temp_path {dir}/proxy;
+                 fastcgi_temp_path {dir}/fastcgi; scgi_temp_path {dir}/scgi;
+                 uwsgi_temp_path {dir}/uwsgi;
+                 {servers}
+             }}"
+        );
+        write(&path, text)?;
+        let mut command = Command::new("nginx");
+        command.arg("-c").arg(&path).arg("-e").arg(self.dir.join("error.log"));
+        self.listen("nginx", command, port)
+    }
+
+    /// `nginx -s`.
+    pub(super) fn signal_nginx(&self, signal: &str) -> Result<()> {
+        let (conf, log) = (self.dir.join("nginx.conf"), self.dir.join("error.log"));
+        let mut command = Command::new("nginx");
+        setup::run(command.args(["-s", signal, "-c"]).arg(conf).arg("-e").arg(log))?;
+        Ok(())
+    }
+}
+
+/// For a server to come up, also on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(15);
+
+fn is_about(line: &Value, port: u16) -> bool {
+    let end = format!(":{port}");
+    ["local", "peer"]
+        .iter()
+        .any(|key| line.get(key).and_then(Value::as_str).is_some_and(|text| text.ends_with(&end)))
+}
+
+/// Whether a line fits a pattern: terms `key=wanted` with spaces between them. Wanted is a range
+/// of numbers `0.9..1.3`, or texts of which one must match: `idle|upper_bound`, `10.0.0.1:*`. A
+/// key `a.b` is `b` in the object `a`.
+fn fits(line: &Value, pattern: &str) -> bool {
+    pattern.split_whitespace().all(|term| {
+        let (key, wanted) = term.split_once('=').unwrap_or((term, "*"));
+        let Some(found) = line.pointer(&format!("/{}", key.replace('.', "/"))) else {
+            return false;
+        };
+        let number = |text: &str| text.parse::<f64>().ok();
+        if let Some((low, high)) = wanted.split_once("..") {
+            return found.as_f64() >= number(low) && found.as_f64() <= number(high);
+        }
+        let found = found.as_str().map_or_else(|| found.to_string(), str::to_owned);
+        wanted.split('|').any(|text| match text.strip_suffix('*') {
+            Some(start) => found.starts_with(start),
+            None => found == text,
+        })
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn patterns() {
+        let line = serde_json::json!({
+            "event": "close", "idle_seconds": 1.004, "pid": 7, "local": "10.0.0.1:80",
+            "other_view": {"local": "[::1]:90"}
+        });
+        let check = |pattern: &str, expected: bool| assert_eq!(fits(&line, pattern), expected);
+        check("event=close", true);
+        check("event=race|close idle_seconds=0.9..1.1", true);
+        check("idle_seconds=1.1..2", false);
+        check("gap_seconds=0..9", false);
+        check("pid=7 local=10.0.0.1:*", true);
+        check("other_view.local=[::1]:90", true);
+        check("other_view", true);
+        check("dwell_seconds", false);
+        assert!(is_about(&line, 80) && !is_about(&line, 0));
+    }
+}

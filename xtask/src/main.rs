@@ -1,0 +1,90 @@
+//! `cargo xtask`: builds the BPF object, and runs every test that is more than `cargo test`.
+
+mod bpf;
+mod ci;
+mod lab;
+mod link;
+mod live;
+mod lookalikes;
+mod setup;
+
+use std::path::Path;
+use std::process::{Command, ExitCode};
+
+use anyhow::{Context, Result, ensure};
+use clap::{Parser, Subcommand};
+
+/// Builds, checks and tests finrace.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+struct Cli {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Build the BPF object that is committed under ebpf/, or check it
+    Bpf(bpf::BpfArgs),
+    /// Everything that has to pass before a merge, stopping at the first failure (root, Debian)
+    Test,
+    /// Load the programs into this kernel and show them real races (root)
+    Live(live::LiveArgs),
+    /// Compare finrace with the wire: real proxies and servers that race (root, Debian)
+    Lab(lab::LabArgs),
+    /// Traffic that looks like a race and is none (root, Debian)
+    Lookalikes(lookalikes::LookalikeArgs),
+}
+
+fn main() -> ExitCode {
+    match run(Cli::parse().task) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            report(&format!("error: {error:#}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(task: Task) -> Result<()> {
+    match task {
+        Task::Bpf(args) => bpf::run(args),
+        Task::Test => ci::test(),
+        Task::Live(args) => live::run(args),
+        Task::Lab(args) => lab::run(args),
+        Task::Lookalikes(args) => lookalikes::run(args),
+    }
+}
+
+/// Runs a task as if it had been asked for on the command line.
+fn task(arguments: &[&str]) -> Result<()> {
+    let words = std::iter::once("xtask").chain(arguments.iter().copied());
+    run(Cli::try_parse_from(words)?.task)
+}
+
+/// Says something to whoever started the task.
+#[expect(clippy::print_stderr, reason = "xtask talks to a person; its parts have no log")]
+fn report(text: &str) {
+    eprintln!("{text}");
+}
+
+/// The directory of the workspace.
+fn root() -> &'static Path {
+    let package = Path::new(env!("CARGO_MANIFEST_DIR"));
+    package.parent().unwrap_or(package)
+}
+
+/// The cargo that runs us.
+fn cargo() -> Command {
+    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command.current_dir(root());
+    command
+}
+
+/// Runs a command whose output is for the person who waits for it.
+fn show(command: &mut Command) -> Result<()> {
+    let status = command.status().with_context(|| format!("starting {command:?}"))?;
+    let name = command.get_program().display();
+    ensure!(status.success(), "{name} {:?}: {status}", command.get_args().collect::<Vec<_>>());
+    Ok(())
+}

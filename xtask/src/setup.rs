@@ -1,0 +1,222 @@
+//! What tests with real software need around them: packages, a Python environment, free ports,
+//! child processes that end with the test.
+//!
+//! Everything here is for root on a machine or container made for tests: it installs packages.
+
+#![expect(clippy::print_stdout, reason = "says what it installs")]
+
+use std::fs::{self, File};
+use std::io::ErrorKind;
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use rustix::process::{Pid, Signal, kill_process};
+
+/// Where Debian's package scripts ask whether they may start a service.
+const POLICY: &str = "/usr/sbin/policy-rc.d";
+
+/// The one clock of the tests with real software.
+#[expect(clippy::disallowed_methods, reason = "these tests run against real time")]
+pub(crate) fn now() -> Instant {
+    Instant::now()
+}
+
+/// Cargo's target directory, where tests leave their logs and captures: an absolute path.
+pub(crate) fn target_dir() -> PathBuf {
+    let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).with_file_name("");
+    workspace.join(std::env::var_os("CARGO_TARGET_DIR").unwrap_or_else(|| "target".into()))
+}
+
+/// Runs a command to its end; its output is shown only when it fails.
+pub(crate) fn run(command: &mut Command) -> Result<String> {
+    let output = command.output().with_context(|| format!("starting {command:?}"))?;
+    let stdout = String::from_utf8_lossy(&output.stdout).into_owned();
+    ensure!(
+        output.status.success(),
+        "{command:?}: {}\n{stdout}{}",
+        output.status,
+        String::from_utf8_lossy(&output.stderr)
+    );
+    Ok(stdout)
+}
+
+/// Installs those of the Debian packages that are missing. No service is started by it.
+pub(crate) fn ensure(apt: &[&str]) -> Result<()> {
+    let missing: Vec<&str> = apt.iter().copied().filter(|name| !is_installed(name)).collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    println!("setup: apt-get install {}", missing.join(" "));
+    let _policy = NoServices::begin()?;
+    if install(&missing).is_err() {
+        // No package lists yet, or lists older than the archive.
+        println!("setup: apt-get update");
+        run(apt_get().arg("update"))?;
+        install(&missing)?;
+    }
+    Ok(())
+}
+
+fn is_installed(package: &str) -> bool {
+    Command::new("dpkg-query")
+        .args(["--show", "--showformat=${Status}", package])
+        .output()
+        .is_ok_and(|o| o.stdout == b"install ok installed")
+}
+
+fn apt_get() -> Command {
+    let mut command = Command::new("apt-get");
+    command.env("DEBIAN_FRONTEND", "noninteractive");
+    command
+}
+
+fn install(packages: &[&str]) -> Result<String> {
+    run(apt_get().args(["install", "--yes", "--no-install-recommends"]).args(packages))
+}
+
+/// While it lives, packages being installed start no services.
+struct NoServices {
+    is_ours: bool,
+}
+
+impl NoServices {
+    fn begin() -> Result<Self> {
+        match File::options().write(true).create_new(true).mode(0o755).open(POLICY) {
+            Ok(_) => fs::write(POLICY, "#!/bin/sh\nexit 101\n")
+                .map(|()| Self { is_ours: true })
+                .with_context(|| format!("writing {POLICY}")),
+            Err(e) if e.kind() == ErrorKind::AlreadyExists => Ok(Self { is_ours: false }),
+            Err(e) => Err(e).with_context(|| format!("creating {POLICY}")),
+        }
+    }
+}
+
+impl Drop for NoServices {
+    fn drop(&mut self) {
+        if self.is_ours {
+            // Left behind it would only keep services from starting at the next installation.
+            fs::remove_file(POLICY).ok();
+        }
+    }
+}
+
+/// A Python environment with these packages (`name==version`); returns its `bin` directory.
+pub(crate) fn python(packages: &[&str]) -> Result<PathBuf> {
+    let venv = target_dir().join("lab-venv");
+    let bin = venv.join("bin");
+    if !bin.join("pip").exists() {
+        if run(Command::new("python3").args(["-c", "import ensurepip"])).is_err() {
+            ensure(&["python3-venv"])?;
+        }
+        println!("setup: python3 -m venv {}", venv.display());
+        run(Command::new("python3").args(["-m", "venv"]).arg(&venv))?;
+    }
+    let pip = |arguments: &[&str]| {
+        run(Command::new(bin.join("pip")).arg("--disable-pip-version-check").args(arguments))
+    };
+    let present = pip(&["freeze"])?;
+    let missing: Vec<&str> =
+        packages.iter().copied().filter(|p| !present.lines().any(|l| l == *p)).collect();
+    if !missing.is_empty() {
+        println!("setup: pip install {}", missing.join(" "));
+        pip(&[&["install", "--quiet"], &*missing].concat())?;
+    }
+    Ok(bin)
+}
+
+/// A TCP port that nobody on 127.0.0.1 uses now.
+pub(crate) fn free_port() -> Result<u16> {
+    let listener = TcpListener::bind("127.0.0.1:0").context("asking for a free port")?;
+    Ok(listener.local_addr()?.port())
+}
+
+/// Waits until somebody accepts connections at `address`. In a network namespace, call it from a
+/// thread in there ([`crate::link::within`]).
+pub(crate) fn wait_port(address: SocketAddr, timeout: Duration) -> Result<()> {
+    let end = now() + timeout;
+    while let Err(error) = TcpStream::connect_timeout(&address, Duration::from_secs(1)) {
+        if now() > end {
+            return Err(error).with_context(|| format!("{address} after {timeout:?}"));
+        }
+        sleep(Duration::from_millis(20));
+    }
+    Ok(())
+}
+
+/// A child that ends when this is dropped: SIGTERM to its pid, SIGKILL if it does not obey.
+pub(crate) struct Process {
+    name: String,
+    child: Child,
+    log: PathBuf,
+}
+
+impl Process {
+    /// Starts `command`, with standard output and error in `log_dir/name.log`.
+    pub(crate) fn spawn(name: &str, mut command: Command, log_dir: &Path) -> Result<Self> {
+        let log = log_dir.join(format!("{name}.log"));
+        let out = File::create(&log).with_context(|| format!("creating {}", log.display()))?;
+        let err = out.try_clone()?;
+        let child = command
+            .stdin(Stdio::null())
+            .stdout(out)
+            .stderr(err)
+            .spawn()
+            .with_context(|| format!("starting {name}: {command:?}"))?;
+        Ok(Self { name: name.to_owned(), child, log })
+    }
+
+    /// Everything it has printed so far.
+    pub(crate) fn output(&self) -> Result<String> {
+        let bytes = fs::read(&self.log).with_context(|| format!("{}", self.log.display()))?;
+        Ok(String::from_utf8_lossy(&bytes).into_owned())
+    }
+
+    /// Waits until its output contains `text`.
+    pub(crate) fn wait_output(&mut self, text: &str, timeout: Duration) -> Result<()> {
+        let end = now() + timeout;
+        while !self.output()?.contains(text) {
+            if let Some(status) = self.child.try_wait()? {
+                bail!("{} ended ({status}) before `{text}`: {}", self.name, self.output()?);
+            }
+            if now() > end {
+                bail!("{} has not said `{text}`: {}", self.name, self.output()?);
+            }
+            sleep(Duration::from_millis(10));
+        }
+        Ok(())
+    }
+
+    /// Ends it, as a drop does, and returns all that it has printed.
+    pub(crate) fn stop(mut self) -> Result<String> {
+        self.end();
+        self.output()
+    }
+
+    fn end(&mut self) {
+        if matches!(self.child.try_wait(), Ok(Some(_))) {
+            return;
+        }
+        // An error of a signal means that it has just ended; the wait below finds out.
+        kill_process(Pid::from_child(&self.child), Signal::TERM).ok();
+        let end = now() + Duration::from_secs(5);
+        while now() < end {
+            if matches!(self.child.try_wait(), Ok(Some(_))) {
+                return;
+            }
+            sleep(Duration::from_millis(10));
+        }
+        self.child.kill().ok();
+        self.child.wait().ok();
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
