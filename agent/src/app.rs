@@ -110,11 +110,8 @@ impl Session {
         let start = monotonic();
         // After the attachment: a port that is listened on in between is seen twice, never missed.
         let listeners = listeners::read(Path::new("/proc"));
-        let settings = Settings {
-            ticks: Ticks { hz: features.hz },
-            threshold: kernel.reuse_threshold,
-            start,
-        };
+        let settings =
+            Settings { ticks: Ticks { hz: features.hz }, threshold: kernel.reuse_threshold, start };
         let serving = attached.serving.clone();
         for job in serving.iter().filter(|job| job.by.is_none()) {
             log::warn!("no hook for {}; not seen: {}", job.job, job.job.loses());
@@ -133,7 +130,7 @@ impl Session {
             serving,
             missing_fields: resolved.lost,
             counts: Counts::default(),
-            started: SystemTime::now(),
+            started: wall_clock(),
             start,
             batches,
             _source: source,
@@ -229,7 +226,7 @@ impl Session {
             self.counts.rings = batch.lost;
             self.engine.note_loss(batch.until);
         }
-        let (now, wall) = (monotonic(), SystemTime::now());
+        let (now, wall) = (monotonic(), wall_clock());
         for observation in self.engine.advance(&batch.events, batch.until) {
             let age = now.since(observation.time());
             if show(&observation, wall.checked_sub(age).unwrap_or(wall))?.is_break() {
@@ -250,7 +247,7 @@ impl Session {
                 return Ok(());
             }
         }
-        let wall = SystemTime::now();
+        let wall = wall_clock();
         for observation in self.engine.advance(&[], monotonic() + OPEN) {
             if show(&observation, wall)?.is_break() {
                 break;
@@ -328,6 +325,11 @@ async fn bind(address: SocketAddr) -> Result<TcpListener> {
         let text = format!("--web.listen-address {address}: {error}");
         anyhow!(Usage(text))
     })
+}
+
+#[expect(clippy::disallowed_methods, reason = "the one place that reads it")]
+fn wall_clock() -> SystemTime {
+    SystemTime::now()
 }
 
 /// A line to standard error; nobody may be there to read it.

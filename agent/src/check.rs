@@ -36,8 +36,7 @@ pub fn run(args: &Check) -> Result<bool> {
 
 fn try_out(args: &Check) -> Result<(Vec<Serving>, Vec<Lost>)> {
     let (mut features, resolved) = crate::app::prepare()?;
-    let attached =
-        attach(&mut features, resolved.layout, Duration::from_millis(200), &args.hooks)?;
+    let attached = attach(&mut features, resolved.layout, Duration::from_millis(200), &args.hooks)?;
     Ok((attached.serving, resolved.lost))
 }
 

@@ -58,7 +58,12 @@ pub struct Kernel {
     #[arg(long = "hook", value_name = "JOB=HOOK", value_parser = forced)]
     pub hooks: Vec<Forced>,
     /// Peers to keep apart; what does not fit is summed under `other`.
-    #[arg(long = "peers.max", value_name = "N", default_value_t = 2_000, env = "FINRACE_PEERS_MAX")]
+    #[arg(
+        long = "peers.max",
+        value_name = "N",
+        default_value_t = 2_000,
+        env = "FINRACE_PEERS_MAX"
+    )]
     pub peers_max: usize,
     /// Run a keep-alive server with an idle timeout of 1 s, and clients that reuse too late.
     #[arg(long)]
@@ -116,8 +121,12 @@ pub struct Serve {
     #[command(flatten)]
     pub kernel: Kernel,
     /// Address to serve HTTP on.
-    #[arg(long = "web.listen-address", value_name = "ADDR:PORT", default_value = "127.0.0.1:9502",
-          env = "FINRACE_WEB_LISTEN_ADDRESS")]
+    #[arg(
+        long = "web.listen-address",
+        value_name = "ADDR:PORT",
+        default_value = "127.0.0.1:9502",
+        env = "FINRACE_WEB_LISTEN_ADDRESS"
+    )]
     pub listen: SocketAddr,
     /// Requests served at a time.
     #[arg(long = "web.max-requests", value_name = "N", default_value_t = MAX_REQUESTS,
@@ -168,8 +177,7 @@ impl Filter {
     }
 
     fn matches_origin(&self, origin: &Origin) -> bool {
-        let port =
-            |port| self.ports.is_empty() || self.ports.iter().any(|wanted| *wanted == port);
+        let port = |port| self.ports.is_empty() || self.ports.contains(&port);
         let process = || origin.process.as_ref().map(|process| process.name.as_ref());
         (port(origin.local.port) || port(origin.remote.port))
             && self.peer.is_none_or(|peer| peer.matches(origin.remote))
@@ -187,7 +195,7 @@ fn duration(text: &str) -> Result<Duration, String> {
 
 /// Jiffies are at least 1 ms, and the kernel compares them as signed numbers.
 fn threshold(text: &str) -> Result<Duration, String> {
-    let range = Duration::from_millis(10)..=Duration::from_secs(3600);
+    let range = Duration::from_millis(10)..=Duration::from_hours(1);
     let threshold = duration(text)?;
     if range.contains(&threshold) { Ok(threshold) } else { Err("must be 10ms to 1h".to_owned()) }
 }
@@ -206,8 +214,8 @@ fn forced(text: &str) -> Result<Forced, String> {
     let (job, hook) = text.split_once('=').ok_or("not JOB=HOOK")?;
     let named = |name: &str| name.replace(' ', "-") == job;
     let job = Job::ALL.into_iter().find(|job| named(job.name())).ok_or_else(|| {
-        let names = Job::ALL.map(|job| job.name().replace(' ', "-"));
-        format!("`{job}` is not one of {}", names.join(", "))
+        let known = Job::ALL.map(|job| job.name().replace(' ', "-"));
+        format!("`{job}` is not one of {}", known.join(", "))
     })?;
     let hooks = [Hook::TpBtf, Hook::RawTp, Hook::Fentry, Hook::Kprobe];
     if hook == "none" {

@@ -17,7 +17,7 @@ use crate::logic::model::{Closer, Role};
 use crate::logic::table::Stats;
 use crate::watch::seconds;
 
-const DEFAULT: Duration = Duration::from_secs(60);
+const DEFAULT: Duration = Duration::from_mins(1);
 const DEMO: Duration = Duration::from_secs(10);
 
 /// Version of the JSON form; a change that breaks a reader raises it.

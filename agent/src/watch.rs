@@ -219,9 +219,7 @@ fn text(observation: &Observation, wall: SystemTime) -> String {
         Observation::Reuse(reuse) => {
             ("reuse", format!("after {}, {} bytes", seconds(reuse.gap), reuse.bytes))
         }
-        Observation::Dwell(dwell) => {
-            ("close_wait", format!("left after {}", seconds(dwell.dwell)))
-        }
+        Observation::Dwell(dwell) => ("close_wait", format!("left after {}", seconds(dwell.dwell))),
     };
     columns(
         &time,

@@ -48,19 +48,20 @@ pub const fn state_change(
     heard_after: i32,
     reuse_jiffies: u32,
 ) -> Option<Ring> {
-    use state::*;
+    use state::{CLOSE, CLOSE_WAIT, CLOSING, ESTABLISHED, FIN_WAIT1, FIN_WAIT2, LAST_ACK, LISTEN};
     match (old, new) {
-        // A FIN that acknowledges all we sent is the ordinary end of a connection.
-        (ESTABLISHED, CLOSE_WAIT | FIN_WAIT1) if unacked == 0 => Some(Ring::Measures),
-        (ESTABLISHED, CLOSE_WAIT | FIN_WAIT1) => Some(Ring::Races),
-        (CLOSE_WAIT, LAST_ACK) | (LAST_ACK, CLOSE) => Some(Ring::Measures),
+        // A FIN that leaves something of ours unacknowledged, or the end of any but a quiet close.
+        (ESTABLISHED, CLOSE_WAIT | FIN_WAIT1) if unacked != 0 => Some(Ring::Races),
         (ESTABLISHED | CLOSE_WAIT, CLOSE) => Some(Ring::Races),
         // Data that came long after our last: a request into a lingering close.
         (FIN_WAIT1 | FIN_WAIT2 | CLOSING, CLOSE) if heard_after > reuse_jiffies.cast_signed() => {
             Some(Ring::Races)
         }
-        // Not LISTEN->SYN_RECV: that is a child, cloned from its listener.
-        (LISTEN, CLOSE) | (CLOSE, LISTEN) => Some(Ring::Measures),
+        // Ordinary ends, and listeners; not LISTEN->SYN_RECV, a child cloned from its listener.
+        (ESTABLISHED, CLOSE_WAIT | FIN_WAIT1)
+        | (CLOSE_WAIT, LAST_ACK)
+        | (LAST_ACK | LISTEN, CLOSE)
+        | (CLOSE, LISTEN) => Some(Ring::Measures),
         _ => None,
     }
 }
@@ -130,7 +131,7 @@ mod tests {
 
     #[test]
     fn state_changes_take_the_right_ring() {
-        use state::*;
+        use state::{CLOSE, CLOSE_WAIT, ESTABLISHED, FIN_WAIT1, FIN_WAIT2, LAST_ACK, LISTEN};
         let check = |old, new, unacked, heard, expected| {
             assert_eq!(
                 state_change(old, new, unacked, heard, 50),

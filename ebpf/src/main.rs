@@ -10,14 +10,10 @@
 mod maps;
 mod sock;
 
-use aya_ebpf::bindings::{
-    BPF_RB_AVAIL_DATA, BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP,
-};
+use aya_ebpf::bindings::{BPF_RB_AVAIL_DATA, BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP};
 use aya_ebpf::macros::{btf_tracepoint, fentry, kprobe, raw_tracepoint};
 use aya_ebpf::maps::RingBuf;
-use aya_ebpf::programs::{
-    BtfTracePointContext, FEntryContext, ProbeContext, RawTracePointContext,
-};
+use aya_ebpf::programs::{BtfTracePointContext, FEntryContext, ProbeContext, RawTracePointContext};
 use aya_log_ebpf::debug;
 use finrace_ebpf::abi::{Record, flag, kind, loss, opener};
 use finrace_ebpf::decide::{self, FAREWELL_BYTES, Ring, state};
@@ -52,8 +48,9 @@ fn emit(ring: Ring, record: &Record) {
         && let Some(count) = FR_LOSSES.get_ptr_mut(reason)
     {
         // Race: none; the slot is this CPU's own and a program is not preempted by itself.
-        // SAFETY: a valid pointer into the map.
-        unsafe { *count = (*count).wrapping_add(1) };
+        // SAFETY: a valid pointer into the map, and nobody else's while we hold it.
+        let count = unsafe { &mut *count };
+        *count = count.wrapping_add(1);
     }
 }
 
@@ -118,10 +115,8 @@ fn state_change<M: Mem>(sk: *const u8, old: u32, new: u32) -> Option<()> {
         return None;
     }
     let unacked = field!(M, tp, write_seq: u32).wrapping_sub(field!(M, tp, snd_una: u32));
-    let heard =
-        decide::distance(field!(M, tp, lrcvtime: u32), field!(M, tp, lsndtime: u32));
-    let ring =
-        decide::state_change(old, new, unacked, heard, frozen!(FR_SETTINGS.reuse_jiffies))?;
+    let heard = decide::distance(field!(M, tp, lrcvtime: u32), field!(M, tp, lsndtime: u32));
+    let ring = decide::state_change(old, new, unacked, heard, frozen!(FR_SETTINGS.reuse_jiffies))?;
     if sock::is_mptcp::<M>(tp) {
         return None;
     }

@@ -139,16 +139,9 @@ pub(crate) fn fill_common<M: Mem>(record: &mut Record, sk: *const u8) {
 #[inline(always)]
 fn in6<M: Mem>(sk: *const u8, offset: u32) -> [u8; 16] {
     let mut address = [0u8; 16];
-    let mut word = 0;
-    while word < 4 {
-        // SAFETY: as `field!`; the four words of `in6_addr`.
-        let bytes = unsafe { M::read::<u32>(sk, offset + word * 4) }.to_ne_bytes();
-        let at = (word * 4) as usize;
-        address[at] = bytes[0];
-        address[at + 1] = bytes[1];
-        address[at + 2] = bytes[2];
-        address[at + 3] = bytes[3];
-        word += 1;
+    for (word, bytes) in (0_u32..).zip(address.as_chunks_mut::<4>().0) {
+        // SAFETY: as `field!`; one of the four words of `in6_addr`.
+        *bytes = unsafe { M::read::<u32>(sk, offset + word * 4) }.to_ne_bytes();
     }
     address
 }

@@ -192,7 +192,9 @@ fn quiet_fin(event: &Event, stamps: &Stamps, threshold: Duration) -> Ended {
 pub enum AtOurClose {
     Nothing,
     /// We gave up on a request that nobody acknowledged, although it was sent again.
-    GaveUp { gap: Option<Duration> },
+    GaveUp {
+        gap: Option<Duration>,
+    },
     /// A few last bytes before the FIN were a farewell, not a request.
     Farewell,
 }
@@ -209,7 +211,7 @@ pub fn our_fin(
     let raw = &event.raw;
     let ended = |closer, evidence, idle| Ended { closer, evidence, idle };
 
-    if let Some(gap) = gave_up(event, role, started, &stamps, threshold) {
+    if let AtOurClose::GaveUp { gap } = gave_up(event, role, started, &stamps, threshold) {
         let idle = gap.unwrap_or(stamps.heard_ago);
         return (AtOurClose::GaveUp { gap }, ended(Closer::Local, Evidence::Unanswered, idle));
     }
@@ -246,30 +248,27 @@ pub fn our_fin(
     (AtOurClose::Nothing, ended(Closer::Local, evidence, idle))
 }
 
-/// Whether a client's request after a gap was never acknowledged, although it was sent again.
-/// Returns the gap where it is known: a retransmission touches `lsndtime`.
+/// Whether a client's request after a gap was never acknowledged, although it was sent again. The
+/// gap is known only from its record: a retransmission touches `lsndtime`.
 fn gave_up(
     event: &Event,
     role: Role,
     started: Option<&Started>,
     stamps: &Stamps,
     threshold: Duration,
-) -> Option<Option<Duration>> {
+) -> AtOurClose {
     let raw = &event.raw;
     if role != Role::Client || event.unacked() == 0 || raw.retransmits == 0 {
-        return None;
+        return AtOurClose::Nothing;
     }
-    match started.filter(|s| s.gap().is_some()) {
-        Some(s) if raw.snd_una == s.start && raw.rcv_nxt == s.rcv_nxt => Some(s.gap()),
-        Some(_) => None,
+    let untouched = if let Some(s) = started {
+        s.gap().is_some() && raw.snd_una == s.start && raw.rcv_nxt == s.rcv_nxt
+    } else {
         // Nothing at all, not even an ACK, since long before our last (re)transmission.
-        None if stamps.sent_after > threshold
-            && distance(raw.lrcvtime, raw.rcv_tstamp) >= 0 =>
-        {
-            Some(None)
-        }
-        None => None,
-    }
+        distance(raw.lrcvtime, raw.rcv_tstamp) >= 0 && stamps.sent_after > threshold
+    };
+    let gap = started.and_then(Started::gap);
+    if untouched { AtOurClose::GaveUp { gap } } else { AtOurClose::Nothing }
 }
 
 /// The kernel gave up: ->CLOSE with `ETIMEDOUT`.
@@ -284,9 +283,13 @@ pub fn timed_out(
         return None;
     }
     let stamps = Stamps::of(event, ticks);
-    let gap = gave_up(event, role, started, &stamps, threshold);
-    let at = gap.map_or(AtOurClose::Nothing, |gap| AtOurClose::GaveUp { gap });
-    let idle = gap.flatten().unwrap_or(stamps.heard_ago);
+    let at = gave_up(event, role, started, &stamps, threshold);
+    let idle = match at {
+        AtOurClose::GaveUp { gap: Some(gap) } => gap,
+        AtOurClose::GaveUp { gap: None } | AtOurClose::Nothing | AtOurClose::Farewell => {
+            stamps.heard_ago
+        }
+    };
     Some((at, Ended { closer: Closer::Local, evidence: Evidence::Unanswered, idle }))
 }
 
@@ -362,10 +365,9 @@ pub fn our_abort(
 ) -> (Option<Duration>, Ended) {
     let stamps = Stamps::of(event, ticks);
     let unread = event.unread(false);
-    let thrown_away = (role == Role::Server
-        && unread > FAREWELL_BYTES
-        && stamps.heard_after > threshold)
-        .then_some(stamps.heard_after);
+    let thrown_away =
+        (role == Role::Server && unread > FAREWELL_BYTES && stamps.heard_after > threshold)
+            .then_some(stamps.heard_after);
     let evidence = if unread > FAREWELL_BYTES {
         Evidence::Unanswered
     } else if event.raw.bytes_received == 0 && event.raw.data_segs_out == 0 {

@@ -64,9 +64,9 @@ impl Engine {
 
     fn judge(&self, incident: &mut Incident) {
         if incident.class == Class::ReadAndClosed {
-            let at_timeout = RowKey::of(&incident.origin).zip(incident.gap).is_some_and(
-                |(key, gap)| self.table.is_at_timeout(&key, gap, incident.origin.rtt),
-            );
+            let at_timeout = RowKey::of(&incident.origin)
+                .zip(incident.gap)
+                .is_some_and(|(key, gap)| self.table.is_at_timeout(&key, gap, incident.origin.rtt));
             if !at_timeout {
                 incident.class = Class::PrematureClose;
             }

@@ -152,7 +152,7 @@ mod tests {
                     Some(other) => format!("{} + {}", view(i), view(other)),
                     None => view(i),
                 }),
-                _ => None,
+                Observation::Close(_) | Observation::Reuse(_) | Observation::Dwell(_) => None,
             })
             .collect();
         assert_eq!(lines.join("; "), expected);
@@ -173,7 +173,7 @@ mod tests {
         check(vec![client(10), server(1_000, lost)], "client stale_write");
         // Others' numbers, or too late.
         let other = Lost { start: 100, peer: 900 };
-        check(vec![server(10, other), client(11)], "client stale_write; server late_request");
+        check(vec![server(10, other), client(11)], "server late_request; client stale_write");
         check(vec![server(10, lost), client(3_500)], "server late_request; client stale_write");
         check(vec![client(10), client(10)], "client stale_write; client stale_write");
     }

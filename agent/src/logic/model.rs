@@ -58,7 +58,7 @@ impl fmt::Debug for Endpoint {
     }
 }
 
-/// Defines an enum whose values have a fixed snake_case text, for labels, JSON and filters.
+/// Defines an enum whose values have a fixed `snake_case` text, for labels, JSON and filters.
 macro_rules! words {
     ($(#[$doc:meta])* $name:ident { $($(#[$vdoc:meta])* $variant:ident = $text:literal,)+ }) => {
         $(#[$doc])*
@@ -214,7 +214,7 @@ words! {
         /// A short farewell ended the idle: the time is an upper bound (time since our last send).
         UpperBound = "upper_bound",
         /// Closed after data of ours that was acknowledged and not answered: a slow or crashed
-        /// server, or an idle close after a control frame (WINDOW_UPDATE, pong).
+        /// server, or an idle close after a control frame (`WINDOW_UPDATE`, pong).
         Unanswered = "unanswered",
         /// FIN with or right after data: `Connection: close`, max requests.
         AfterData = "after_data",

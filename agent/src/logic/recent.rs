@@ -43,7 +43,7 @@ impl<K: Hash + Eq, V> Recent<K, V> {
                 let before = self.entries.len();
                 self.entries.retain(|_, _| {
                     kept += 1;
-                    kept % 2 == 0
+                    kept.is_multiple_of(2)
                 });
                 self.refused += (before - self.entries.len()) as u64;
             }

@@ -13,8 +13,8 @@ use finrace_ebpf::decide::{FAREWELL_BYTES, distance, state};
 use super::classify::{self, AT_ONCE, AtFin, AtOurClose, AtReset, Ended, Started, StartedKind};
 use super::event::{Event, Kind, SockKey, Ticks, Tuple};
 use super::model::{
-    Cause, Class, Close, Closer, Dwell, Evidence, How, Incident, Nanos, Observation, Origin, Outcome,
-    Process, Reuse, Role,
+    Cause, Class, Close, Closer, Dwell, Evidence, How, Incident, Nanos, Observation, Origin,
+    Outcome, Process, Reuse, Role,
 };
 use super::recent::Recent;
 
@@ -26,7 +26,7 @@ const OUTCOME: Duration = Duration::from_secs(2);
 
 /// After the start, or after a loss, requests without a known close are not judged: TIME_WAIT
 /// lasts this long (`TCP_TIMEWAIT_LEN`, v6.12 include/net/tcp.h).
-const TIME_WAIT: Duration = Duration::from_secs(60);
+const TIME_WAIT: Duration = Duration::from_mins(1);
 
 /// Most entries of each kind; each takes about 300 bytes.
 const LIMIT: usize = 16_384;
@@ -61,9 +61,13 @@ pub struct Finding {
 enum AtRisk {
     None,
     /// On their way when the FIN came.
-    Crossed { gap: Duration },
+    Crossed {
+        gap: Duration,
+    },
     /// Began after the FIN, after a gap.
-    Stale { gap: Option<Duration> },
+    Stale {
+        gap: Option<Duration>,
+    },
     /// Continue what was under way at the FIN.
     Continued,
 }
@@ -130,8 +134,8 @@ impl Tracker {
         }
         Self {
             settings,
-            followed: Recent::new(LIMIT, Duration::from_secs(600)),
-            started: Recent::new(LIMIT, Duration::from_secs(60)),
+            followed: Recent::new(LIMIT, Duration::from_mins(10)),
+            started: Recent::new(LIMIT, Duration::from_mins(1)),
             closed: Recent::new(LIMIT, 2 * TIME_WAIT),
             listeners: known,
             timers: BinaryHeap::new(),
@@ -202,11 +206,8 @@ impl Tracker {
             match timer {
                 Timer::Held => self.release(key),
                 Timer::Outcome => {
-                    let outcome = if due <= self.lost_until {
-                        Outcome::Unknown
-                    } else {
-                        Outcome::Unanswered
-                    };
+                    let outcome =
+                        if due <= self.lost_until { Outcome::Unknown } else { Outcome::Unanswered };
                     self.resolve(key, due, None, outcome);
                 }
             }
@@ -479,9 +480,7 @@ impl Tracker {
         let ticks = self.settings.ticks;
         let gap = ticks.between(raw.lrcvtime, raw.lsndtime);
         let bytes = event.unacked().saturating_sub(event.has(flag::FIN_SENT).into());
-        if event.role() != Role::Client
-            || bytes <= FAREWELL_BYTES
-            || gap <= self.settings.threshold
+        if event.role() != Role::Client || bytes <= FAREWELL_BYTES || gap <= self.settings.threshold
         {
             return;
         }
@@ -718,9 +717,10 @@ impl Tracker {
     fn reset_sent(&mut self, event: &Event) {
         let raw = event.raw;
         let tuple = event.key.tuple;
-        let known = self.closed.get(&tuple).map(|close| {
-            (distance(raw.skb_seq, close.rcv_nxt), close.snd_nxt, close.reported)
-        });
+        let known = self
+            .closed
+            .get(&tuple)
+            .map(|close| (distance(raw.skb_seq, close.rcv_nxt), close.snd_nxt, close.reported));
         let peer = match known {
             // The next byte we expected: a request that begins after our close.
             Some((0, snd_nxt, false)) => snd_nxt,
@@ -734,13 +734,7 @@ impl Tracker {
         self.late_request(event, lost, Some(raw.size), Outcome::Reset);
     }
 
-    fn late_request(
-        &mut self,
-        event: &Event,
-        lost: Lost,
-        bytes: Option<u32>,
-        outcome: Outcome,
-    ) {
+    fn late_request(&mut self, event: &Event, lost: Lost, bytes: Option<u32>, outcome: Outcome) {
         let tuple = event.key.tuple;
         let unknown_role = self.role_without_socket(event);
         let close = self.closed.get_mut(&tuple).filter(|close| close.rcv_nxt == lost.start);

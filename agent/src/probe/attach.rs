@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow, bail};
 use aya::maps::{MapData, PerCpuArray, RingBuf};
-use aya::programs::Program;
+use aya::programs::{BtfTracePoint, FEntry, KProbe, Program, ProgramError, RawTracePoint};
 use aya::{Btf as KernelBtf, Ebpf, EbpfLoader};
 use finrace_ebpf::abi::{Layout, MEASURES_BYTES, RACES_BYTES, Settings};
 
@@ -142,26 +142,35 @@ fn ring(ebpf: &mut Ebpf, name: &str) -> Result<RingBuf<MapData>> {
 }
 
 fn load(ebpf: &mut Ebpf, choice: &Choice, btf: &KernelBtf) -> Result<()> {
-    match program(ebpf, choice)? {
-        Program::BtfTracePoint(program) => program.load(choice.attach_to, btf),
-        Program::FEntry(program) => program.load(choice.attach_to, btf),
-        Program::RawTracePoint(program) => program.load(),
-        Program::KProbe(program) => program.load(),
-        _ => bail!("{} is of an unexpected type", choice.program),
+    let (name, to) = (choice.program, choice.attach_to);
+    let program = program(ebpf, choice)?;
+    match choice.hook {
+        Hook::TpBtf => typed::<BtfTracePoint>(program, name)?.load(to, btf),
+        Hook::Fentry => typed::<FEntry>(program, name)?.load(to, btf),
+        Hook::RawTp => typed::<RawTracePoint>(program, name)?.load(),
+        Hook::Kprobe => typed::<KProbe>(program, name)?.load(),
     }
-    .with_context(|| format!("loading {}", choice.program))
+    .with_context(|| format!("loading {name}"))
 }
 
 fn attach_one(ebpf: &mut Ebpf, choice: &Choice) -> Result<()> {
-    let context = || format!("attaching {} to {}", choice.program, choice.attach_to);
-    match program(ebpf, choice)? {
-        Program::BtfTracePoint(program) => program.attach().map(drop),
-        Program::FEntry(program) => program.attach().map(drop),
-        Program::RawTracePoint(program) => program.attach(choice.attach_to).map(drop),
-        Program::KProbe(program) => program.attach(choice.attach_to, 0).map(drop),
-        _ => bail!("{} is of an unexpected type", choice.program),
+    let (name, to) = (choice.program, choice.attach_to);
+    let program = program(ebpf, choice)?;
+    match choice.hook {
+        Hook::TpBtf => typed::<BtfTracePoint>(program, name)?.attach().map(drop),
+        Hook::Fentry => typed::<FEntry>(program, name)?.attach().map(drop),
+        Hook::RawTp => typed::<RawTracePoint>(program, name)?.attach(to).map(drop),
+        Hook::Kprobe => typed::<KProbe>(program, name)?.attach(to, 0).map(drop),
     }
-    .with_context(context)
+    .with_context(|| format!("attaching {name} to {to}"))
+}
+
+/// The program as the type that its hook implies.
+fn typed<'a, T>(program: &'a mut Program, name: &str) -> Result<&'a mut T>
+where
+    &'a mut T: TryFrom<&'a mut Program, Error = ProgramError>,
+{
+    program.try_into().with_context(|| format!("taking {name} for its type"))
 }
 
 fn program<'a>(ebpf: &'a mut Ebpf, choice: &Choice) -> Result<&'a mut Program> {

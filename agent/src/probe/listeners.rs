@@ -1,7 +1,7 @@
 //! Which ports were listened on before the start, in every network namespace that has a process.
 //!
 //! `/proc/PID/net/tcp` of one process per namespace; its listening sockets come first
-//! (`tcp_seq_start`, v6.12 net/ipv4/tcp_ipv4.c), so the reading stops at the first other line.
+//! (`tcp_seq_start`, v6.12 `net/ipv4/tcp_ipv4.c`), so the reading stops at the first other line.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};

@@ -4,5 +4,6 @@ pub mod attach;
 pub mod features;
 pub mod layout;
 pub mod listeners;
+mod names;
 pub mod plan;
 pub mod source;

@@ -16,6 +16,7 @@ use rustix::time::{ClockId, clock_gettime};
 use tokio::sync::mpsc;
 
 use super::attach::Attached;
+use super::names::Names;
 use crate::logic::event::{DecodeError, Event, decode};
 use crate::logic::model::Nanos;
 
@@ -75,6 +76,7 @@ impl Drop for Source {
 fn read(mut attached: Attached, stop: &OwnedFd, sender: &mpsc::Sender<Batch>) {
     let tick = Timespec { tv_sec: 0, tv_nsec: i64::from(TICK.subsec_nanos()) };
     let mut waiting = Vec::new();
+    let mut names = Names::default();
     loop {
         let stopping = {
             let mut fds = [
@@ -88,7 +90,8 @@ fn read(mut attached: Attached, stop: &OwnedFd, sender: &mpsc::Sender<Batch>) {
             }
             fds.last().is_some_and(|fd| !fd.revents().is_empty())
         };
-        let batch = drain(&mut attached, &mut waiting);
+        let mut batch = drain(&mut attached, &mut waiting);
+        names.replace(&mut batch.events, monotonic());
         if let Some(log) = &mut attached.log {
             log.flush();
         }

@@ -60,13 +60,19 @@ pub(crate) const ALL: &[Scenario] = &[
     .also_hookless(),
     Scenario::new(
         "stale_write_late_minisock_gone",
-        |s| stale_write_fin_wait2(s, 1, 1_800),
+        |s| stale_write_fin_wait2(s, 1, 1_800, true),
+        "race class=stale_write cause=idle outcome=reset role=client gap~3.0 fin_age~1.8 \
+             other_view.class=late_request other_view.idle~1.2",
+    ),
+    Scenario::new(
+        "stale_write_late_nobody_listens",
+        |s| stale_write_fin_wait2(s, 1, 1_800, false),
         "race class=stale_write cause=idle outcome=reset role=client gap~3.0 fin_age~1.8 \
              other_view.class=late_request other_view.idle~1.2",
     ),
     Scenario::new(
         "stale_write_full_fin_wait2",
-        |s| stale_write_fin_wait2(s, 120, 250),
+        |s| stale_write_fin_wait2(s, 120, 250, true),
         "race class=stale_write cause=idle outcome=reset role=client gap~1.45 fin_age~0.25 \
              other_view.class=late_request other_view.idle~1.2",
     ),
@@ -174,10 +180,19 @@ fn stale_write_to(mut pair: Pair) -> Result<()> {
     stale_write(pair)
 }
 
-/// `linger2` decides what is left of the server's socket when the request comes.
-fn stale_write_fin_wait2(stage: &mut Stage, linger2: i32, late_ms: u64) -> Result<()> {
+/// `linger2` decides what is left of the server's socket when the request comes. If nothing is,
+/// the listener answers with RST, or else the kernel on its own.
+fn stale_write_fin_wait2(
+    stage: &mut Stage,
+    linger2: i32,
+    late_ms: u64,
+    listens: bool,
+) -> Result<()> {
     let mut pair = stage.used_pair()?;
     kernel::set_linger2(&pair.server, linger2)?;
+    if !listens {
+        stage.stop_listening();
+    }
     pause(1_200);
     drop(pair.server);
     pause(late_ms);

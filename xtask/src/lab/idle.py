@@ -1,8 +1,8 @@
 """Measures after how long a server closes an idle connection.
 
-Arguments: address, port, `plain` or `tls`, number of connections. Prints the shortest time in seconds,
-from the end of a response to the first byte or EOF after it: what makes it longer, the end of a
-loop's turn or a busy machine, is no part of the timeout.
+Arguments: address, port, `plain` or `tls`, number of connections. Prints the shortest time in
+seconds from the end of a response to the first byte or EOF after it: what makes it longer, the end
+of a loop's turn or a busy machine, is no part of the timeout.
 """
 
 import select

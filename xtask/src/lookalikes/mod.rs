@@ -9,22 +9,23 @@
 #![expect(clippy::print_stdout, reason = "prints one line per scenario")]
 
 mod http;
+mod lines;
 mod races;
 mod stage;
 mod stores;
 mod streams;
 mod tls;
 
-use std::fs::{self, File};
+use std::fs;
 use std::path::PathBuf;
 use std::process::Command;
 use std::thread::sleep;
 use std::time::Duration;
 
-use anyhow::{Context, Result, anyhow, bail, ensure};
-use serde_json::Value;
+use anyhow::{Context, Result, anyhow, ensure};
 
 use crate::setup::{self, Process};
+use lines::Lines;
 use stage::{Kit, Stage};
 
 /// Checks that ordinary traffic counts as no race.
@@ -69,9 +70,6 @@ const LOUD: &[Scenario] =
 /// finrace reports a race within 3 s of its outcome.
 const SETTLE: Duration = Duration::from_secs(4);
 
-/// Lines shown of those that broke a claim.
-const SHOWN: usize = 5;
-
 pub(crate) fn run(args: LookalikeArgs) -> Result<()> {
     let wanted = |list: &[Scenario]| -> Vec<Scenario> {
         list.iter().copied().filter(|(n, _)| args.only.as_ref().is_none_or(|o| o == n)).collect()
@@ -99,7 +97,7 @@ pub(crate) fn run(args: LookalikeArgs) -> Result<()> {
     sleep(SETTLE);
     watch.stop()?;
 
-    let lines = read_lines(&lines_path)?;
+    let lines = Lines::read(&lines_path)?;
     let mut failed = 0;
     for (name, played) in results {
         let faults = match played {
@@ -136,14 +134,4 @@ fn play<'a>(kit: &'a Kit, scenarios: &[Scenario]) -> Vec<Played<'a>> {
         };
         running.into_iter().map(end).collect()
     })
-}
-
-fn read_lines(path: &std::path::Path) -> Result<Vec<Value>> {
-    let file = File::open(path).with_context(|| format!("opening {}", path.display()))?;
-    let parsed: serde_json::Result<Vec<Value>> =
-        serde_json::Deserializer::from_reader(std::io::BufReader::new(file)).into_iter().collect();
-    match parsed {
-        Ok(lines) if lines.is_empty() => bail!("finrace watch printed nothing"),
-        parsed => parsed.with_context(|| format!("reading {}", path.display())),
-    }
 }

@@ -9,9 +9,8 @@ use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use serde_json::Value;
 
-use super::SHOWN;
+use super::lines::{Claim, EPHEMERAL, Lines};
 use crate::link::{Link, command_in};
 use crate::setup::{self, Process};
 
@@ -97,13 +96,6 @@ impl Wire {
     }
 }
 
-/// A number of lines about a port that fit a pattern (see [`fits`]).
-struct Claim {
-    port: u16,
-    count: RangeInclusive<usize>,
-    pattern: String,
-}
-
 /// One scenario under way.
 pub(super) struct Stage<'a> {
     pub(super) kit: &'a Kit,
@@ -133,7 +125,7 @@ impl<'a> Stage<'a> {
         static NEXT: AtomicU16 = AtomicU16::new(21_000);
         loop {
             let port = NEXT.fetch_add(1, Ordering::Relaxed);
-            ensure!(port < 32_768, "no free port below the ephemeral ones");
+            ensure!(port < EPHEMERAL, "no free port below the ephemeral ones");
             if TcpListener::bind(("0.0.0.0", port)).is_ok() {
                 self.ports.push(port);
                 return Ok(port);
@@ -158,32 +150,13 @@ impl<'a> Stage<'a> {
     }
 
     /// What is wrong with the lines on this scenario's ports.
-    pub(super) fn faults(&self, lines: &[Value]) -> Vec<String> {
-        let about = |port: u16| lines.iter().filter(move |line| is_about(line, port));
+    pub(super) fn faults(&self, lines: &Lines) -> Vec<String> {
         let mut faults = Vec::new();
-        if !self.ports.iter().any(|port| about(*port).next().is_some()) {
+        if self.ports.iter().all(|port| lines.about(*port).is_empty()) {
             faults.push("no line about any of its ports".to_owned());
         }
-        for Claim { port, count, pattern } in &self.claims {
-            let (fitting, others): (Vec<_>, Vec<_>) =
-                about(*port).partition(|line| fits(line, pattern));
-            if count.contains(&fitting.len()) {
-                continue;
-            }
-            let most = if count.start() == count.end() { "exactly" } else { "at least" };
-            let mut fault = format!(
-                "port {port}: {} lines with `{pattern}`, not {most} {}",
-                fitting.len(),
-                count.start()
-            );
-            // The lines that should not be there, or those that are there instead.
-            let shown = if fitting.len() > *count.end() { &fitting } else { &others };
-            for line in shown.iter().take(SHOWN) {
-                fault.push_str("\n    ");
-                fault.push_str(&line.to_string());
-            }
-            faults.push(fault);
-        }
+        faults.extend(self.ports.iter().filter_map(|port| lines.wrong_roles(*port)));
+        faults.extend(self.claims.iter().filter_map(|claim| claim.fault(lines)));
         faults
     }
 
@@ -263,54 +236,3 @@ impl<'a> Stage<'a> {
 
 /// For a server to come up, also on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(15);
-
-fn is_about(line: &Value, port: u16) -> bool {
-    let end = format!(":{port}");
-    ["local", "peer"]
-        .iter()
-        .any(|key| line.get(key).and_then(Value::as_str).is_some_and(|text| text.ends_with(&end)))
-}
-
-/// Whether a line fits a pattern: terms `key=wanted` with spaces between them. Wanted is a range
-/// of numbers `0.9..1.3`, or texts of which one must match: `idle|upper_bound`, `10.0.0.1:*`. A
-/// key `a.b` is `b` in the object `a`.
-fn fits(line: &Value, pattern: &str) -> bool {
-    pattern.split_whitespace().all(|term| {
-        let (key, wanted) = term.split_once('=').unwrap_or((term, "*"));
-        let Some(found) = line.pointer(&format!("/{}", key.replace('.', "/"))) else {
-            return false;
-        };
-        let number = |text: &str| text.parse::<f64>().ok();
-        if let Some((low, high)) = wanted.split_once("..") {
-            return found.as_f64() >= number(low) && found.as_f64() <= number(high);
-        }
-        let found = found.as_str().map_or_else(|| found.to_string(), str::to_owned);
-        wanted.split('|').any(|text| match text.strip_suffix('*') {
-            Some(start) => found.starts_with(start),
-            None => found == text,
-        })
-    })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn patterns() {
-        let line = serde_json::json!({
-            "event": "close", "idle_seconds": 1.004, "pid": 7, "local": "10.0.0.1:80",
-            "other_view": {"local": "[::1]:90"}
-        });
-        let check = |pattern: &str, expected: bool| assert_eq!(fits(&line, pattern), expected);
-        check("event=close", true);
-        check("event=race|close idle_seconds=0.9..1.1", true);
-        check("idle_seconds=1.1..2", false);
-        check("gap_seconds=0..9", false);
-        check("pid=7 local=10.0.0.1:*", true);
-        check("other_view.local=[::1]:90", true);
-        check("other_view", true);
-        check("dwell_seconds", false);
-        assert!(is_about(&line, 80) && !is_about(&line, 0));
-    }
-}

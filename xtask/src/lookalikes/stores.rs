@@ -47,7 +47,7 @@ pub(super) fn postgres(stage: &mut Stage<'_>) -> Result<()> {
         server.stop()?;
     }
     stage.exactly(1, quits, "event=reuse role=client gap_seconds=0.39..0.8");
-    stage.exactly(1, quits, "event=close role=client closer=local");
+    stage.exactly(1, quits, "event=close role=client closer=local evidence!=unused");
     stage.exactly(
         1,
         is_ended,

@@ -1,0 +1,47 @@
+//! Names processes, where the kernel side can only name threads: `http-nio-8080-e` is `java`.
+
+use std::collections::HashMap;
+use std::fs;
+use std::time::Duration;
+
+use finrace_ebpf::abi::flag;
+
+use crate::logic::event::Event;
+use crate::logic::model::Nanos;
+
+/// How long a name is believed: process ids are reused, and processes rename themselves.
+const FRESH: Duration = Duration::from_secs(10);
+
+/// Names of processes by id, a few seconds old at most. A process that is gone, or that another
+/// pid namespace hides, keeps the name of its thread.
+#[derive(Default)]
+pub(super) struct Names {
+    known: HashMap<u32, Option<[u8; 16]>>,
+    since: Nanos,
+}
+
+impl Names {
+    /// Puts the process' name in place of the thread's.
+    pub(super) fn replace(&mut self, events: &mut [Event], now: Nanos) {
+        if now.since(self.since) > FRESH {
+            self.known.clear();
+            self.since = now;
+        }
+        for event in events.iter_mut().filter(|event| event.has(flag::TASK)) {
+            let name = self.known.entry(event.raw.tgid).or_insert_with(|| read(event.raw.tgid));
+            if let Some(name) = name {
+                event.raw.comm = *name;
+            }
+        }
+    }
+}
+
+fn read(pid: u32) -> Option<[u8; 16]> {
+    let text = fs::read(format!("/proc/{pid}/comm")).ok()?;
+    let mut name = [0; 16];
+    let line = text.split(|byte| *byte == b'\n').next()?;
+    for (to, from) in name.iter_mut().zip(line) {
+        *to = *from;
+    }
+    Some(name)
+}
