@@ -16,15 +16,16 @@ use tokio::sync::{mpsc, oneshot};
 use crate::cli::{self, Kernel};
 use crate::demo::Demo;
 use crate::http::{self, Reply, Route};
+use crate::logic::classify::Settings;
 use crate::logic::engine::Engine;
 use crate::logic::event::{Kind, Ticks};
 use crate::logic::model::{Nanos, Observation};
-use crate::logic::tracker::Settings;
 use crate::metrics::{self, Hook, ProcessStatus, Status};
 use crate::probe::attach::{Serving, attach};
 use crate::probe::features::{Features, Roots, capability_remedy, missing_capabilities};
 use crate::probe::layout::{Lost, resolve};
 use crate::probe::listeners;
+use crate::probe::plan::Job;
 use crate::probe::source::{Batch, Source, monotonic};
 
 /// Bad usage that only shows when it is tried: exit status 2.
@@ -110,8 +111,15 @@ impl Session {
         let start = monotonic();
         // After the attachment: a port that is listened on in between is seen twice, never missed.
         let listeners = listeners::read(Path::new("/proc"));
-        let settings =
-            Settings { ticks: Ticks { hz: features.hz }, threshold: kernel.reuse_threshold, start };
+        let settings = Settings {
+            ticks: Ticks { hz: features.hz },
+            threshold: kernel.reuse_threshold,
+            sees_writes: attached
+                .serving
+                .iter()
+                .any(|job| job.job == Job::Write && job.by.is_some()),
+            start,
+        };
         let serving = attached.serving.clone();
         for job in serving.iter().filter(|job| job.by.is_none()) {
             log::warn!("no hook for {}; not seen: {}", job.job, job.job.loses());
@@ -211,6 +219,7 @@ impl Session {
         show: &mut impl FnMut(&Observation, SystemTime) -> Result<ControlFlow<()>>,
     ) -> Result<ControlFlow<()>> {
         for event in &batch.events {
+            log::trace!("{event:?}");
             match event.kind {
                 Kind::State => self.counts.state += 1,
                 Kind::Write => self.counts.write += 1,

@@ -34,11 +34,9 @@ pub struct Layout {
     pub skc_tw_rcv_nxt: u32,
     /// `sock_common.skc_tw_snd_nxt` (in `skc_tw_snd_nxt`; minisocks).
     pub skc_tw_snd_nxt: u32,
-    /// `inet_timewait_sock.tw_substate`.
-    pub tw_substate: u32,
     /// `net.ns.inum`.
     pub net_inum: u32,
-    /// `sock.sk_protocol`: byte offset of the 8 bits (a bit-field before 5.6).
+    /// `sock.sk_protocol` (16 bits since MPTCP, whose number has the low byte of TCP's).
     pub sk_protocol: u32,
     /// `sock.sk_shutdown`: byte offset (2-bit field in the low bits before 5.6, else u8).
     pub sk_shutdown: u32,
@@ -64,6 +62,8 @@ pub struct Layout {
     pub write_seq: u32,
     /// `tcp_sock.rcv_nxt`.
     pub rcv_nxt: u32,
+    /// `tcp_sock.rcv_wup` (`rcv_nxt` when we last sent anything).
+    pub rcv_wup: u32,
     /// `tcp_sock.copied_seq`.
     pub copied_seq: u32,
     /// `tcp_sock.srtt_us` (eight times the smoothed RTT).
@@ -106,8 +106,6 @@ pub struct Layout {
     pub cb_ack_seq: u32,
     /// `msghdr.msg_iter` `count` (bytes still to be copied).
     pub msg_count: u32,
-    /// `enum sk_rst_reason`'s `SK_RST_REASON_TCP_ABORT_ON_CLOSE` ([`ABSENT`] before 6.10).
-    pub reason_abort_on_close: u32,
 }
 
 impl Layout {
@@ -162,7 +160,7 @@ pub mod flag {
     pub const TSTAMP_OK: u8 = 1 << 3;
     /// The reset answers a segment: `skb_seq`, `skb_ack` and `size` hold values.
     pub const SEGMENT: u8 = 1 << 4;
-    /// A TIME_WAIT minisock: addresses, `rcv_nxt`, `snd_nxt` and `tw_substate` hold values.
+    /// A TIME_WAIT minisock: addresses, `rcv_nxt` and `snd_nxt` hold values.
     pub const TIMEWAIT: u8 = 1 << 5;
     /// Our own FIN has been sent or queued.
     pub const FIN_SENT: u8 = 1 << 6;
@@ -206,8 +204,8 @@ pub struct Record {
     pub flags: u8,
     /// `icsk_retransmits`.
     pub retransmits: u8,
-    /// `tw_substate` of a minisock.
-    pub tw_substate: u8,
+    /// Zero.
+    pub padding: u8,
     /// Low 32 bits of jiffies now.
     pub jiffies: u32,
     /// Jiffies of the last data sent.
@@ -240,8 +238,8 @@ pub struct Record {
     pub max_ack_backlog: u32,
     /// `sk_err`, or for RESET_SENT the kernel's reason number.
     pub code: u32,
-    /// Zero.
-    pub padding: u32,
+    /// `rcv_nxt` when we last sent anything: what came since is not acknowledged yet.
+    pub rcv_wup: u32,
 }
 
 /// Size of a [`Record`]; a record of any other length is refused by the decoder.

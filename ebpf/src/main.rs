@@ -19,7 +19,7 @@ use finrace_ebpf::abi::{Record, flag, kind, loss, opener};
 use finrace_ebpf::decide::{self, FAREWELL_BYTES, Ring, state};
 
 use crate::maps::{FR_LOSSES, FR_MEASURES, FR_RACES, frozen};
-use crate::sock::{Direct, Mem, Probe, field};
+use crate::sock::{Direct, Mem, Probe, field, netns};
 
 /// The kernel's "Dual MIT/GPL": the helpers used here are for GPL-compatible programs.
 #[unsafe(link_section = "license")]
@@ -85,7 +85,8 @@ fn write<M: Mem>(sk: *const u8, size: impl Fn() -> u32) -> Option<()> {
         }
         Ring::Races
     } else {
-        if !decide::is_reuse(who, size, now, sent, received, threshold) {
+        let heard = field!(M, tp, rcv_nxt: u32).wrapping_sub(field!(M, tp, rcv_wup: u32));
+        if !decide::is_reuse(who, size, heard, now, sent, received, threshold) {
             return None;
         }
         Ring::Measures
@@ -111,7 +112,7 @@ fn state_change<M: Mem>(sk: *const u8, old: u32, new: u32) -> Option<()> {
     let (old, new) = (old as u8, new as u8);
     // SAFETY: the context's socket.
     let tp = unsafe { M::tcp_sock(sk) };
-    if tp.is_null() || field!(M, tp, sk_protocol: u8) != IPPROTO_TCP {
+    if tp.is_null() || field!(M, tp, sk_protocol: u16) != IPPROTO_TCP {
         return None;
     }
     let unacked = field!(M, tp, write_seq: u32).wrapping_sub(field!(M, tp, snd_una: u32));
@@ -174,6 +175,8 @@ fn reset_sent<M: Mem>(sk: *const u8, skb: *const u8, reason: u32) -> Option<()> 
     let mut record = sock::blank(kind::RESET_SENT, 0, 0);
     if sk.is_null() {
         fill_from_headers::<M>(&mut record, skb)?;
+        let device = field!(M, skb, skb_dev: u64) as *const u8;
+        record.netns = netns::<M>(field!(M, device, dev_net: u64));
     } else {
         let sk_state = field!(M, sk, skc_state: u8);
         record.old_state = sk_state;
@@ -193,6 +196,11 @@ fn reset_sent<M: Mem>(sk: *const u8, skb: *const u8, reason: u32) -> Option<()> 
                     return None;
                 }
                 sock::fill_tcp::<M>(&mut record, tp);
+            }
+            // No connection, but somebody listens; `skb->dev` is cleared by now.
+            state::LISTEN => {
+                fill_from_headers::<M>(&mut record, skb)?;
+                record.netns = netns::<M>(field!(M, sk, skc_net: u64));
             }
             _ => return None,
         }
@@ -234,13 +242,10 @@ fn fill_from_headers<M: Mem>(record: &mut Record, skb: *const u8) -> Option<()> 
     record.remote_port = u16::from_be(unsafe { Probe::read(head, tcp) });
     // SAFETY: as above.
     record.local_port = u16::from_be(unsafe { Probe::read(head, tcp + 2) });
-    let device = field!(M, skb, skb_dev: u64) as *const u8;
-    let net = field!(M, device, dev_net: u64) as *const u8;
-    record.netns = field!(M, net, net_inum: u32);
     Some(())
 }
 
-const IPPROTO_TCP: u8 = 6;
+const IPPROTO_TCP: u16 = 6;
 
 /// Write, first choice: tp_btf on `tcp_sendmsg_locked(sk, msg, skb, size_goal)`, 6.16+.
 #[btf_tracepoint(function = "tcp_sendmsg_locked")]

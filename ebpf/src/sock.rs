@@ -131,8 +131,13 @@ pub(crate) fn fill_common<M: Mem>(record: &mut Record, sk: *const u8) {
         record.local = mapped(field!(M, sk, skc_rcv_saddr: u32));
         record.remote = mapped(field!(M, sk, skc_daddr: u32));
     }
-    let net = field!(M, sk, skc_net: u64) as *const u8;
-    record.netns = field!(M, net, net_inum: u32);
+    record.netns = netns::<M>(field!(M, sk, skc_net: u64));
+}
+
+/// Inode number of a `struct net`, from its address.
+#[inline(always)]
+pub(crate) fn netns<M: Mem>(net: u64) -> u32 {
+    field!(M, net as *const u8, net_inum: u32)
 }
 
 /// Sixteen bytes of an IPv6 address, word by word: the verifier wants loads within one member.
@@ -172,6 +177,7 @@ pub(crate) fn fill_tcp<M: Mem>(record: &mut Record, tp: *const u8) {
     record.snd_una = field!(M, tp, snd_una: u32);
     record.snd_nxt = field!(M, tp, snd_nxt: u32);
     record.rcv_nxt = field!(M, tp, rcv_nxt: u32);
+    record.rcv_wup = field!(M, tp, rcv_wup: u32);
     record.copied_seq = field!(M, tp, copied_seq: u32);
     record.rtt_us = field!(M, tp, srtt_us: u32) >> 3;
     record.data_segs_out = field!(M, tp, data_segs_out: u32);

@@ -15,6 +15,18 @@ use super::model::{Class, Closer, Evidence, How, Nanos, Process, Role};
 /// must follow data for the two to belong together.
 pub const AT_ONCE: Duration = Duration::from_millis(50);
 
+/// What holds for a whole run.
+#[derive(Clone, Copy, Debug)]
+pub struct Settings {
+    pub ticks: Ticks,
+    /// A gap longer than this makes a write a reuse.
+    pub threshold: Duration,
+    /// A hook sees writes: what it did not record did not happen.
+    pub sees_writes: bool,
+    /// When the programs were attached.
+    pub start: Nanos,
+}
+
 /// Linux's `ETIMEDOUT`, in `sk_err` when the kernel gave up on a connection.
 const ETIMEDOUT: u32 = 110;
 
@@ -36,15 +48,17 @@ pub struct Started {
 pub enum StartedKind {
     /// We spoke after this long a gap.
     Gap(Duration),
-    /// The peer spoke after this long a silence, and a few bytes of ours followed at once: maybe
-    /// our reply to its farewell.
+    /// The peer spoke after this long a silence, and we at once: maybe our reply to its farewell,
+    /// or a request that came just after it.
     Reply(Duration),
 }
 
 impl Started {
+    /// The gap before it, if it was a request. After the peer's farewell, the silence is.
     pub fn gap(&self) -> Option<Duration> {
         match self.kind {
             StartedKind::Gap(gap) => Some(gap),
+            StartedKind::Reply(silence) if !self.is_small() => Some(silence),
             StartedKind::Reply(_) => None,
         }
     }
@@ -54,14 +68,34 @@ impl Started {
         self.bytes <= FAREWELL_BYTES
     }
 
-    /// Bytes received since; `fin` if the peer's FIN is among them.
-    fn answered(&self, event: &Event, fin: bool) -> u32 {
-        event.raw.rcv_nxt.wrapping_sub(self.rcv_nxt).saturating_sub(fin.into())
+    /// Whether no answer has begun: nothing came since, or a few bytes just now, with the close:
+    /// a farewell. `fin` if the peer's FIN is counted in `rcv_nxt`.
+    pub fn is_unanswered(&self, event: &Event, stamps: &Stamps, fin: bool) -> bool {
+        let answered = event.raw.rcv_nxt.wrapping_sub(self.rcv_nxt).saturating_sub(fin.into());
+        answered == 0 || (answered <= FAREWELL_BYTES && stamps.heard_ago <= AT_ONCE)
     }
+}
 
-    /// Whether no answer has begun: nothing came but perhaps a farewell.
-    pub fn is_unanswered(&self, event: &Event, fin: bool) -> bool {
-        self.answered(event, fin) <= FAREWELL_BYTES
+/// What is known of a connection beside the record at hand.
+#[derive(Clone, Copy, Debug)]
+pub struct Known<'a> {
+    pub role: Role,
+    /// Its last write after a gap.
+    pub started: Option<&'a Started>,
+    pub settings: Settings,
+}
+
+impl Known<'_> {
+    /// The gap before a request of ours, if `is_open` says that nothing has come of it.
+    ///
+    /// With a write hook, no record means no gap: an upload that lasts longer than the threshold
+    /// has none. Without one, stamps are all there is, and they cannot tell the two apart.
+    fn open_gap(&self, stamps: &Stamps, is_open: impl Fn(&Started) -> bool) -> Option<Duration> {
+        match self.started.filter(|s| s.gap().is_some()) {
+            Some(s) => s.gap().filter(|_| is_open(s)),
+            None if self.settings.sees_writes => None,
+            None => Some(stamps.sent_after).filter(|gap| *gap > self.settings.threshold),
+        }
     }
 }
 
@@ -117,25 +151,16 @@ pub enum AtFin {
 }
 
 /// The peer's FIN, ESTABLISHED->CLOSE_WAIT: `tcp_ack` has run, `rcv_nxt` counts the FIN.
-pub fn peer_fin(
-    event: &Event,
-    role: Role,
-    started: Option<&Started>,
-    ticks: Ticks,
-    threshold: Duration,
-) -> (AtFin, Ended) {
+pub fn peer_fin(event: &Event, known: Known<'_>) -> (AtFin, Ended) {
+    let Known { role, started, settings: Settings { ticks, threshold, .. } } = known;
     let stamps = Stamps::of(event, ticks);
     let raw = &event.raw;
     let ended = |evidence, idle| Ended { closer: Closer::Peer, evidence, idle };
-    let request = started.filter(|s| s.gap().is_some() && s.is_unanswered(event, true));
+    let request = started.filter(|s| s.gap().is_some() && s.is_unanswered(event, &stamps, true));
 
     if role == Role::Client && event.unacked() != 0 {
-        let untouched = |s: &Started| raw.snd_una == s.start || s.is_unanswered(event, true);
-        let gap = match started.filter(|s| s.gap().is_some()) {
-            Some(s) => s.gap().filter(|_| untouched(s)),
-            // No record of the start: bare FIN, stamps tell the gap before our last data.
-            None => Some(stamps.sent_after).filter(|gap| *gap > threshold),
-        };
+        // A FIN that acknowledges part of it comes from a server that has read that part.
+        let gap = known.open_gap(&stamps, |s| raw.snd_una == s.start);
         let idle = gap.unwrap_or(stamps.idle());
         let at_fin = gap.map_or(AtFin::Early, |gap| AtFin::Crossed { gap });
         return (at_fin, ended(Evidence::Unanswered, idle));
@@ -155,7 +180,7 @@ pub fn peer_fin(
             return (at_fin, ended(Evidence::Unanswered, stamps.sent_ago));
         }
         if stamps.sent_after > Duration::ZERO {
-            let gap = Some(stamps.sent_after).filter(|gap| *gap > threshold);
+            let gap = known.open_gap(&stamps, |_| false);
             let at_once = gap.is_some() && stamps.sent_ago <= event.rtt() + AT_ONCE;
             // Long after a last send without a gap before it: a control frame and an idle close,
             // or a server that gave up. Nothing here tells which, so nothing is claimed.
@@ -191,6 +216,12 @@ fn quiet_fin(event: &Event, stamps: &Stamps, threshold: Duration) -> Ended {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AtOurClose {
     Nothing,
+    /// The peer's farewell came instead of an answer, and we closed before its FIN. `acked` says
+    /// whether its kernel had the request by then.
+    Farewelled {
+        gap: Duration,
+        acked: bool,
+    },
     /// We gave up on a request that nobody acknowledged, although it was sent again.
     GaveUp {
         gap: Option<Duration>,
@@ -200,31 +231,46 @@ pub enum AtOurClose {
 }
 
 /// Our own FIN, ESTABLISHED->FIN_WAIT1; not queued yet, so `write_seq` does not count it.
-pub fn our_fin(
-    event: &Event,
-    role: Role,
-    started: Option<&Started>,
-    ticks: Ticks,
-    threshold: Duration,
-) -> (AtOurClose, Ended) {
+pub fn our_fin(event: &Event, known: Known<'_>) -> (AtOurClose, Ended) {
+    let Known { role, started, settings: Settings { ticks, threshold, .. } } = known;
     let stamps = Stamps::of(event, ticks);
     let raw = &event.raw;
     let ended = |closer, evidence, idle| Ended { closer, evidence, idle };
 
-    if let AtOurClose::GaveUp { gap } = gave_up(event, role, started, &stamps, threshold) {
+    if let AtOurClose::GaveUp { gap } = gave_up(event, known, &stamps) {
         let idle = gap.unwrap_or(stamps.heard_ago);
         return (AtOurClose::GaveUp { gap }, ended(Closer::Local, Evidence::Unanswered, idle));
     }
     if let Some(start) = started
         && start.is_small()
-        && event.time.since(start.time) <= AT_ONCE
-        && start.is_unanswered(event, false)
+        && event.time.since(start.time) <= AT_ONCE + event.rtt()
+        && start.is_unanswered(event, &stamps, false)
     {
         let (closer, evidence, idle) = match start.kind {
             StartedKind::Gap(gap) => (Closer::Local, Evidence::Idle, gap),
             StartedKind::Reply(silence) => (Closer::Peer, Evidence::UpperBound, silence),
         };
         return (AtOurClose::Farewell, ended(closer, evidence, idle));
+    }
+    if let Some(gap) = known.started.and_then(Started::gap)
+        && let Some(acked) = farewelled(event, known, &stamps)
+    {
+        let at = AtOurClose::Farewelled { gap, acked };
+        // Acknowledged, the few bytes may as well be an answer.
+        let ended = if acked {
+            ended(Closer::Local, Evidence::AfterData, stamps.idle())
+        } else {
+            ended(Closer::Peer, Evidence::Unanswered, gap)
+        };
+        return (at, ended);
+    }
+    // A few bytes came after a silence, and we close on them: the peer's farewell.
+    let heard = raw.rcv_nxt.wrapping_sub(raw.rcv_wup);
+    if (1..=FAREWELL_BYTES).contains(&heard)
+        && stamps.heard_ago <= AT_ONCE
+        && stamps.sent_ago > threshold
+    {
+        return (AtOurClose::Nothing, ended(Closer::Peer, Evidence::UpperBound, stamps.sent_ago));
     }
     let speaks_last = stamps.sent_after > Duration::ZERO;
     let awaits = match role {
@@ -248,15 +294,27 @@ pub fn our_fin(
     (AtOurClose::Nothing, ended(Closer::Local, evidence, idle))
 }
 
+/// Whether a client's request met the peer's farewell, so that we close first: `Some(acked)`.
+/// Bytes that do not acknowledge the request cannot be its answer.
+fn farewelled(event: &Event, known: Known<'_>, stamps: &Stamps) -> Option<bool> {
+    let raw = &event.raw;
+    let start = known.started.filter(|s| known.role == Role::Client && !s.is_small())?;
+    let answered = raw.rcv_nxt.wrapping_sub(start.rcv_nxt);
+    let few = match start.kind {
+        StartedKind::Gap(_) => (1..=FAREWELL_BYTES).contains(&answered),
+        StartedKind::Reply(_) => answered == 0,
+    };
+    let at_once = event.time.since(start.time) <= event.rtt() + AT_ONCE;
+    if !few || !at_once || stamps.heard_ago > event.rtt() + AT_ONCE {
+        return None;
+    }
+    Some(raw.snd_una != start.start)
+}
+
 /// Whether a client's request after a gap was never acknowledged, although it was sent again. The
 /// gap is known only from its record: a retransmission touches `lsndtime`.
-fn gave_up(
-    event: &Event,
-    role: Role,
-    started: Option<&Started>,
-    stamps: &Stamps,
-    threshold: Duration,
-) -> AtOurClose {
+fn gave_up(event: &Event, known: Known<'_>, stamps: &Stamps) -> AtOurClose {
+    let Known { role, started, settings } = known;
     let raw = &event.raw;
     if role != Role::Client || event.unacked() == 0 || raw.retransmits == 0 {
         return AtOurClose::Nothing;
@@ -265,30 +323,27 @@ fn gave_up(
         s.gap().is_some() && raw.snd_una == s.start && raw.rcv_nxt == s.rcv_nxt
     } else {
         // Nothing at all, not even an ACK, since long before our last (re)transmission.
-        distance(raw.lrcvtime, raw.rcv_tstamp) >= 0 && stamps.sent_after > threshold
+        !settings.sees_writes
+            && distance(raw.lrcvtime, raw.rcv_tstamp) >= 0
+            && stamps.sent_after > settings.threshold
     };
     let gap = started.and_then(Started::gap);
     if untouched { AtOurClose::GaveUp { gap } } else { AtOurClose::Nothing }
 }
 
 /// The kernel gave up: ->CLOSE with `ETIMEDOUT`.
-pub fn timed_out(
-    event: &Event,
-    role: Role,
-    started: Option<&Started>,
-    ticks: Ticks,
-    threshold: Duration,
-) -> Option<(AtOurClose, Ended)> {
+pub fn timed_out(event: &Event, known: Known<'_>) -> Option<(AtOurClose, Ended)> {
     if event.raw.code != ETIMEDOUT {
         return None;
     }
-    let stamps = Stamps::of(event, ticks);
-    let at = gave_up(event, role, started, &stamps, threshold);
+    let stamps = Stamps::of(event, known.settings.ticks);
+    let at = gave_up(event, known, &stamps);
     let idle = match at {
         AtOurClose::GaveUp { gap: Some(gap) } => gap,
-        AtOurClose::GaveUp { gap: None } | AtOurClose::Nothing | AtOurClose::Farewell => {
-            stamps.heard_ago
-        }
+        AtOurClose::GaveUp { gap: None }
+        | AtOurClose::Nothing
+        | AtOurClose::Farewelled { .. }
+        | AtOurClose::Farewell => stamps.heard_ago,
     };
     Some((at, Ended { closer: Closer::Local, evidence: Evidence::Unanswered, idle }))
 }
@@ -309,23 +364,19 @@ pub enum AtReset {
 /// RST in ESTABLISHED. What sent it shows in the timestamp option: a live socket carries it where
 /// it was negotiated, a reset without a socket does not (`tcp_v4_send_reset` against
 /// `tcp_send_active_reset`, v6.12 net/ipv4).
-pub fn reset(
-    event: &Event,
-    role: Role,
-    started: Option<&Started>,
-    ticks: Ticks,
-    threshold: Duration,
-) -> (AtReset, Ended) {
+pub fn reset(event: &Event, known: Known<'_>) -> (AtReset, Ended) {
+    let Known { role, started, settings: Settings { ticks, threshold, .. } } = known;
     let stamps = Stamps::of(event, ticks);
     let ended = |evidence, idle| Ended { closer: Closer::Peer, evidence, idle };
     if role == Role::Client {
-        let recorded = started.filter(|s| s.gap().is_some());
-        let gap = match recorded {
-            Some(s) => s.gap().filter(|_| s.is_unanswered(event, false)),
-            None => Some(stamps.sent_after).filter(|gap| *gap > threshold),
-        };
+        // An ACK between the last answer and our last data: several flights, so under way.
+        let acked_between = distance(event.raw.rcv_tstamp, event.raw.lrcvtime) > 0
+            && distance(event.raw.lsndtime, event.raw.rcv_tstamp) >= 0;
+        let gap = known
+            .open_gap(&stamps, |s| s.is_unanswered(event, &stamps, false))
+            .filter(|_| started.is_some() || !acked_between);
         if let Some(gap) = gap {
-            let small = recorded.is_some_and(|s| {
+            let small = started.is_some_and(|s| {
                 s.is_small()
                     && event.raw.write_seq.wrapping_sub(s.start) <= FAREWELL_BYTES
                     && event.time.since(s.time) <= AT_ONCE
@@ -357,12 +408,8 @@ pub fn reset(
 /// Our own abortive close in task context, ESTABLISHED->CLOSE: unread data or `SO_LINGER` 0.
 /// `Some(idle)` with it if it threw away a client's request: over 96 unread bytes that came after
 /// a silence over the threshold.
-pub fn our_abort(
-    event: &Event,
-    role: Role,
-    ticks: Ticks,
-    threshold: Duration,
-) -> (Option<Duration>, Ended) {
+pub fn our_abort(event: &Event, known: Known<'_>) -> (Option<Duration>, Ended) {
+    let Known { role, settings: Settings { ticks, threshold, .. }, .. } = known;
     let stamps = Stamps::of(event, ticks);
     let unread = event.unread(false);
     let thrown_away =

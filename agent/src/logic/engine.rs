@@ -1,11 +1,12 @@
 //! The whole way from events to observations: follow, join, judge by what the peer is known for.
 
+use super::classify::Settings;
 use super::event::Event;
 use super::join::Joiner;
-use super::model::{Class, Incident, Nanos, Observation};
+use super::model::{Class, Incident, Nanos, Observation, Outcome, Role};
 use super::peer::RowKey;
 use super::table::Table;
-use super::tracker::{Settings, Tracker};
+use super::tracker::Tracker;
 
 pub struct Engine {
     tracker: Tracker,
@@ -38,12 +39,16 @@ impl Engine {
             self.joiner.add(finding, &mut out);
         }
         self.joiner.expire(until, &mut out);
-        for observation in &mut out {
-            if let Observation::Incident(incident) = observation {
-                self.judge(incident);
+        out.retain_mut(|observation| {
+            let is_kept = match observation {
+                Observation::Incident(incident) => self.judge(incident),
+                Observation::Close(_) | Observation::Reuse(_) | Observation::Dwell(_) => true,
+            };
+            if is_kept {
+                self.table.add(observation);
             }
-            self.table.add(observation);
-        }
+            is_kept
+        });
         out
     }
 
@@ -62,18 +67,32 @@ impl Engine {
         self.tracker.refused()
     }
 
-    fn judge(&self, incident: &mut Incident) {
-        if incident.class == Class::ReadAndClosed {
-            let at_timeout = RowKey::of(&incident.origin)
-                .zip(incident.gap)
-                .is_some_and(|(key, gap)| self.table.is_at_timeout(&key, gap, incident.origin.rtt));
-            if !at_timeout {
-                incident.class = Class::PrematureClose;
+    /// Names the cause, and decides what only a known timeout can; false if nothing happened
+    /// after all.
+    fn judge(&self, incident: &mut Incident) -> bool {
+        let at_timeout = || {
+            RowKey::of(&incident.origin).zip(incident.gap).is_some_and(|(key, gap)| {
+                self.table.is_at_timeout(&key, gap, incident.origin.rtt)
+            })
+        };
+        match (incident.class, incident.origin.role) {
+            // A few bytes and our own close: as well a short answer to a last request.
+            (Class::ReadAndClosed, _) if incident.outcome == Outcome::ClosedByUs => {
+                if !at_timeout() {
+                    return false;
+                }
             }
+            (Class::ReadAndClosed, _) if !at_timeout() => incident.class = Class::PrematureClose,
+            // Our own stamps look the same when we abort a slow upload that we never answered.
+            (Class::UnreadClose, Role::Server) if !at_timeout() => {
+                incident.class = Class::Unknown;
+            }
+            _ => {}
         }
         incident.cause = self.table.cause(incident);
         if let Some(other) = &mut incident.other_view {
             other.cause = incident.cause;
         }
+        true
     }
 }

@@ -96,10 +96,11 @@ impl Joiner {
     }
 }
 
-/// Whether both views lost the same request. A segment sent before the FIN came acknowledges one
-/// less than the socket that got it.
+/// Whether both views lost the same request. One side may know its first byte alone (a segment
+/// that met no socket), the other its last (a reset after it was acknowledged); and a segment sent
+/// before the FIN came acknowledges one less than the socket that got it.
 fn same(a: Lost, b: Lost) -> bool {
-    a.start == b.start && distance(a.peer, b.peer).abs() <= 1
+    (a.start == b.start || a.end == b.end) && distance(a.peer, b.peer).abs() <= 1
 }
 
 fn is_mirror(a: &Incident, b: &Incident) -> bool {
@@ -160,19 +161,21 @@ mod tests {
 
     #[test]
     fn two_views_of_one_failure_are_one_race() {
-        let lost = Lost { start: 100, peer: 501 };
+        let lost = Lost { start: 100, end: 300, peer: 501 };
         let client = |at| race(Role::Client, Class::StaleWrite, at, lost);
         let server = |at, lost| race(Role::Server, Class::LateRequest, at, lost);
         let joined = "client stale_write + server late_request";
         check(vec![server(10, lost), client(11)], joined);
         check(vec![client(10), server(11, lost)], joined);
         check(vec![server(10, lost), client(2_500)], joined);
-        let crossed = Lost { start: 100, peer: 500 };
+        let crossed = Lost { start: 100, end: 200, peer: 500 };
         check(vec![server(10, crossed), client(11)], joined);
+        let acked = Lost { start: 300, end: 300, peer: 501 };
+        check(vec![server(10, acked), client(11)], joined);
         // Told already: counted on the client's row only.
         check(vec![client(10), server(1_000, lost)], "client stale_write");
         // Others' numbers, or too late.
-        let other = Lost { start: 100, peer: 900 };
+        let other = Lost { start: 100, end: 300, peer: 900 };
         check(vec![server(10, other), client(11)], "server late_request; client stale_write");
         check(vec![server(10, lost), client(3_500)], "server late_request; client stale_write");
         check(vec![client(10), client(10)], "client stale_write; client stale_write");

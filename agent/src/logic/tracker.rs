@@ -10,7 +10,9 @@ use std::time::Duration;
 use finrace_ebpf::abi::{flag, opener};
 use finrace_ebpf::decide::{FAREWELL_BYTES, distance, state};
 
-use super::classify::{self, AT_ONCE, AtFin, AtOurClose, AtReset, Ended, Started, StartedKind};
+use super::classify::{
+    self, AT_ONCE, AtFin, AtOurClose, AtReset, Ended, Known, Settings, Started, StartedKind,
+};
 use super::event::{Event, Kind, SockKey, Ticks, Tuple};
 use super::model::{
     Cause, Class, Close, Closer, Dwell, Evidence, How, Incident, Nanos, Observation, Origin,
@@ -18,7 +20,7 @@ use super::model::{
 };
 use super::recent::Recent;
 
-/// How long a small write is held back: it is a farewell if our own FIN follows.
+/// How long a small write is held back, beside two round trips: a farewell if our FIN follows.
 const HOLD: Duration = Duration::from_millis(100);
 
 /// How long an outcome is waited for, beside eight round trips.
@@ -31,21 +33,14 @@ const TIME_WAIT: Duration = Duration::from_mins(1);
 /// Most entries of each kind; each takes about 300 bytes.
 const LIMIT: usize = 16_384;
 
-/// What the tracker is told once.
-#[derive(Clone, Copy, Debug)]
-pub struct Settings {
-    pub ticks: Ticks,
-    /// A gap longer than this makes a write a reuse.
-    pub threshold: Duration,
-    /// When the programs were attached.
-    pub start: Nanos,
-}
-
-/// Sequence numbers that both ends of a connection share, whatever NAT does to addresses: the
-/// first byte of the lost request, and the next one expected from the server.
+/// Sequence numbers that both ends of a connection share, whatever NAT does to addresses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Lost {
+    /// First byte of the lost request.
     pub start: u32,
+    /// The one after its last.
+    pub end: u32,
+    /// The next one expected from the server.
     pub peer: u32,
 }
 
@@ -238,13 +233,13 @@ impl Tracker {
         let is_small = raw.size <= FAREWELL_BYTES;
         let kind = match role {
             Role::Client if after_gap => StartedKind::Gap(gap),
-            Role::Client if is_small => StartedKind::Reply(silence),
+            Role::Client => StartedKind::Reply(silence),
             Role::Server if after_gap && is_small => StartedKind::Gap(gap),
             Role::Server => {
                 self.answer_after_silence(event, silence);
                 return;
             }
-            Role::Client | Role::Unknown => return,
+            Role::Unknown => return,
         };
         let started = Started {
             time: event.time,
@@ -255,8 +250,9 @@ impl Tracker {
             process: event.process(),
         };
         if started.is_small() {
-            self.timers.push(Reverse((event.time + HOLD, Timer::Held, event.key)));
-        } else {
+            let due = event.time + HOLD + 2 * event.rtt();
+            self.timers.push(Reverse((due, Timer::Held, event.key)));
+        } else if after_gap {
             self.say_reuse(event.time, event.origin(role, event.process()), gap, raw.size);
         }
         self.started.insert(event.key, event.time, started);
@@ -318,13 +314,16 @@ impl Tracker {
         self.timers.push(Reverse((due, Timer::Outcome, event.key)));
     }
 
+    fn known<'a>(&self, role: Role, started: Option<&'a Started>) -> Known<'a> {
+        Known { role, started, settings: self.settings }
+    }
+
     // --- The peer closes ---
 
     fn peer_fin(&mut self, event: &Event) {
         let role = event.role();
         let started = self.started.remove(&event.key);
-        let Settings { ticks, threshold, .. } = self.settings;
-        let (at_fin, ended) = classify::peer_fin(event, role, started.as_ref(), ticks, threshold);
+        let (at_fin, ended) = classify::peer_fin(event, self.known(role, started.as_ref()));
         let process = started.as_ref().and_then(|s| s.process.clone());
         let origin = event.origin(role, process.clone());
         self.say_close(event, origin.clone(), How::Fin, ended);
@@ -498,7 +497,8 @@ impl Tracker {
             bytes: Some(bytes),
             other_view: None,
         };
-        let lost = Lost { start: raw.snd_una, peer: raw.rcv_nxt };
+        let lost =
+            Lost { start: raw.snd_una, end: raw.snd_una.wrapping_add(bytes), peer: raw.rcv_nxt };
         self.say(Observation::Incident(incident), Some(lost));
     }
 
@@ -548,7 +548,8 @@ impl Tracker {
             bytes: Some(bytes).filter(|bytes| *bytes != 0),
             other_view: None,
         };
-        let lost = class.is_race().then_some(Lost { start, peer: fin.rcv_nxt });
+        let end = start.wrapping_add(bytes);
+        let lost = class.is_race().then_some(Lost { start, end, peer: fin.rcv_nxt });
         self.say(Observation::Incident(incident), lost);
     }
 
@@ -557,12 +558,11 @@ impl Tracker {
     fn our_fin(&mut self, event: &Event) {
         let role = event.role();
         let started = self.started.remove(&event.key);
-        let Settings { ticks, threshold, .. } = self.settings;
-        let (at, ended) = classify::our_fin(event, role, started.as_ref(), ticks, threshold);
+        let (at, ended) = classify::our_fin(event, self.known(role, started.as_ref()));
         if at == AtOurClose::Nothing
             && let Some(held) = &started
             && held.is_small()
-            && event.time.since(held.time) <= HOLD
+            && event.time.since(held.time) <= HOLD + 2 * event.rtt()
             && let StartedKind::Gap(gap) = held.kind
             && role == Role::Client
         {
@@ -572,32 +572,42 @@ impl Tracker {
         }
         let origin = event.origin(role, event.process());
         self.say_close(event, origin.clone(), How::Fin, ended);
-        if let AtOurClose::GaveUp { gap } = at {
-            self.say_silent_drop(event, origin.clone(), gap, Outcome::ClosedByUs);
+        match at {
+            AtOurClose::GaveUp { gap } => {
+                self.say_unanswered(event, origin.clone(), Class::SilentDrop, gap);
+            }
+            AtOurClose::Farewelled { gap, acked } => {
+                let class = if acked { Class::ReadAndClosed } else { Class::FinCrossed };
+                self.say_unanswered(event, origin.clone(), class, Some(gap));
+            }
+            AtOurClose::Nothing | AtOurClose::Farewell => {}
         }
         self.note_our_close(event, origin, ended, 1);
     }
 
-    fn say_silent_drop(
+    /// A request after a gap that we closed on, without an answer.
+    fn say_unanswered(
         &mut self,
         event: &Event,
         origin: Origin,
+        class: Class,
         gap: Option<Duration>,
-        outcome: Outcome,
     ) {
+        let raw = &event.raw;
+        let timed_out = raw.new_state == state::CLOSE;
         let incident = Incident {
             time: event.time,
             origin,
-            class: Class::SilentDrop,
+            class,
             cause: Cause::Unknown,
-            outcome,
+            outcome: if timed_out { Outcome::Unanswered } else { Outcome::ClosedByUs },
             gap,
             fin_age: None,
             idle: None,
-            bytes: Some(event.unacked()),
+            bytes: Some(event.unacked()).filter(|bytes| *bytes != 0),
             other_view: None,
         };
-        let lost = Lost { start: event.raw.snd_una, peer: event.raw.rcv_nxt };
+        let lost = Lost { start: raw.snd_una, end: raw.write_seq, peer: raw.rcv_nxt };
         self.say(Observation::Incident(incident), Some(lost));
     }
 
@@ -619,16 +629,16 @@ impl Tracker {
             return; // the reset has told it
         }
         let role = event.role();
-        let Settings { ticks, threshold, .. } = self.settings;
         let started = self.started.remove(&event.key);
+        let known = self.known(role, started.as_ref());
         let (at, ended) = if event.has(flag::TASK) {
-            let (idle, ended) = classify::our_abort(event, role, ticks, threshold);
+            let (idle, ended) = classify::our_abort(event, known);
             if let Some(idle) = idle {
                 self.say_unread(event, idle);
             }
             (AtOurClose::Nothing, ended)
         } else {
-            match classify::timed_out(event, role, started.as_ref(), ticks, threshold) {
+            match classify::timed_out(event, known) {
                 Some(told) => told,
                 None => return, // its reset was lost, or came from a firewall by ICMP
             }
@@ -637,7 +647,7 @@ impl Tracker {
         let origin = event.origin(role, process);
         self.say_close(event, origin.clone(), classify::how(event), ended);
         if let AtOurClose::GaveUp { gap } = at {
-            self.say_silent_drop(event, origin.clone(), gap, Outcome::Unanswered);
+            self.say_unanswered(event, origin.clone(), Class::SilentDrop, gap);
         }
         self.note_our_close(event, origin, ended, 0);
     }
@@ -656,7 +666,7 @@ impl Tracker {
             bytes: Some(event.unread(false)),
             other_view: None,
         };
-        let lost = Lost { start: raw.copied_seq, peer: raw.snd_nxt };
+        let lost = Lost { start: raw.copied_seq, end: raw.rcv_nxt, peer: raw.snd_nxt };
         self.say(Observation::Incident(incident), Some(lost));
     }
 
@@ -670,8 +680,12 @@ impl Tracker {
         if bytes <= FAREWELL_BYTES || bytes > u32::MAX / 2 {
             return;
         }
-        let lost = Lost { start: close.rcv_nxt, peer: close.snd_nxt };
-        self.late_request(event, lost, Some(bytes), Outcome::Acked);
+        let lost = Lost {
+            start: close.rcv_nxt,
+            end: close.rcv_nxt.wrapping_add(bytes),
+            peer: close.snd_nxt,
+        };
+        self.late_request(event, lost, bytes, Outcome::Acked);
     }
 
     // --- Resets ---
@@ -679,8 +693,7 @@ impl Tracker {
     fn reset_established(&mut self, event: &Event) {
         let role = event.role();
         let started = self.started.remove(&event.key);
-        let Settings { ticks, threshold, .. } = self.settings;
-        let (at, ended) = classify::reset(event, role, started.as_ref(), ticks, threshold);
+        let (at, ended) = classify::reset(event, self.known(role, started.as_ref()));
         let raw = &event.raw;
         let process = started.as_ref().and_then(|s| s.process.clone());
         let origin = event.origin(role, process);
@@ -706,7 +719,8 @@ impl Tracker {
                 bytes: Some(raw.write_seq.wrapping_sub(start)).filter(|bytes| *bytes != 0),
                 other_view: None,
             };
-            let lost = class.is_race().then_some(Lost { start, peer: raw.rcv_nxt });
+            let lost =
+                class.is_race().then_some(Lost { start, end: raw.write_seq, peer: raw.rcv_nxt });
             self.say(Observation::Incident(incident), lost);
         }
         // Its ->CLOSE follows and has nothing to add.
@@ -730,11 +744,11 @@ impl Tracker {
             _ if event.has(flag::TIMEWAIT) => raw.snd_nxt,
             _ => raw.skb_ack,
         };
-        let lost = Lost { start: raw.skb_seq, peer };
-        self.late_request(event, lost, Some(raw.size), Outcome::Reset);
+        let lost = Lost { start: raw.skb_seq, end: raw.skb_seq.wrapping_add(raw.size), peer };
+        self.late_request(event, lost, raw.size, Outcome::Reset);
     }
 
-    fn late_request(&mut self, event: &Event, lost: Lost, bytes: Option<u32>, outcome: Outcome) {
+    fn late_request(&mut self, event: &Event, lost: Lost, bytes: u32, outcome: Outcome) {
         let tuple = event.key.tuple;
         let unknown_role = self.role_without_socket(event);
         let close = self.closed.get_mut(&tuple).filter(|close| close.rcv_nxt == lost.start);
@@ -765,7 +779,7 @@ impl Tracker {
             gap: None,
             fin_age: None,
             idle,
-            bytes,
+            bytes: Some(bytes),
             other_view: None,
         };
         if idle.is_none() {

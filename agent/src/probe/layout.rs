@@ -115,22 +115,6 @@ impl Btf {
         })
     }
 
-    /// The value of `variant` in `enum enum_name`.
-    pub fn enum_value(&self, enum_name: &str, variant: &str) -> Option<i64> {
-        self.named(&[kind::ENUM, kind::ENUM64], enum_name).find_map(|ty| {
-            let step = if ty.kind == kind::ENUM { 8 } else { 12 };
-            let at = (0..usize::from(ty.vlen))
-                .map(|index| ty.body + index * step)
-                .find(|&at| self.u32_at(at).is_some_and(|name| self.is_named(name, variant)))?;
-            let low = self.u32_at(at + 4)?;
-            Some(match (ty.kind, ty.kind_flag) {
-                (kind::ENUM, true) => i64::from(low.cast_signed()),
-                (kind::ENUM, false) => i64::from(low),
-                _ => (u64::from(self.u32_at(at + 8)?) << 32 | u64::from(low)).cast_signed(),
-            })
-        })
-    }
-
     /// Whether the kernel has a function of this name (so that fentry and kprobe can find it).
     pub fn func_exists(&self, name: &str) -> bool {
         self.named(&[kind::FUNC], name).next().is_some()
@@ -308,9 +292,8 @@ pub fn resolve(btf: &Btf) -> Result<Resolved> {
         skc_v6_rcv_saddr: of.if_built("sock_common", "skc_v6_rcv_saddr", 128),
         skc_tw_rcv_nxt: of.optional("sock_common", "skc_tw_rcv_nxt", 32, TIME_WAIT),
         skc_tw_snd_nxt: of.optional("sock_common", "skc_tw_snd_nxt", 32, TIME_WAIT),
-        tw_substate: of.optional("inet_timewait_sock", "tw_substate", 8, TIME_WAIT),
         net_inum: of.required("net", "ns.inum", 32),
-        sk_protocol: of.required("sock", "sk_protocol", 8),
+        sk_protocol: of.required("sock", "sk_protocol", 16),
         sk_shutdown: of.required("sock", "sk_shutdown", 2),
         sk_err: of.optional("sock", "sk_err", 32, "telling a timeout from a close"),
         sk_max_ack_backlog: of.optional("sock", "sk_max_ack_backlog", 32, "the role after a FIN"),
@@ -328,6 +311,7 @@ pub fn resolve(btf: &Btf) -> Result<Resolved> {
         snd_nxt: of.required("tcp_sock", "snd_nxt", 32),
         write_seq: of.required("tcp_sock", "write_seq", 32),
         rcv_nxt: of.required("tcp_sock", "rcv_nxt", 32),
+        rcv_wup: of.optional("tcp_sock", "rcv_wup", 32, "farewells that our own FIN answers"),
         copied_seq: of.optional("tcp_sock", "copied_seq", 32, "requests unread at our own close"),
         srtt_us: of.optional("tcp_sock", "srtt_us", 32, "round-trip times"),
         bytes_acked: of.optional("tcp_sock", "bytes_acked", 64, ROLE),
@@ -359,8 +343,6 @@ pub fn resolve(btf: &Btf) -> Result<Resolved> {
         cb_end_seq: of.optional("tcp_skb_cb", "end_seq", 32, LATE),
         cb_ack_seq: of.optional("tcp_skb_cb", "ack_seq", 32, LATE),
         msg_count: of.optional("msghdr", "msg_iter.count", 64, "the bytes of a write"),
-        reason_abort_on_close: of
-            .reason("SK_RST_REASON_TCP_ABORT_ON_CLOSE", "requests unread at our own close"),
     };
     ensure!(of.missing.is_empty(), "unknown kernel layout: BTF has no {}", of.missing.join(", "));
     Ok(Resolved { layout, lost: of.lost })
@@ -396,12 +378,6 @@ impl Resolver<'_> {
     /// A field of a kernel feature that may not be built in; without it nothing is lost.
     fn if_built(&self, strukt: &str, path: &str, bits: u64) -> u32 {
         self.offset(strukt, path, bits).unwrap_or(ABSENT)
-    }
-
-    fn reason(&mut self, variant: &str, loses: &'static str) -> u32 {
-        let value = self.btf.enum_value("sk_rst_reason", variant);
-        let value = value.and_then(|value| u32::try_from(value).ok());
-        value.unwrap_or_else(|| self.lose(format!("sk_rst_reason.{variant}"), loses))
     }
 
     /// Byte offset of the 16 bits that hold both flags, and the bit of each within them.
@@ -600,11 +576,6 @@ mod tests {
     #[test]
     fn names() {
         let btf = Btf::parse(Builder::new(SMALL).bytes()).unwrap();
-        assert_eq!(btf.enum_value("color", "BLUE"), Some(4_000_000_000));
-        assert_eq!(btf.enum_value("signed", "MINUS"), Some(-5));
-        assert_eq!(btf.enum_value("big", "HUGE"), Some(1 << 40));
-        assert_eq!(btf.enum_value("big", "LESS"), Some(-2));
-        assert_eq!(btf.enum_value("color", "GREEN"), None);
         assert_eq!(btf.tracepoint_args("three"), Some(3));
         assert_eq!(btf.tracepoint_args("none"), None);
         assert_eq!(btf.tracepoint_args("thre"), None);
@@ -658,7 +629,6 @@ mod tests {
             if let Ok(btf) = Btf::parse(bytes) {
                 drop(resolve(&btf));
                 btf.tracepoint_args("tcp_send_reset");
-                btf.enum_value("sk_rst_reason", "");
             }
         };
         (0..good.len()).for_each(|end| ask(good[..end].to_vec()));
@@ -687,7 +657,6 @@ mod tests {
         struct sock_common skc_daddr=u32@0 skc_rcv_saddr=u32@32 skc_dport=u16@96 skc_num=u16@112 \
             skc_family=u16@128 skc_state=u8@144 skc_net=net_ref@384 skc_v6_daddr=v6@448 \
             skc_v6_rcv_saddr=v6@576 skc_tw_rcv_nxt=u32@992 skc_tw_snd_nxt=u32@1056
-        struct inet_timewait_sock tw_substate=u8@1120
         struct sock sk_protocol=u16@4256 sk_shutdown=u8@4600 sk_err=u32@2272 \
             sk_max_ack_backlog=u32@4832
         struct inet_sock inet_sport=u16@6512
@@ -695,7 +664,7 @@ mod tests {
         struct inet_connection_sock icsk_ack=icsk_ack@9984 icsk_retransmits=u8@9992
         struct rx_opt saw_tstamp=u16@128:1 tstamp_ok=u16@129:1
         struct tcp_sock lsndtime=u32@800 rcv_tstamp=u32@832 snd_una=u32@864 snd_nxt=u32@896 \
-            write_seq=u32@928 rcv_nxt=u32@960 copied_seq=u32@992 srtt_us=u32@1024 \
+            write_seq=u32@928 rcv_nxt=u32@960 copied_seq=u32@992 rcv_wup=u32@1632 srtt_us=u32@1024 \
             bytes_acked=u64@1088 bytes_sent=u64@1152 bytes_retrans=u64@1216 \
             bytes_received=u64@1280 data_segs_out=u32@1344 rx_opt=rx_opt@1376 is_mptcp=u8@1600
         struct sk_buff cb=cb@320 head=p@1536 network_header=u16@1440 transport_header=u16@1424 \
@@ -703,7 +672,6 @@ mod tests {
         struct tcp_skb_cb seq=u32@0 end_seq=u32@32 ack_seq=u32@160
         struct msg_iter count=u64@192
         struct msghdr msg_iter=msg_iter@128
-        enum sk_rst_reason SK_RST_REASON_TCP_ABORT_ON_CLOSE=11
     ";
 
     /// Edits [`KERNEL`], then gives the error, or the lost fields and a few offsets.
@@ -719,7 +687,7 @@ mod tests {
                 let place = |offset| if offset == ABSENT { -1 } else { i64::from(offset) };
                 let flags = [l.rx_opt_flags, l.saw_tstamp_bit, l.tstamp_ok_bit].map(place);
                 let some = [l.sk_protocol, l.sk_shutdown, l.lrcvtime, l.net_inum, l.dev_net];
-                let rest = [l.is_mptcp, l.skc_v6_daddr, l.reason_abort_on_close].map(place);
+                let rest = [l.is_mptcp, l.skc_v6_daddr].map(place);
                 let lost: Vec<&str> = lost.iter().map(|lost| lost.field.as_str()).collect();
                 format!("{:?} {flags:?} {rest:?} lost: {}", some.map(place), lost.join(", "))
             }
@@ -729,26 +697,25 @@ mod tests {
     #[test]
     fn layouts() {
         let check = |edits: &[(&str, &str)], expected: &str| assert_eq!(resolved(edits), expected);
-        check(&[], "[532, 575, 1264, 176, 264] [188, 0, 1] [200, 56, 11] lost: ");
+        check(&[], "[532, 575, 1264, 176, 264] [188, 0, 1] [200, 56] lost: ");
         // A bit-field (before 5.6) may stand for the byte only at its boundary.
         check(
-            &[("sk_protocol=u16@4256", "sk_protocol=u32@4264:8")],
-            "[533, 575, 1264, 176, 264] [188, 0, 1] [200, 56, 11] lost: ",
+            &[("sk_shutdown=u8@4600", "sk_shutdown=u32@4608:2")],
+            "[532, 576, 1264, 176, 264] [188, 0, 1] [200, 56] lost: ",
         );
         check(
-            &[("sk_protocol=u16@4256", "sk_protocol=u32@4260:8")],
-            "unknown kernel layout: BTF has no sock.sk_protocol",
+            &[("sk_shutdown=u8@4600", "sk_shutdown=u32@4604:2")],
+            "unknown kernel layout: BTF has no sock.sk_shutdown",
         );
-        // Not built in: nothing is lost. Before 6.10: no reason.
+        // Not built in: nothing is lost.
         check(
-            &[("is_mptcp", "other"), ("skc_v6_daddr", "other"), ("enum sk_rst", "enum other")],
-            "[532, 575, 1264, 176, 264] [188, 0, 1] [-1, -1, -1] \
-             lost: sk_rst_reason.SK_RST_REASON_TCP_ABORT_ON_CLOSE",
+            &[("is_mptcp", "other"), ("skc_v6_daddr", "other")],
+            "[532, 575, 1264, 176, 264] [188, 0, 1] [-1, -1] lost: ",
         );
         // The two flags must share 16 bits.
         check(
             &[("tstamp_ok=u16@129", "tstamp_ok=u16@150"), ("srtt_us", "srtt_ns")],
-            "[532, 575, 1264, 176, 264] [-1, -1, -1] [200, 56, 11] \
+            "[532, 575, 1264, 176, 264] [-1, -1, -1] [200, 56] \
              lost: tcp_sock.rx_opt.saw_tstamp, tstamp_ok, tcp_sock.srtt_us",
         );
         // Narrower than what is read, and gone: both are named at once.

@@ -21,9 +21,29 @@ pub(crate) const ALL: &[Scenario] = &[
     Scenario::new("client_half_close", client_half_close, REUSED_ONCE),
     Scenario::new(
         "server_half_close",
-        server_half_close,
+        |s| {
+            let pair = s.used_pair()?;
+            pause(500);
+            server_half_close(pair)
+        },
         "reuse role=client gap~0.5
          incident class=half_close role=client",
+    ),
+    // The FIN crosses a part of the upload.
+    Scenario::new(
+        "server_half_close_distant",
+        |s| server_half_close(s.distant_pair()?),
+        "incident class=half_close|early_response role=client",
+    ),
+    Scenario::new(
+        "server_half_close_distant_after_gap",
+        |s| {
+            let pair = s.distant_pair()?;
+            pause(500);
+            server_half_close(pair)
+        },
+        "reuse role=client gap~0.5
+         incident class=half_close|early_response role=client",
     ),
     Scenario::new(
         "connection_close",
@@ -68,13 +88,19 @@ pub(crate) const ALL: &[Scenario] = &[
     Scenario::new("crashed_server", crashed_server, "incident class=premature_close role=client"),
     Scenario::new(
         "early_answer_reset",
-        |s| early_answer(s, drop),
+        |s| early_answer(s.used_pair()?, drop),
         "reuse role=client gap~0.5
          incident class=early_response|mid_stream_reset role=client",
     ),
     Scenario::new(
         "early_answer_drained",
-        |s| early_answer(s, drain),
+        |s| early_answer(s.used_pair()?, drain),
+        "reuse role=client gap~0.5
+         incident class=early_response role=client",
+    ),
+    Scenario::new(
+        "early_answer_distant",
+        |s| early_answer(s.distant_pair()?, drain),
         "reuse role=client gap~0.5
          incident class=early_response role=client",
     ),
@@ -173,9 +199,7 @@ fn client_half_close(stage: &mut Stage) -> Result<()> {
 }
 
 /// The server says in the middle of an upload that no answer will come, and reads on.
-fn server_half_close(stage: &mut Stage) -> Result<()> {
-    let Pair { mut client, mut server } = stage.used_pair()?;
-    pause(500);
+fn server_half_close(Pair { mut client, mut server }: Pair) -> Result<()> {
     for part in 0..30 {
         if part == 15 {
             server.shutdown(Shutdown::Write)?;
@@ -184,7 +208,7 @@ fn server_half_close(stage: &mut Stage) -> Result<()> {
         receive(&mut server, REQUEST.len())?;
         pause(20);
     }
-    pause(100);
+    pause(200);
     drop(client);
     expect_end(server)
 }
@@ -275,9 +299,10 @@ fn reset_in_answer(mut pair: Pair) -> Result<()> {
     expect_end(pair.client)
 }
 
+/// An upload that lasts longer than the threshold of a gap has no gap in it.
 fn reset_in_upload(stage: &mut Stage) -> Result<()> {
     let Pair { mut client, mut server } = stage.used_pair()?;
-    for _ in 0..10 {
+    for _ in 0..25 {
         client.write_all(&REQUEST)?;
         receive(&mut server, REQUEST.len())?;
         pause(20);
@@ -309,8 +334,7 @@ fn crashed_server(stage: &mut Stage) -> Result<()> {
 }
 
 /// "413 Content Too Large" after the first 64 KiB of an upload of 2 MiB.
-fn early_answer(stage: &mut Stage, close: fn(TcpStream)) -> Result<()> {
-    let Pair { mut client, mut server } = stage.used_pair()?;
+fn early_answer(Pair { mut client, mut server }: Pair, close: fn(TcpStream)) -> Result<()> {
     pause(500);
     thread::scope(|scope| {
         let upload = scope.spawn(move || {

@@ -372,6 +372,12 @@ mod tests {
             "1025 c . 301 201 300;1025 c . 301 201 300;1030 s F. 201 301 0;1230 c . 301 202 300",
             Class::FinCrossed,
         );
+        // The close_notify before the FIN has the client close first, or comes before the request.
+        check(
+            "1025 c . 301 201 300;1030 s . 201 301 24;1030 c F. 601 225 0;1031 s F. 225 301 0",
+            Class::FinCrossed,
+        );
+        check("1029 s . 201 301 24;1030 c . 301 225 300;1031 s F. 225 301 0", Class::FinCrossed);
         // A close_notify of the server is not an answer.
         check("1025 c . 301 201 300;1030 s . 201 301 24;1030 s F. 225 301 0", Class::FinCrossed);
     }
@@ -396,6 +402,11 @@ mod tests {
     fn read_and_closed() {
         check("1025 c . 301 201 300;1035 s F. 201 601 0", Class::ReadAndClosed);
         check("1025 c . 301 201 300;1035 s . 201 601 24;1035 s F. 225 601 0", Class::ReadAndClosed);
+        // The server's FIN waits for the client's, as asyncio's does over TLS.
+        check(
+            "1025 c . 301 201 300;1030 s . 201 301 24;1030 c F. 601 225 0;1040 s F. 225 602 0",
+            Class::ReadAndClosed,
+        );
         // A server that worked on it, then crashed.
         check_none("1025 c . 301 201 300;1535 s F. 201 601 0");
         // Answered, with the FIN in the same segment.
