@@ -15,6 +15,10 @@ use super::model::{Class, Closer, Evidence, How, Nanos, Process, Role};
 /// must follow data for the two to belong together.
 pub const AT_ONCE: Duration = Duration::from_millis(50);
 
+/// What may come unread with a FIN and still be the reason of an idle close in words, which some
+/// servers send: PostgreSQL 15's for `idle_session_timeout` takes 116 bytes.
+const IDLE_MESSAGE_BYTES: u32 = 192;
+
 /// What holds for a whole run.
 #[derive(Clone, Copy, Debug)]
 pub struct Settings {
@@ -34,6 +38,7 @@ const ETIMEDOUT: u32 = 110;
 #[derive(Clone, Debug)]
 pub struct Started {
     pub time: Nanos,
+    pub role: Role,
     pub kind: StartedKind,
     /// Bytes of the first write.
     pub bytes: u32,
@@ -63,6 +68,26 @@ impl Started {
         }
     }
 
+    /// The gap before it, if it was an exchange and no farewell: what a reuse says.
+    pub fn reuse_gap(&self) -> Option<Duration> {
+        match (self.role, self.kind) {
+            (Role::Client, StartedKind::Gap(gap)) | (Role::Server, StartedKind::Reply(gap)) => {
+                Some(gap)
+            }
+            _ => None,
+        }
+    }
+
+    /// Whether nothing was written after it, up to this event.
+    fn is_last(&self, event: &Event) -> bool {
+        event.raw.write_seq.wrapping_sub(self.start) == self.bytes
+    }
+
+    /// Bytes received since; `fin` if the peer's FIN is counted in `rcv_nxt`.
+    fn answered(&self, event: &Event, fin: bool) -> u32 {
+        event.raw.rcv_nxt.wrapping_sub(self.rcv_nxt).saturating_sub(fin.into())
+    }
+
     /// Small enough to be a farewell or a control frame.
     pub fn is_small(&self) -> bool {
         self.bytes <= FAREWELL_BYTES
@@ -71,7 +96,7 @@ impl Started {
     /// Whether no answer has begun: nothing came since, or a few bytes just now, with the close:
     /// a farewell. `fin` if the peer's FIN is counted in `rcv_nxt`.
     pub fn is_unanswered(&self, event: &Event, stamps: &Stamps, fin: bool) -> bool {
-        let answered = event.raw.rcv_nxt.wrapping_sub(self.rcv_nxt).saturating_sub(fin.into());
+        let answered = self.answered(event, fin);
         answered == 0 || (answered <= FAREWELL_BYTES && stamps.heard_ago <= AT_ONCE)
     }
 }
@@ -156,7 +181,14 @@ pub fn peer_fin(event: &Event, known: Known<'_>) -> (AtFin, Ended) {
     let stamps = Stamps::of(event, ticks);
     let raw = &event.raw;
     let ended = |evidence, idle| Ended { closer: Closer::Peer, evidence, idle };
-    let request = started.filter(|s| s.gap().is_some() && s.is_unanswered(event, &stamps, true));
+    if let Some(ended) = last_words(event, started, &stamps) {
+        return (AtFin::Nothing, ended);
+    }
+    let request = started.filter(|s| {
+        s.gap().is_some()
+            && s.is_unanswered(event, &stamps, true)
+            && (s.is_last(event) || s.answered(event, true) == 0)
+    });
 
     if role == Role::Client && event.unacked() != 0 {
         // A FIN that acknowledges part of it comes from a server that has read that part.
@@ -195,6 +227,27 @@ pub fn peer_fin(event: &Event, known: Known<'_>) -> (AtFin, Ended) {
     (AtFin::Nothing, quiet_fin(event, &stamps, threshold))
 }
 
+/// The peer's FIN within a round trip of a few bytes of ours, and before our own: farewells.
+fn last_words(event: &Event, started: Option<&Started>, stamps: &Stamps) -> Option<Ended> {
+    let ours = started.filter(|s| {
+        s.is_small()
+            && s.is_last(event)
+            && event.time.since(s.time) <= event.rtt() + AT_ONCE
+            && s.is_unanswered(event, stamps, true)
+    })?;
+    match ours.kind {
+        // Ours came first, and the peer's reply and FIN were faster than our own.
+        StartedKind::Gap(idle) if event.unacked() == 0 => {
+            Some(Ended { closer: Closer::Local, evidence: Evidence::Idle, idle })
+        }
+        StartedKind::Gap(_) => None,
+        // We have replied to the peer's, and its FIN was faster than ours.
+        StartedKind::Reply(idle) => {
+            Some(Ended { closer: Closer::Peer, evidence: Evidence::UpperBound, idle })
+        }
+    }
+}
+
 /// A FIN of the peer with nothing at risk: is it an idle close?
 fn quiet_fin(event: &Event, stamps: &Stamps, threshold: Duration) -> Ended {
     let raw = &event.raw;
@@ -203,7 +256,7 @@ fn quiet_fin(event: &Event, stamps: &Stamps, threshold: Duration) -> Ended {
         (Evidence::Unused, stamps.idle())
     } else if stamps.idle() > threshold {
         (Evidence::Idle, stamps.idle())
-    } else if stamps.sent_ago > threshold && event.unread(true) <= FAREWELL_BYTES {
+    } else if stamps.sent_ago > threshold && event.unread(true) <= IDLE_MESSAGE_BYTES {
         // A short record came with the FIN, long after our last data: a farewell.
         (Evidence::UpperBound, stamps.sent_ago)
     } else {
@@ -245,6 +298,9 @@ pub fn our_fin(event: &Event, known: Known<'_>) -> (AtOurClose, Ended) {
         && start.is_small()
         && event.time.since(start.time) <= AT_ONCE + event.rtt()
         && start.is_unanswered(event, &stamps, false)
+        // What follows a short answer is the farewell, not what came before the answer.
+        && (start.answered(event, false) == 0
+            || (start.is_last(event) && start.gap().is_some()))
     {
         let (closer, evidence, idle) = match start.kind {
             StartedKind::Gap(gap) => (Closer::Local, Evidence::Idle, gap),
@@ -368,6 +424,15 @@ pub fn reset(event: &Event, known: Known<'_>) -> (AtReset, Ended) {
     let Known { role, started, settings: Settings { ticks, threshold, .. } } = known;
     let stamps = Stamps::of(event, ticks);
     let ended = |evidence, idle| Ended { closer: Closer::Peer, evidence, idle };
+    if let Some(start) = started
+        && let StartedKind::Reply(silence) = start.kind
+        && start.is_small()
+        && start.answered(event, false) == 0
+        && event.time.since(start.time) <= event.rtt() + AT_ONCE
+    {
+        // Our reply to the peer's farewell met a close that would not wait for it.
+        return (AtReset::Farewell, ended(Evidence::UpperBound, silence));
+    }
     if role == Role::Client {
         // An ACK between the last answer and our last data: several flights, so under way.
         let acked_between = distance(event.raw.rcv_tstamp, event.raw.lrcvtime) > 0

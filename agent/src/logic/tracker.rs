@@ -235,14 +235,14 @@ impl Tracker {
             Role::Client if after_gap => StartedKind::Gap(gap),
             Role::Client => StartedKind::Reply(silence),
             Role::Server if after_gap && is_small => StartedKind::Gap(gap),
-            Role::Server => {
-                self.answer_after_silence(event, silence);
-                return;
-            }
+            // The first exchange of a connection is no reuse of it.
+            Role::Server if raw.data_segs_out == 0 => return,
+            Role::Server => StartedKind::Reply(silence),
             Role::Unknown => return,
         };
         let started = Started {
             time: event.time,
+            role,
             kind,
             bytes: raw.size,
             start: raw.write_seq,
@@ -252,37 +252,39 @@ impl Tracker {
         if started.is_small() {
             let due = event.time + HOLD + 2 * event.rtt();
             self.timers.push(Reverse((due, Timer::Held, event.key)));
-        } else if after_gap {
+        } else if let Some(gap) = started.reuse_gap() {
             self.say_reuse(event.time, event.origin(role, event.process()), gap, raw.size);
         }
         self.started.insert(event.key, event.time, started);
-    }
-
-    /// A server's first answer after a silence: its upper bound of the client's reuse gap.
-    fn answer_after_silence(&mut self, event: &Event, silence: Duration) {
-        // The first exchange of a connection is no reuse of it.
-        if silence > self.settings.threshold && event.raw.data_segs_out != 0 {
-            let origin = event.origin(Role::Server, event.process());
-            self.say_reuse(event.time, origin, silence, event.raw.size);
-        }
     }
 
     fn say_reuse(&mut self, time: Nanos, origin: Origin, gap: Duration, bytes: u32) {
         self.say(Observation::Reuse(Reuse { time, origin, gap, bytes }), None);
     }
 
-    /// No FIN of ours followed a small write: a client's was a request.
+    /// No close followed a small write: it was no farewell.
     fn release(&mut self, key: SockKey) {
         let Some(started) = self.started.get(&key) else { return };
-        let (StartedKind::Gap(gap), process) = (started.kind, started.process.clone()) else {
-            self.started.remove(&key);
-            return;
-        };
-        let (time, bytes) = (started.time, started.bytes);
         let Tuple { netns, local, remote } = key.tuple;
-        let role = Role::Client;
-        let origin = Origin { netns, role, local, remote, process, rtt: None };
-        self.say_reuse(time, origin, gap, bytes);
+        let process = started.process.clone();
+        let origin = Origin { netns, role: started.role, local, remote, process, rtt: None };
+        let (time, bytes, gap) = (started.time, started.bytes, started.reuse_gap());
+        match gap {
+            Some(gap) => self.say_reuse(time, origin, gap, bytes),
+            None => drop(self.started.remove(&key)),
+        }
+    }
+
+    /// A close followed a small write, and showed that it was no farewell.
+    fn release_early(&mut self, event: &Event, started: Option<&Started>) {
+        if let Some(held) = started
+            && held.is_small()
+            && event.time.since(held.time) <= HOLD + 2 * event.rtt()
+            && let Some(gap) = held.reuse_gap()
+        {
+            let origin = event.origin(held.role, held.process.clone());
+            self.say_reuse(held.time, origin, gap, held.bytes);
+        }
     }
 
     fn write_after_fin(&mut self, event: &Event) {
@@ -324,6 +326,9 @@ impl Tracker {
         let role = event.role();
         let started = self.started.remove(&event.key);
         let (at_fin, ended) = classify::peer_fin(event, self.known(role, started.as_ref()));
+        if ended.evidence == Evidence::AfterData {
+            self.release_early(event, started.as_ref());
+        }
         let process = started.as_ref().and_then(|s| s.process.clone());
         let origin = event.origin(role, process.clone());
         self.say_close(event, origin.clone(), How::Fin, ended);
@@ -559,16 +564,8 @@ impl Tracker {
         let role = event.role();
         let started = self.started.remove(&event.key);
         let (at, ended) = classify::our_fin(event, self.known(role, started.as_ref()));
-        if at == AtOurClose::Nothing
-            && let Some(held) = &started
-            && held.is_small()
-            && event.time.since(held.time) <= HOLD + 2 * event.rtt()
-            && let StartedKind::Gap(gap) = held.kind
-            && role == Role::Client
-        {
-            // It was a request after all, and its timer will not find it any more.
-            let origin = event.origin(role, held.process.clone());
-            self.say_reuse(held.time, origin, gap, held.bytes);
+        if at == AtOurClose::Nothing {
+            self.release_early(event, started.as_ref());
         }
         let origin = event.origin(role, event.process());
         self.say_close(event, origin.clone(), How::Fin, ended);
