@@ -80,8 +80,9 @@ pub const fn may_be_reuse(now: u32, lsndtime: u32, lrcvtime: u32, reuse_jiffies:
 
 /// Whether a write that [`may_be_reuse`] is worth a record: requests after a gap on the client,
 /// first answers on the server, and small writes that may turn out to be farewells on both; also
-/// any write of a client that follows a few bytes of the peer after a silence (`heard`, not yet
-/// acknowledged), for those may have been the peer's farewell.
+/// any write of a client that ends a silence of the peer which it broke with a few bytes, for those
+/// may have been its farewell. `heard` is what of them is not acknowledged yet: none, if that went
+/// out at once.
 #[inline(always)]
 pub const fn is_reuse(
     opener: u8,
@@ -97,7 +98,7 @@ pub const fn is_reuse(
     let after_silence = distance(lrcvtime, lsndtime) > threshold;
     match opener {
         opener::ACTIVE => {
-            let after_farewell = heard != 0 && heard <= FAREWELL_BYTES;
+            let after_farewell = heard <= FAREWELL_BYTES;
             after_gap || (after_silence && (size <= FAREWELL_BYTES || after_farewell))
         }
         opener::PASSIVE => after_silence || (after_gap && size <= FAREWELL_BYTES),
@@ -185,7 +186,7 @@ mod tests {
             assert_eq!(is_reuse(who, size, heard, 1000, sent, received, 50), expected);
         };
         let check = |who, size, sent, received, expected| {
-            check_heard(who, size, 0, sent, received, expected);
+            check_heard(who, size, 1_000, sent, received, expected);
         };
         check(opener::ACTIVE, 200, 900, 900, true); // request after a gap of 100
         check(opener::PASSIVE, 200, 900, 900, false); // slow answer or push
@@ -194,6 +195,7 @@ mod tests {
         check(opener::ACTIVE, 200, 900, 1000, false); // pipelining after a slow answer
         check(opener::ACTIVE, 24, 900, 1000, true); // may answer the server's close_notify
         check_heard(opener::ACTIVE, 200, 31, 900, 1000, true); // may come just after it
+        check_heard(opener::ACTIVE, 200, 0, 900, 1000, true); // so too, acknowledged at once
         check_heard(opener::ACTIVE, 200, 97, 900, 1000, false); // pipelining, as above
     }
 

@@ -477,6 +477,14 @@ pub fn our_abort(event: &Event, known: Known<'_>) -> (Option<Duration>, Ended) {
     let Known { role, settings: Settings { ticks, threshold, .. }, .. } = known;
     let stamps = Stamps::of(event, ticks);
     let unread = event.unread(false);
+    // A few bytes came after a silence, and we did not even read them: the peer's farewell.
+    if (1..=IDLE_MESSAGE_BYTES).contains(&unread)
+        && stamps.heard_ago <= AT_ONCE
+        && stamps.sent_ago > threshold
+    {
+        let (closer, idle) = (Closer::Peer, stamps.sent_ago);
+        return (None, Ended { closer, evidence: Evidence::UpperBound, idle });
+    }
     let thrown_away =
         (role == Role::Server && unread > FAREWELL_BYTES && stamps.heard_after > threshold)
             .then_some(stamps.heard_after);

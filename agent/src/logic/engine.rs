@@ -71,9 +71,9 @@ impl Engine {
     /// after all.
     fn judge(&self, incident: &mut Incident) -> bool {
         let at_timeout = || {
-            RowKey::of(&incident.origin).zip(incident.gap).is_some_and(|(key, gap)| {
-                self.table.is_at_timeout(&key, gap, incident.origin.rtt)
-            })
+            RowKey::of(&incident.origin)
+                .zip(incident.gap)
+                .is_some_and(|(key, gap)| self.table.is_at_timeout(&key, gap, incident.origin.rtt))
         };
         match (incident.class, incident.origin.role) {
             // A few bytes and our own close: as well a short answer to a last request.

@@ -67,13 +67,14 @@ impl Segment {
 pub(crate) enum Class {
     /// Sent after the server's FIN had come.
     StaleWrite,
-    /// Under way while the server's FIN came.
+    /// Under way while the server's FIN or farewell came.
     FinCrossed,
     /// Answered by RST, from a socket that still knew the connection.
     UnreadClose,
     /// Answered by RST from no socket, or by nothing.
     SilentDrop,
-    /// Acknowledged by the server's FIN, which came at once instead of an answer.
+    /// Acknowledged by the server's FIN (or by its farewell, if that came first), which came at once
+    /// instead of an answer.
     ReadAndClosed,
 }
 
@@ -264,6 +265,12 @@ fn last_request(connection: &Connection, rtt: f64) -> Option<(f64, Option<Class>
         .min_by_key(|(ack, _)| *ack);
     let race = if let Some((ack, fin)) = fin {
         let fin_end = fin.seq.wrapping_sub(server_isn) + fin.len + 1;
+        // A server that says farewell has decided to close by then, whenever its FIN follows.
+        let farewell = received
+            .last()
+            .filter(|p| p.end - p.start <= FAREWELL && p.start >= request.ack)
+            .map_or(ack, |p| p.ack);
+        let ack = ack.min(farewell);
         if request.ack >= fin_end {
             Some(Class::StaleWrite)
         } else if ack < end {
@@ -378,6 +385,11 @@ mod tests {
             Class::FinCrossed,
         );
         check("1029 s . 201 301 24;1030 c . 301 225 300;1031 s F. 225 301 0", Class::FinCrossed);
+        // The farewell had not seen the request; the FIN after the client's own has.
+        check(
+            "1025 c . 301 201 300;1030 s . 201 301 24;1030 c F. 601 225 0;1040 s F. 225 602 0",
+            Class::FinCrossed,
+        );
         // A close_notify of the server is not an answer.
         check("1025 c . 301 201 300;1030 s . 201 301 24;1030 s F. 225 301 0", Class::FinCrossed);
     }
@@ -404,7 +416,7 @@ mod tests {
         check("1025 c . 301 201 300;1035 s . 201 601 24;1035 s F. 225 601 0", Class::ReadAndClosed);
         // The server's FIN waits for the client's, as asyncio's does over TLS.
         check(
-            "1025 c . 301 201 300;1030 s . 201 301 24;1030 c F. 601 225 0;1040 s F. 225 602 0",
+            "1025 c . 301 201 300;1030 s . 201 601 24;1030 c F. 601 225 0;1040 s F. 225 602 0",
             Class::ReadAndClosed,
         );
         // A server that worked on it, then crashed.
