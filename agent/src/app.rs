@@ -8,7 +8,7 @@ use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Context as _, Result, anyhow, bail};
-use finrace_ebpf::abi::loss;
+use finrace_ebpf::abi::{MEASURES_BYTES, RACES_BYTES, loss};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
@@ -20,7 +20,7 @@ use crate::logic::classify::Settings;
 use crate::logic::engine::Engine;
 use crate::logic::event::{Kind, Ticks};
 use crate::logic::model::{Nanos, Observation};
-use crate::metrics::{self, Hook, ProcessStatus, Status};
+use crate::metrics::{self, Fill, Hook, ProcessStatus, Status};
 use crate::probe::attach::{Serving, attach};
 use crate::probe::features::{Features, Roots, capability_remedy, missing_capabilities};
 use crate::probe::layout::{Lost, resolve};
@@ -66,6 +66,8 @@ pub struct Counts {
     pub malformed: u64,
     /// Records that found their ring full, by [`loss`] index.
     pub rings: [u64; loss::COUNT as usize],
+    /// Bytes that waited in each ring at the last reading.
+    pub waited: [u64; loss::COUNT as usize],
 }
 
 impl Counts {
@@ -231,6 +233,7 @@ impl Session {
             log::debug!("{error}");
             self.counts.malformed += 1;
         }
+        self.counts.waited = batch.waited;
         if batch.lost != self.counts.rings {
             self.counts.rings = batch.lost;
             self.engine.note_loss(batch.until);
@@ -286,15 +289,22 @@ impl Session {
         });
         Status {
             version: env!("CARGO_PKG_VERSION"),
-            revision: option_env!("FINRACE_REVISION").unwrap_or_default(),
-            rustc: option_env!("FINRACE_RUSTC").unwrap_or_default(),
+            revision: env!("FINRACE_REVISION"),
+            rustc: env!("FINRACE_RUSTC"),
             attached: true,
             hooks: hooks.collect(),
             events: self.counts.events().to_vec(),
             lost: self.lost().into_iter().collect(),
-            maps: Vec::new(),
-            rings: Vec::new(),
-            tracked_sockets: self.engine.tracked() as u64,
+            maps: self
+                .engine
+                .fill()
+                .map(|(name, used, limit)| Fill { name, used: used as u64, capacity: limit as u64 })
+                .to_vec(),
+            rings: [("races", RACES_BYTES), ("measures", MEASURES_BYTES)]
+                .into_iter()
+                .zip(self.counts.waited)
+                .map(|((name, size), used)| Fill { name, used, capacity: size.into() })
+                .collect(),
             process: ProcessStatus::read()
                 .inspect_err(|error| log::debug!("no process metrics: {error:#}"))
                 .ok(),

@@ -122,7 +122,7 @@ impl Findings {
             format!("missing {}", self.missing_capabilities.join(", "))
         };
         let mut text = format!(
-            "kernel        {} {}, HZ {}\nBTF           {}\nlockdown      {}\ncapabilities  {}\n",
+            "kernel         {} {}, HZ {}\nBTF            {}\nlockdown       {}\ncapabilities   {}\n",
             self.kernel, self.arch, self.hz, self.btf, self.lockdown, capabilities
         );
         let mut line = |line: String| {
@@ -130,12 +130,12 @@ impl Findings {
             writeln!(text, "{line}").unwrap_or_default();
         };
         for job in &self.jobs {
-            line(format!("{:<14}{} {}", job.job, job.hook, job.attached_to));
+            line(format!("{:<14} {} {}", job.job, job.hook, job.attached_to));
             if let Some(loses) = job.loses {
-                line(format!("{:14}not seen: {loses}", ""));
+                line(format!("{:15}not seen: {loses}", ""));
             }
             for passed in &job.passed_over {
-                line(format!("{:14}passed over: {passed}", ""));
+                line(format!("{:15}passed over: {passed}", ""));
             }
         }
         for field in &self.missing_fields {

@@ -45,7 +45,6 @@ pub struct Status {
     pub maps: Vec<Fill>,
     /// Ring buffers, in bytes.
     pub rings: Vec<Fill>,
-    pub tracked_sockets: u64,
     /// None where `/proc` cannot be read.
     pub process: Option<ProcessStatus>,
 }
@@ -178,8 +177,6 @@ impl Scrape {
             f.capacity
         })?;
 
-        let help = "Sockets past a FIN that are followed to their end.";
-        gauge(out, "finrace_tracked_sockets", help, None, status.tracked_sockets)?;
         let seconds = Some(&Unit::Seconds);
         let help = "Gap from which a write counts as a reuse.";
         gauge(out, "finrace_reuse_threshold", help, seconds, table.threshold().as_secs_f64())?;

@@ -16,7 +16,7 @@ use super::model::{Class, Closer, Evidence, How, Nanos, Process, Role};
 pub const AT_ONCE: Duration = Duration::from_millis(50);
 
 /// What may come unread with a FIN and still be the reason of an idle close in words, which some
-/// servers send: PostgreSQL 15's for `idle_session_timeout` takes 116 bytes.
+/// servers send: `PostgreSQL` 15's for `idle_session_timeout` takes 116 bytes.
 const IDLE_MESSAGE_BYTES: u32 = 192;
 
 /// What holds for a whole run.

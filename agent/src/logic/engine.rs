@@ -57,9 +57,9 @@ impl Engine {
         self.tracker.note_loss(time);
     }
 
-    /// Sockets and connections kept at the moment.
-    pub fn tracked(&self) -> usize {
-        self.tracker.len()
+    /// What is kept per connection: name, entries and limit.
+    pub fn fill(&self) -> [(&'static str, usize, usize); 3] {
+        self.tracker.fill()
     }
 
     /// What was not kept for lack of room.
@@ -77,12 +77,12 @@ impl Engine {
         };
         match (incident.class, incident.origin.role) {
             // A few bytes and our own close: as well a short answer to a last request.
-            (Class::ReadAndClosed, _) if incident.outcome == Outcome::ClosedByUs => {
-                if !at_timeout() {
+            (Class::ReadAndClosed, _) if !at_timeout() => {
+                if incident.outcome == Outcome::ClosedByUs {
                     return false;
                 }
+                incident.class = Class::PrematureClose;
             }
-            (Class::ReadAndClosed, _) if !at_timeout() => incident.class = Class::PrematureClose,
             // Our own stamps look the same when we abort a slow upload that we never answered.
             (Class::UnreadClose, Role::Server) if !at_timeout() => {
                 incident.class = Class::Unknown;

@@ -295,6 +295,24 @@ pub struct Incident {
     pub other_view: Option<Box<Incident>>,
 }
 
+impl Incident {
+    /// With nothing known but what happened, to whom, and what came of it.
+    pub fn new(time: Nanos, origin: Origin, class: Class, outcome: Outcome) -> Self {
+        Self {
+            time,
+            origin,
+            class,
+            cause: Cause::Unknown,
+            outcome,
+            gap: None,
+            fin_age: None,
+            idle: None,
+            bytes: None,
+            other_view: None,
+        }
+    }
+}
+
 /// Everything the classifier can say.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Observation {

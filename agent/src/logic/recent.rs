@@ -62,11 +62,8 @@ impl<K: Hash + Eq, V> Recent<K, V> {
         self.entries.remove(key).map(|(_, value)| value)
     }
 
-    pub fn len(&self) -> usize {
+    /// Entries, fresh or not.
+    pub fn count(&self) -> usize {
         self.entries.len()
-    }
-
-    pub fn is_empty(&self) -> bool {
-        self.entries.is_empty()
     }
 }

@@ -98,7 +98,6 @@ fn busy() -> (Table, Status) {
         lost: vec![("ring_full", 0), ("decode", 1)],
         maps: vec![fill("FR_SOCKS", 3, 8192)],
         rings: vec![fill("FR_RACES", 128, 262_144), fill("FR_STATS", 0, 1_048_576)],
-        tracked_sockets: 3,
         process: Some(ProcessStatus {
             cpu: Duration::from_millis(1234),
             resident_bytes: 6_668_288,

@@ -40,6 +40,8 @@ pub struct Batch {
     pub malformed: Vec<DecodeError>,
     /// Records that found their ring full since the start, by [`loss`] index.
     pub lost: [u64; loss::COUNT as usize],
+    /// Bytes that waited in each ring, by [`loss`] index too.
+    pub waited: [u64; loss::COUNT as usize],
 }
 
 /// The reading thread; stops when dropped.
@@ -105,8 +107,10 @@ fn read(mut attached: Attached, stop: &OwnedFd, sender: &mpsc::Sender<Batch>) {
 /// Empties both rings. What is too young for its neighbours to be there waits for the next turn.
 fn drain(attached: &mut Attached, waiting: &mut Vec<Event>) -> Batch {
     let mut batch = Batch { until: before(monotonic(), IN_FLIGHT), ..Batch::default() };
-    for ring in [&mut attached.races, &mut attached.measures] {
-        drain_one(ring, waiting, &mut batch.malformed);
+    for (ring, bytes) in
+        [&mut attached.races, &mut attached.measures].into_iter().zip(&mut batch.waited)
+    {
+        *bytes = drain_one(ring, waiting, &mut batch.malformed);
     }
     waiting.sort_by_key(|event| event.time);
     let ready = waiting.partition_point(|event| event.time <= batch.until);
@@ -115,13 +119,21 @@ fn drain(attached: &mut Attached, waiting: &mut Vec<Event>) -> Batch {
     batch
 }
 
-fn drain_one(ring: &mut RingBuf<MapData>, events: &mut Vec<Event>, bad: &mut Vec<DecodeError>) {
+/// Returns the bytes that the ring held, with its own 8 for each record.
+fn drain_one(
+    ring: &mut RingBuf<MapData>,
+    events: &mut Vec<Event>,
+    bad: &mut Vec<DecodeError>,
+) -> u64 {
+    let mut bytes = 0;
     while let Some(record) = ring.next() {
+        bytes += record.len() as u64 + 8;
         match decode(&record) {
             Ok(event) => events.push(event),
             Err(error) => bad.push(error),
         }
     }
+    bytes
 }
 
 fn losses(map: &PerCpuArray<MapData, u64>) -> [u64; loss::COUNT as usize] {
