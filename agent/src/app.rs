@@ -52,7 +52,7 @@ pub struct Session {
     start: Nanos,
     batches: mpsc::Receiver<Batch>,
     /// Stops the reading thread when dropped; after `batches`, which it may wait for.
-    _source: Source,
+    source: Source,
     _demo: Option<Demo>,
 }
 
@@ -143,7 +143,7 @@ impl Session {
             started: wall_clock(),
             start,
             batches,
-            _source: source,
+            source,
             _demo: demo,
         })
     }
@@ -210,7 +210,7 @@ impl Session {
                 }
                 Input::Batch(None) => bail!("the thread that reads the rings has ended"),
                 Input::Request(route, reply) => self.answer(route, reply),
-                Input::End => return self.finish(&mut show),
+                Input::End => return self.finish(&mut show).await,
             }
         }
     }
@@ -238,34 +238,22 @@ impl Session {
             self.counts.rings = batch.lost;
             self.engine.note_loss(batch.until);
         }
-        let (now, wall) = (monotonic(), wall_clock());
-        for observation in self.engine.advance(&batch.events, batch.until) {
-            let age = now.since(observation.time());
-            if show(&observation, wall.checked_sub(age).unwrap_or(wall))?.is_break() {
-                return Ok(ControlFlow::Break(()));
-            }
-        }
-        Ok(ControlFlow::Continue(()))
+        let observations = self.engine.advance(&batch.events, batch.until);
+        show_all(observations, show)
     }
 
-    /// What is in the rings already still counts, and so do races whose outcome is open.
-    fn finish(
+    /// What is in the rings already still counts.
+    async fn finish(
         &mut self,
         show: &mut impl FnMut(&Observation, SystemTime) -> Result<ControlFlow<()>>,
     ) -> Result<()> {
-        const OPEN: Duration = Duration::from_secs(10);
-        while let Ok(batch) = self.batches.try_recv() {
+        self.source.stop();
+        while let Some(batch) = self.batches.recv().await {
             if self.take(&batch, show)?.is_break() {
                 return Ok(());
             }
         }
-        let wall = wall_clock();
-        for observation in self.engine.advance(&[], monotonic() + OPEN) {
-            if show(&observation, wall)?.is_break() {
-                break;
-            }
-        }
-        Ok(())
+        show_all(self.engine.finish(), show).map(drop)
     }
 
     fn answer(&mut self, route: Route, reply: oneshot::Sender<Reply>) {
@@ -318,7 +306,7 @@ pub async fn serve(args: &cli::Serve) -> Result<()> {
     let mut session = Session::start(&args.kernel)?;
     log::info!("attached: {}", session.hooks());
     eprintln_quietly(&format!("finrace: attached; metrics on http://{}/metrics", args.listen));
-    let (sender, requests) = mpsc::channel(args.max_requests.max(1));
+    let (sender, requests) = mpsc::channel(args.max_requests.into());
     let (stop, stopped) = oneshot::channel::<()>();
     let handler = move |route| {
         let sender = sender.clone();
@@ -344,6 +332,21 @@ async fn bind(address: SocketAddr) -> Result<TcpListener> {
         let text = format!("--web.listen-address {address}: {error}");
         anyhow!(Usage(text))
     })
+}
+
+/// Shows observations with the wall time of each.
+fn show_all(
+    observations: Vec<Observation>,
+    show: &mut impl FnMut(&Observation, SystemTime) -> Result<ControlFlow<()>>,
+) -> Result<ControlFlow<()>> {
+    let (now, wall) = (monotonic(), wall_clock());
+    for observation in observations {
+        let age = now.since(observation.time());
+        if show(&observation, wall.checked_sub(age).unwrap_or(wall))?.is_break() {
+            return Ok(ControlFlow::Break(()));
+        }
+    }
+    Ok(ControlFlow::Continue(()))
 }
 
 #[expect(clippy::disallowed_methods, reason = "the one place that reads it")]

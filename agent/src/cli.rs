@@ -130,8 +130,8 @@ pub struct Serve {
     pub listen: SocketAddr,
     /// Requests served at a time.
     #[arg(long = "web.max-requests", value_name = "N", default_value_t = MAX_REQUESTS,
-          env = "FINRACE_WEB_MAX_REQUESTS")]
-    pub max_requests: usize,
+          env = "FINRACE_WEB_MAX_REQUESTS", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub max_requests: u16,
 }
 
 #[derive(Args, Debug)]

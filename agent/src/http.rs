@@ -23,7 +23,7 @@ use tokio::task::JoinSet;
 use crate::metrics::Format;
 
 /// Requests served at a time, unless told otherwise; the next ones wait in the listen queue.
-pub const MAX_REQUESTS: usize = 40;
+pub const MAX_REQUESTS: u16 = 40;
 
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 /// For all of a connection, so that nobody holds one by not reading.
@@ -62,14 +62,14 @@ pub enum Reply {
 /// Serves until `shutdown`, then lets the requests under way end, for a second.
 pub async fn serve<H, F>(
     listener: TcpListener,
-    max_requests: usize,
+    max_requests: u16,
     handler: H,
     shutdown: impl Future<Output = ()>,
 ) where
     H: Fn(Route) -> F + Clone + Send + 'static,
     F: Future<Output = Reply> + Send + 'static,
 {
-    let permits = Arc::new(Semaphore::new(max_requests));
+    let permits = Arc::new(Semaphore::new(max_requests.into()));
     let mut connections = JoinSet::new();
     tokio::pin!(shutdown);
     loop {
@@ -251,7 +251,7 @@ mod tests {
         task: tokio::task::JoinHandle<()>,
     }
 
-    async fn start<H, F>(max_requests: usize, handler: H) -> Server
+    async fn start<H, F>(max_requests: u16, handler: H) -> Server
     where
         H: Fn(Route) -> F + Clone + Send + 'static,
         F: Future<Output = Reply> + Send + 'static,

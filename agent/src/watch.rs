@@ -1,8 +1,10 @@
 //! `finrace watch`: one line per event as it happens, for people or as JSON.
 
-use std::fmt::Write as _;
-use std::io;
+use std::fmt;
+use std::io::{self, Write as _};
 use std::ops::ControlFlow;
+use std::sync::mpsc;
+use std::thread;
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Context as _, Result};
@@ -12,39 +14,121 @@ use crate::app::{Session, eprintln_quietly};
 use crate::cli::Watch;
 use crate::logic::model::{Incident, Observation, Origin};
 
+/// Lines that may wait for a reader; what comes then is dropped, and counted.
+const QUEUE: usize = 65_536;
+
+/// How long lines that wait may take at the end.
+const PATIENCE: Duration = Duration::from_secs(1);
+
 /// Runs until the time is up, a signal comes, or nobody reads.
 pub async fn run(args: &Watch) -> Result<()> {
     let mut session = Session::start(&args.kernel)?;
     eprintln_quietly(&format!("finrace: attached ({})", session.hooks()));
     let mut shown = Shown::default();
-    let mut out = io::stdout().lock();
+    let out = Output::start()?;
     if !args.json {
-        shown.open = write_line(&mut out, &header())?;
+        shown.dropped += u64::from(out.line(header())? == Sent::Dropped);
     }
     session
         .run(args.duration, None, |observation, wall| {
             if !args.filter.matches(observation) {
                 return Ok(ControlFlow::Continue(()));
             }
-            shown.count(observation);
             let line = if args.json {
                 serde_json::to_string(&Line::of(observation, wall)).context("encoding an event")?
             } else {
                 text(observation, wall)
             };
-            let open = write_line(&mut out, &line)?;
-            Ok(if open { ControlFlow::Continue(()) } else { ControlFlow::Break(()) })
+            match out.line(line)? {
+                Sent::Yes => shown.count(observation),
+                Sent::Dropped => shown.dropped += 1,
+                Sent::NobodyReads => return Ok(ControlFlow::Break(())),
+            }
+            Ok(ControlFlow::Continue(()))
         })
         .await?;
-    drop(out);
+    out.finish()?;
     let lost: u64 = session.lost().values().sum();
     let seconds = session.elapsed().as_secs_f64();
-    let Shown { races, incidents, closes, reuses, .. } = shown;
+    let Shown { races, incidents, closes, reuses, dropped } = shown;
+    let dropped = match dropped {
+        0 => String::new(),
+        lines => format!(", {lines} lines dropped for a slow reader"),
+    };
     eprintln_quietly(&format!(
         "finrace: {races} races, {incidents} other incidents, {closes} closes, {reuses} reuses in \
-         {seconds:.1} s; {lost} records lost"
+         {seconds:.1} s; {lost} records lost{dropped}"
     ));
     Ok(())
+}
+
+/// Standard output on a thread of its own, so that a reader that pauses stops neither the reading
+/// of the rings nor the handling of signals.
+struct Output {
+    lines: mpsc::SyncSender<String>,
+    result: mpsc::Receiver<io::Result<()>>,
+}
+
+#[derive(PartialEq, Eq)]
+enum Sent {
+    Yes,
+    Dropped,
+    NobodyReads,
+}
+
+impl Output {
+    fn start() -> Result<Self> {
+        let (lines, queue) = mpsc::sync_channel::<String>(QUEUE);
+        let (done, result) = mpsc::channel();
+        thread::Builder::new()
+            .name("finrace-output".to_owned())
+            .spawn(move || {
+                let mut out = io::stdout().lock();
+                let written = queue
+                    .iter()
+                    .try_for_each(|line| writeln!(out, "{line}").and_then(|()| out.flush()));
+                drop(queue);
+                // Nobody is there to take it once `finish` has lost its patience.
+                done.send(written).unwrap_or_default();
+            })
+            .context("starting the thread that writes")?;
+        Ok(Self { lines, result })
+    }
+
+    fn line(&self, line: String) -> Result<Sent> {
+        match self.lines.try_send(line) {
+            Ok(()) => Ok(Sent::Yes),
+            Err(mpsc::TrySendError::Full(_)) => Ok(Sent::Dropped),
+            Err(mpsc::TrySendError::Disconnected(_)) => {
+                self.ended()?;
+                Ok(Sent::NobodyReads)
+            }
+        }
+    }
+
+    /// Waits for the lines that are under way.
+    fn finish(self) -> Result<()> {
+        let Self { lines, result } = self;
+        drop(lines);
+        match result.recv_timeout(PATIENCE) {
+            Ok(written) => ordinary(written),
+            Err(_) => Ok(()),
+        }
+    }
+
+    fn ended(&self) -> Result<()> {
+        self.result.recv_timeout(PATIENCE).map_or(Ok(()), ordinary)
+    }
+}
+
+/// A closed pipe is an ordinary end.
+fn ordinary(written: io::Result<()>) -> Result<()> {
+    match written {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            Err(error).context("writing to standard output")
+        }
+        _ => Ok(()),
+    }
 }
 
 #[derive(Default)]
@@ -53,7 +137,7 @@ struct Shown {
     incidents: u64,
     closes: u64,
     reuses: u64,
-    open: bool,
+    dropped: u64,
 }
 
 impl Shown {
@@ -65,15 +149,6 @@ impl Shown {
             Observation::Reuse(_) => self.reuses += 1,
             Observation::Dwell(_) => {}
         }
-    }
-}
-
-/// Writes and flushes a line; false once the reader has gone, which is an ordinary end.
-fn write_line(out: &mut impl io::Write, line: &str) -> Result<bool> {
-    match writeln!(out, "{line}").and_then(|()| out.flush()) {
-        Ok(()) => Ok(true),
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
-        Err(error) => Err(error).context("writing to standard output"),
     }
 }
 
@@ -237,7 +312,7 @@ fn describe(incident: &Incident) -> String {
     let mut say = |label: &str, value: Option<String>| {
         if let Some(value) = value {
             // Writing to a String cannot fail.
-            write!(text, ", {label} {value}").unwrap_or_default();
+            fmt::Write::write_fmt(&mut text, format_args!(", {label} {value}")).unwrap_or_default();
         }
     };
     say("gap", incident.gap.map(seconds));

@@ -47,8 +47,9 @@ fn emit(ring: Ring, record: &Record) {
     if buffer.output::<Record>(record, flags).is_err()
         && let Some(count) = FR_LOSSES.get_ptr_mut(reason)
     {
-        // Race: none; the slot is this CPU's own and a program is not preempted by itself.
-        // SAFETY: a valid pointer into the map, and nobody else's while we hold it.
+        // Race: a softirq may come between load and store, and its loss is then counted once with
+        // ours; that something was lost still shows.
+        // SAFETY: a valid pointer into the map, this CPU's own slot.
         let count = unsafe { &mut *count };
         *count = count.wrapping_add(1);
     }

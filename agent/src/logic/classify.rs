@@ -31,8 +31,16 @@ pub struct Settings {
     pub start: Nanos,
 }
 
+/// An RST this soon after a small write may have come before the close that makes it a farewell:
+/// on loopback it is there before the write returns.
+pub const BEFORE_CLOSE: Duration = Duration::from_millis(1);
+
 /// Linux's `ETIMEDOUT`, in `sk_err` when the kernel gave up on a connection.
 const ETIMEDOUT: u32 = 110;
+
+/// `ENETUNREACH`, `EHOSTDOWN`, `EHOSTUNREACH`: in its place where ICMP had told why nobody answers
+/// (`tcp_write_err` prefers `sk_err_soft`, v6.12 `net/ipv4/tcp_timer.c`).
+const UNREACHABLE: [u32; 3] = [101, 112, 113];
 
 /// A write after a gap, remembered until the connection shows what became of it.
 #[derive(Clone, Debug)]
@@ -294,19 +302,8 @@ pub fn our_fin(event: &Event, known: Known<'_>) -> (AtOurClose, Ended) {
         let idle = gap.unwrap_or(stamps.heard_ago);
         return (AtOurClose::GaveUp { gap }, ended(Closer::Local, Evidence::Unanswered, idle));
     }
-    if let Some(start) = started
-        && start.is_small()
-        && event.time.since(start.time) <= AT_ONCE + event.rtt()
-        && start.is_unanswered(event, &stamps, false)
-        // What follows a short answer is the farewell, not what came before the answer.
-        && (start.answered(event, false) == 0
-            || (start.is_last(event) && start.gap().is_some()))
-    {
-        let (closer, evidence, idle) = match start.kind {
-            StartedKind::Gap(gap) => (Closer::Local, Evidence::Idle, gap),
-            StartedKind::Reply(silence) => (Closer::Peer, Evidence::UpperBound, silence),
-        };
-        return (AtOurClose::Farewell, ended(closer, evidence, idle));
+    if let Some(ended) = parting_words(event, started, &stamps) {
+        return (AtOurClose::Farewell, ended);
     }
     if let Some(gap) = known.started.and_then(Started::gap)
         && let Some(acked) = farewelled(event, known, &stamps)
@@ -350,6 +347,23 @@ pub fn our_fin(event: &Event, known: Known<'_>) -> (AtOurClose, Ended) {
     (AtOurClose::Nothing, ended(Closer::Local, evidence, idle))
 }
 
+/// Our own close right after a few bytes of ours: those were a farewell, or the reply to one.
+fn parting_words(event: &Event, started: Option<&Started>, stamps: &Stamps) -> Option<Ended> {
+    let ours = started.filter(|s| {
+        // What follows a short answer is the farewell, not what came before the answer.
+        let is_last_word = s.answered(event, false) == 0 || (s.is_last(event) && s.gap().is_some());
+        s.is_small()
+            && is_last_word
+            && event.time.since(s.time) <= AT_ONCE + event.rtt()
+            && s.is_unanswered(event, stamps, false)
+    })?;
+    let (closer, evidence, idle) = match ours.kind {
+        StartedKind::Gap(gap) => (Closer::Local, Evidence::Idle, gap),
+        StartedKind::Reply(silence) => (Closer::Peer, Evidence::UpperBound, silence),
+    };
+    Some(Ended { closer, evidence, idle })
+}
+
 /// Whether a client's request met the peer's farewell, so that we close first: `Some(acked)`.
 /// Bytes that do not acknowledge the request cannot be its answer.
 fn farewelled(event: &Event, known: Known<'_>, stamps: &Stamps) -> Option<bool> {
@@ -389,7 +403,7 @@ fn gave_up(event: &Event, known: Known<'_>, stamps: &Stamps) -> AtOurClose {
 
 /// The kernel gave up: ->CLOSE with `ETIMEDOUT`.
 pub fn timed_out(event: &Event, known: Known<'_>) -> Option<(AtOurClose, Ended)> {
-    if event.raw.code != ETIMEDOUT {
+    if how(event) != How::Timeout {
         return None;
     }
     let stamps = Stamps::of(event, known.settings.ticks);
@@ -442,9 +456,7 @@ pub fn reset(event: &Event, known: Known<'_>) -> (AtReset, Ended) {
             .filter(|_| started.is_some() || !acked_between);
         if let Some(gap) = gap {
             let small = started.is_some_and(|s| {
-                s.is_small()
-                    && event.raw.write_seq.wrapping_sub(s.start) <= FAREWELL_BYTES
-                    && event.time.since(s.time) <= AT_ONCE
+                s.is_small() && s.is_last(event) && event.time.since(s.time) <= BEFORE_CLOSE
             });
             let class = if !event.has(flag::TSTAMP_OK) {
                 Class::ResetAfterReuse
@@ -474,14 +486,15 @@ pub fn reset(event: &Event, known: Known<'_>) -> (AtReset, Ended) {
 /// `Some(idle)` with it if it threw away a client's request: over 96 unread bytes that came after
 /// a silence over the threshold.
 pub fn our_abort(event: &Event, known: Known<'_>) -> (Option<Duration>, Ended) {
-    let Known { role, settings: Settings { ticks, threshold, .. }, .. } = known;
+    let Known { role, started, settings: Settings { ticks, threshold, .. } } = known;
     let stamps = Stamps::of(event, ticks);
     let unread = event.unread(false);
+    if let Some(ended) = parting_words(event, started, &stamps) {
+        return (None, ended);
+    }
     // A few bytes came after a silence, and we did not even read them: the peer's farewell.
-    if (1..=IDLE_MESSAGE_BYTES).contains(&unread)
-        && stamps.heard_ago <= AT_ONCE
-        && stamps.sent_ago > threshold
-    {
+    let limit = if role == Role::Server { FAREWELL_BYTES } else { IDLE_MESSAGE_BYTES };
+    if (1..=limit).contains(&unread) && stamps.heard_ago <= AT_ONCE && stamps.sent_ago > threshold {
         let (closer, idle) = (Closer::Peer, stamps.sent_ago);
         return (None, Ended { closer, evidence: Evidence::UpperBound, idle });
     }
@@ -503,5 +516,7 @@ pub fn our_abort(event: &Event, known: Known<'_>) -> (Option<Duration>, Ended) {
 
 /// How a close of this state change ended the connection.
 pub fn how(event: &Event) -> How {
-    if event.raw.code == ETIMEDOUT { How::Timeout } else { How::Rst }
+    let raw = &event.raw;
+    let is_timeout = raw.code == ETIMEDOUT || UNREACHABLE.contains(&raw.code);
+    if is_timeout { How::Timeout } else { How::Rst }
 }

@@ -39,6 +39,17 @@ impl Engine {
             self.joiner.add(finding, &mut out);
         }
         self.joiner.expire(until, &mut out);
+        self.settle(out)
+    }
+
+    /// The end of the run: races wait no longer for the other end's view.
+    pub fn finish(&mut self) -> Vec<Observation> {
+        let mut out = Vec::new();
+        self.joiner.expire(Nanos(u64::MAX), &mut out);
+        self.settle(out)
+    }
+
+    fn settle(&mut self, mut out: Vec<Observation>) -> Vec<Observation> {
         out.retain_mut(|observation| {
             let is_kept = match observation {
                 Observation::Incident(incident) => self.judge(incident),
@@ -58,7 +69,7 @@ impl Engine {
     }
 
     /// What is kept per connection: name, entries and limit.
-    pub fn fill(&self) -> [(&'static str, usize, usize); 3] {
+    pub fn fill(&self) -> [(&'static str, usize, usize); 4] {
         self.tracker.fill()
     }
 

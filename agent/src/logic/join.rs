@@ -16,8 +16,9 @@ const CLIENT_WAIT: Duration = Duration::from_millis(300);
 /// How long a server's race waits for the client's, whose outcome takes longer to be known.
 const SERVER_WAIT: Duration = Duration::from_secs(3);
 
-/// How long a reported client's race still takes in a server's view that comes late.
-const REMEMBER: Duration = Duration::from_secs(3);
+/// How long a reported client's race still takes in a server's view that comes late: Apache lingers
+/// for up to 30 s.
+const REMEMBER: Duration = Duration::from_secs(35);
 
 /// Most races that wait at a time; beyond, the oldest is let go unjoined.
 const LIMIT: usize = 4_096;

@@ -37,8 +37,8 @@ impl<K: Hash + Eq, V> Recent<K, V> {
         if self.entries.len() >= self.limit && !self.entries.contains_key(key) {
             let keep = self.keep;
             self.entries.retain(|_, (stamp, _)| time.since(*stamp) <= keep);
-            // Full of fresh ones: make room by halves, so that the scan stays amortised.
-            if self.entries.len() >= self.limit {
+            // Nearly full of fresh ones: make room by halves, so that scans stay rare.
+            if self.entries.len() > self.limit / 4 * 3 {
                 let mut kept = 0_usize;
                 let before = self.entries.len();
                 self.entries.retain(|_, _| {

@@ -98,8 +98,8 @@ struct OurClose {
 /// Why a timer was set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Timer {
-    /// A small write was held back.
-    Held,
+    /// The small write of this time was held back.
+    Held(Nanos),
     /// An outcome is overdue.
     Outcome,
 }
@@ -109,6 +109,8 @@ pub struct Tracker {
     settings: Settings,
     followed: Recent<SockKey, Followed>,
     started: Recent<SockKey, Started>,
+    /// A server's last answer after a silence: `rcv_nxt` then.
+    answered: Recent<SockKey, u32>,
     closed: Recent<Tuple, OurClose>,
     /// Sockets that listen, by network namespace and port.
     listeners: HashMap<(u32, u16), u32>,
@@ -130,6 +132,7 @@ impl Tracker {
             settings,
             followed: Recent::new(LIMIT, Duration::from_mins(10)),
             started: Recent::new(LIMIT, Duration::from_mins(1)),
+            answered: Recent::new(LIMIT, Duration::from_mins(1)),
             closed: Recent::new(LIMIT, 2 * TIME_WAIT),
             listeners: known,
             timers: BinaryHeap::new(),
@@ -139,19 +142,20 @@ impl Tracker {
         }
     }
 
-    /// What is kept: sockets past the peer's FIN, writes after a gap, our own recent closes; with
-    /// the limit of each.
-    pub fn fill(&self) -> [(&'static str, usize, usize); 3] {
+    /// What is kept: sockets past the peer's FIN, clients' writes and servers' answers after a
+    /// gap, our own recent closes; with the limit of each.
+    pub fn fill(&self) -> [(&'static str, usize, usize); 4] {
         [
             ("followed", self.followed.count(), LIMIT),
             ("started", self.started.count(), LIMIT),
+            ("answered", self.answered.count(), LIMIT),
             ("closed", self.closed.count(), LIMIT),
         ]
     }
 
     /// Entries that found no room.
     pub fn refused(&self) -> u64 {
-        self.followed.refused + self.started.refused + self.closed.refused
+        self.followed.refused + self.started.refused + self.answered.refused + self.closed.refused
     }
 
     /// Records of races were lost: what is missing for the next minute proves nothing.
@@ -168,13 +172,26 @@ impl Tracker {
     /// Takes in one event; events come in the order of their stamps.
     pub fn handle(&mut self, event: &Event) {
         self.expire(event.time);
+        let refused = self.refused();
+        self.dispatch(event);
+        // What was pushed out is missing as if its record had been lost.
+        if self.refused() != refused {
+            self.note_loss(event.time);
+        }
+    }
+
+    fn dispatch(&mut self, event: &Event) {
         match (event.kind, event.raw.old_state, event.raw.new_state) {
             (Kind::State, _, state::LISTEN) => {
                 *self.listeners.entry(listener(event)).or_insert(0) += 1;
             }
             (Kind::State, state::LISTEN, _) => {
-                if let Some(count) = self.listeners.get_mut(&listener(event)) {
+                let port = listener(event);
+                if let Some(count) = self.listeners.get_mut(&port) {
                     *count = count.saturating_sub(1);
+                    if *count == 0 {
+                        self.listeners.remove(&port);
+                    }
                 }
             }
             (Kind::State, state::ESTABLISHED, state::CLOSE_WAIT) => self.peer_fin(event),
@@ -199,7 +216,7 @@ impl Tracker {
         {
             self.timers.pop();
             match timer {
-                Timer::Held => self.release(key),
+                Timer::Held(written) => self.release(key, written),
                 Timer::Outcome => {
                     let outcome =
                         if due <= self.lost_until { Outcome::Unknown } else { Outcome::Unanswered };
@@ -220,8 +237,20 @@ impl Tracker {
             None,
         );
     }
-    fn known<'a>(&self, role: Role, started: Option<&'a Started>) -> Known<'a> {
-        Known { role, started, settings: self.settings }
+    /// Without a record of its own, a write proves to have had no gap only if the hook was there
+    /// at the time and nothing was lost since.
+    fn known<'a>(&self, event: &Event, role: Role, started: Option<&'a Started>) -> Known<'a> {
+        let sent_ago = self.settings.ticks.between(event.raw.lsndtime, event.raw.jiffies);
+        let sees_writes = self.settings.sees_writes
+            && event.time > self.lost_until
+            && event.time.since(self.settings.start) > sent_ago;
+        Known { role, started, settings: Settings { sees_writes, ..self.settings } }
+    }
+
+    /// Forgets the writes of a socket that closes.
+    fn take_started(&mut self, key: &SockKey) -> Option<Started> {
+        self.answered.remove(key);
+        self.started.remove(key)
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::fs;
+use std::os::unix::fs::MetadataExt as _;
 use std::time::Duration;
 
 use finrace_ebpf::abi::flag;
@@ -9,20 +10,33 @@ use finrace_ebpf::abi::flag;
 use crate::logic::event::Event;
 use crate::logic::model::Nanos;
 
+/// Inode of the first pid namespace (v6.12 `include/linux/proc_ns.h`, since 3.8).
+const PROC_PID_INIT_INO: u64 = 0xEFFF_FFFC;
+
 /// How long a name is believed: process ids are reused, and processes rename themselves.
 const FRESH: Duration = Duration::from_secs(10);
 
 /// Names of processes by id, a few seconds old at most. A process that is gone, or that another
 /// pid namespace hides, keeps the name of its thread.
-#[derive(Default)]
 pub(super) struct Names {
+    /// Whether the kernel's process ids are those of our `/proc`.
+    in_first_namespace: bool,
     known: HashMap<u32, Option<[u8; 16]>>,
     since: Nanos,
 }
 
 impl Names {
+    pub(super) fn new() -> Self {
+        let namespace = fs::metadata("/proc/self/ns/pid").map(|namespace| namespace.ino());
+        let in_first_namespace = namespace.is_ok_and(|inode| inode == PROC_PID_INIT_INO);
+        Self { in_first_namespace, known: HashMap::new(), since: Nanos(0) }
+    }
+
     /// Puts the process' name in place of the thread's.
     pub(super) fn replace(&mut self, events: &mut [Event], now: Nanos) {
+        if !self.in_first_namespace {
+            return;
+        }
         if now.since(self.since) > FRESH {
             self.known.clear();
             self.since = now;

@@ -41,7 +41,9 @@ impl Job {
             }
             Self::State => "closes, FINs and all that rests on them: everything",
             Self::ResetReceived => "how races end, and those that only a reset shows",
-            Self::ResetSent => "races seen from the server: late_request, unread_close",
+            Self::ResetSent => {
+                "late requests that a reset answers (late_request, but for lingering closes)"
+            }
         }
     }
 }
@@ -204,7 +206,7 @@ fn obstacle(choice: Choice, features: &Features) -> Option<String> {
             Some(format!("BTF has no function {}", choice.attach_to))
         }
         Hook::Kprobe if !features.has_kprobes => Some("this kernel has no kprobes".to_owned()),
-        Hook::Kprobe if !matches!(features.arch, "x86_64" | "aarch64") => {
+        Hook::Kprobe if features.arch != "x86_64" => {
             Some(format!("the program does not know the registers of {}", features.arch))
         }
         Hook::Fentry | Hook::Kprobe => None,

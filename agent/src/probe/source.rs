@@ -26,6 +26,9 @@ pub const TICK: Duration = Duration::from_millis(100);
 /// A record is stamped before its place in the ring is reserved; this much later it is there.
 const IN_FLIGHT: Duration = Duration::from_millis(1);
 
+/// Between two readings: bounds how often a steady stream of records has us wake.
+const PAUSE: Duration = Duration::from_millis(1);
+
 /// Batches that may wait for the run loop; the rings hold what comes after.
 const QUEUE: usize = 16;
 
@@ -64,10 +67,19 @@ impl Source {
     }
 }
 
+impl Source {
+    /// Asks for the last batch: what is in the rings now, and then the end of the channel.
+    pub fn stop(&self) {
+        if let Err(error) = rustix::io::write(&self.stop, &1_u64.to_ne_bytes()) {
+            log::error!("writing to an eventfd: {error}");
+        }
+    }
+}
+
 impl Drop for Source {
     fn drop(&mut self) {
-        let told = rustix::io::write(&self.stop, &1_u64.to_ne_bytes());
-        if let (Ok(_), Some(thread)) = (told, self.thread.take())
+        self.stop();
+        if let Some(thread) = self.thread.take()
             && thread.join().is_err()
         {
             log::error!("the thread that reads the rings panicked");
@@ -78,7 +90,7 @@ impl Drop for Source {
 fn read(mut attached: Attached, stop: &OwnedFd, sender: &mpsc::Sender<Batch>) {
     let tick = Timespec { tv_sec: 0, tv_nsec: i64::from(TICK.subsec_nanos()) };
     let mut waiting = Vec::new();
-    let mut names = Names::default();
+    let mut names = Names::new();
     loop {
         let stopping = {
             let mut fds = [
@@ -86,13 +98,15 @@ fn read(mut attached: Attached, stop: &OwnedFd, sender: &mpsc::Sender<Batch>) {
                 PollFd::new(&attached.measures, PollFlags::IN),
                 PollFd::from_borrowed_fd(stop.as_fd(), PollFlags::IN),
             ];
+            // A ring that holds anything at all is readable at once, so a pause comes first.
+            std::thread::sleep(PAUSE);
             match poll(&mut fds, Some(&tick)) {
                 Ok(_) | Err(rustix::io::Errno::INTR) => {}
                 Err(error) => log::error!("polling the rings: {error}"),
             }
             fds.last().is_some_and(|fd| !fd.revents().is_empty())
         };
-        let mut batch = drain(&mut attached, &mut waiting);
+        let mut batch = drain(&mut attached, &mut waiting, stopping);
         names.replace(&mut batch.events, monotonic());
         if let Some(log) = &mut attached.log {
             log.flush();
@@ -105,7 +119,7 @@ fn read(mut attached: Attached, stop: &OwnedFd, sender: &mpsc::Sender<Batch>) {
 }
 
 /// Empties both rings. What is too young for its neighbours to be there waits for the next turn.
-fn drain(attached: &mut Attached, waiting: &mut Vec<Event>) -> Batch {
+fn drain(attached: &mut Attached, waiting: &mut Vec<Event>, is_last: bool) -> Batch {
     let mut batch = Batch { until: before(monotonic(), IN_FLIGHT), ..Batch::default() };
     for (ring, bytes) in
         [&mut attached.races, &mut attached.measures].into_iter().zip(&mut batch.waited)
@@ -113,7 +127,7 @@ fn drain(attached: &mut Attached, waiting: &mut Vec<Event>) -> Batch {
         *bytes = drain_one(ring, waiting, &mut batch.malformed);
     }
     waiting.sort_by_key(|event| event.time);
-    let ready = waiting.partition_point(|event| event.time <= batch.until);
+    let ready = waiting.partition_point(|event| is_last || event.time <= batch.until);
     batch.events.extend(waiting.drain(..ready));
     batch.lost = losses(&attached.losses);
     batch

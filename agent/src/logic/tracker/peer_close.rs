@@ -7,7 +7,7 @@ use finrace_ebpf::abi::flag;
 use finrace_ebpf::decide::{FAREWELL_BYTES, distance, state};
 
 use super::{AtRisk, Followed, Lost, OUTCOME, Timer, Tracker};
-use crate::logic::classify::{self, AT_ONCE, AtFin, Ended, Settings};
+use crate::logic::classify::{self, AT_ONCE, AtFin, BEFORE_CLOSE, Ended, Settings};
 use crate::logic::event::{Event, Kind, SockKey, Ticks};
 use crate::logic::model::{
     Class, Dwell, Evidence, How, Incident, Nanos, Observation, Origin, Outcome, Role,
@@ -16,8 +16,8 @@ use crate::logic::model::{
 impl Tracker {
     pub(super) fn peer_fin(&mut self, event: &Event) {
         let role = event.role();
-        let started = self.started.remove(&event.key);
-        let (at_fin, ended) = classify::peer_fin(event, self.known(role, started.as_ref()));
+        let started = self.take_started(&event.key);
+        let (at_fin, ended) = classify::peer_fin(event, self.known(event, role, started.as_ref()));
         if ended.evidence == Evidence::AfterData {
             self.release_early(event, started.as_ref());
         }
@@ -43,7 +43,7 @@ impl Tracker {
         followed.at_risk = at_risk;
         followed.process = process;
         // What was reported at the FIN is not reported again at its end.
-        followed.done = at_fin == AtFin::Early;
+        followed.done = matches!(at_fin, AtFin::Early | AtFin::Unanswered { .. });
         if matches!(at_risk, AtRisk::Crossed { .. }) {
             let due = event.time + OUTCOME + 8 * event.rtt();
             self.timers.push(Reverse((due, Timer::Outcome, event.key)));
@@ -208,7 +208,7 @@ impl Tracker {
             (AtRisk::None, _) => return,
             (AtRisk::Crossed { .. }, _) => Class::FinCrossed,
             (AtRisk::Stale { .. }, _) => Class::StaleWrite,
-            (AtRisk::Continued, Outcome::Acked) => Class::HalfClose,
+            (AtRisk::Continued, Outcome::Acked) if now > self.lost_until => Class::HalfClose,
             (AtRisk::Continued, Outcome::Reset) => Class::EarlyResponse,
             (AtRisk::Continued, _) => Class::Unknown,
         };
@@ -263,12 +263,18 @@ fn written(followed: &Followed, event: &Event) -> u32 {
 }
 
 /// At most 96 bytes after the FIN (or crossing it), and our close, or the end of the connection,
-/// at once. A tiny request that is reset before its application could close looks the same.
+/// at once. An RST so soon that no close can have come before it looks the same.
 fn is_farewell(followed: &Followed, event: &Event, ticks: Ticks) -> bool {
+    let after = written(followed, event);
     let bytes = match followed.at_risk {
         AtRisk::None => return false,
-        AtRisk::Crossed { .. } => written(followed, event) + followed.fin.unacked(),
-        AtRisk::Stale { .. } | AtRisk::Continued => written(followed, event),
+        AtRisk::Crossed { .. } => after.wrapping_add(followed.fin.unacked()),
+        AtRisk::Stale { .. } | AtRisk::Continued => after,
     };
-    bytes <= FAREWELL_BYTES && ticks.between(event.raw.lsndtime, event.raw.jiffies) <= AT_ONCE
+    let since = match followed.wrote {
+        Some(wrote) if event.kind == Kind::ResetReceived => event.time.since(wrote),
+        _ => ticks.between(event.raw.lsndtime, event.raw.jiffies),
+    };
+    let limit = if event.kind == Kind::ResetReceived { BEFORE_CLOSE } else { AT_ONCE };
+    bytes <= FAREWELL_BYTES && since <= limit
 }

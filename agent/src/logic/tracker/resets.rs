@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use finrace_ebpf::abi::{flag, opener};
-use finrace_ebpf::decide::distance;
+use finrace_ebpf::decide::{distance, state};
 
 use super::{Lost, OurClose, Tracker, listener};
 use crate::logic::classify::{self, AtReset, Ended};
@@ -13,8 +13,8 @@ use crate::logic::model::{Class, Closer, Evidence, How, Incident, Observation, O
 impl Tracker {
     pub(super) fn reset_established(&mut self, event: &Event) {
         let role = event.role();
-        let started = self.started.remove(&event.key);
-        let (at, ended) = classify::reset(event, self.known(role, started.as_ref()));
+        let started = self.take_started(&event.key);
+        let (at, ended) = classify::reset(event, self.known(event, role, started.as_ref()));
         let raw = &event.raw;
         let process = started.as_ref().and_then(|s| s.process.clone());
         let origin = event.origin(role, process);
@@ -76,6 +76,8 @@ impl Tracker {
                 (close.origin.role, Some(close.ended.idle), close.origin.process.clone())
             }
             None if event.time <= self.blind_until => return,
+            // A handshake that ended at a full listener, and never was a connection.
+            None if event.raw.old_state == state::LISTEN => return,
             None => (unknown_role, None, None),
         };
         if let Some(close) = close {

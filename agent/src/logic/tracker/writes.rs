@@ -40,19 +40,24 @@ impl Tracker {
         };
         if started.is_small() {
             let due = event.time + HOLD + 2 * event.rtt();
-            self.timers.push(Reverse((due, Timer::Held, event.key)));
+            self.timers.push(Reverse((due, Timer::Held(event.time), event.key)));
         } else if let Some(gap) = started.reuse_gap() {
             self.say_reuse(event.time, event.origin(role, event.process()), gap, raw.size);
         }
-        self.started.insert(event.key, event.time, started);
+        if role == Role::Server && matches!(kind, StartedKind::Reply(_)) {
+            self.answered.insert(event.key, event.time, raw.rcv_nxt);
+        }
+        if role == Role::Client || started.is_small() {
+            self.started.insert(event.key, event.time, started);
+        }
     }
 
     /// Whether a server's answer tells how long its client was silent: not at the first exchange,
     /// and not after a long request, whose own transfer is in that time.
     fn ends_silence(&self, event: &Event, silence: Duration) -> bool {
         let raw = &event.raw;
-        let request = match self.started.get(&event.key) {
-            Some(before) => u64::from(raw.rcv_nxt.wrapping_sub(before.rcv_nxt)),
+        let request = match self.answered.get(&event.key) {
+            Some(before) => u64::from(raw.rcv_nxt.wrapping_sub(*before)),
             None => raw.bytes_received,
         };
         silence > self.settings.threshold && raw.data_segs_out != 0 && request <= LONG_REQUEST
@@ -63,8 +68,8 @@ impl Tracker {
     }
 
     /// No close followed a small write: it was no farewell.
-    pub(super) fn release(&mut self, key: SockKey) {
-        let Some(started) = self.started.get(&key) else { return };
+    pub(super) fn release(&mut self, key: SockKey, written: Nanos) {
+        let Some(started) = self.started.get(&key).filter(|s| s.time == written) else { return };
         let Tuple { netns, local, remote } = key.tuple;
         let process = started.process.clone();
         let origin = Origin { netns, role: started.role, local, remote, process, rtt: None };
