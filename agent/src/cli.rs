@@ -42,7 +42,11 @@ pub enum Command {
   finrace serve --web.listen-address 0.0.0.0:9502")]
     Serve(Serve),
     /// Show what this kernel and these rights allow, and what is lost.
-    #[command(after_help = "Exit status: 0 if finrace can run here, 1 if not.")]
+    #[command(after_help = "Examples:
+  finrace check
+  finrace check --json
+
+Exit status: 0 if finrace can run here, 1 if not.")]
     Check(Check),
 }
 

@@ -124,7 +124,7 @@ fn help_has_examples() {
         ("watch", "Examples:\n  finrace watch"),
         ("report", "Examples:\n  finrace report"),
         ("serve", "Examples:\n  finrace serve"),
-        ("check", "Exit status:"),
+        ("check", "Examples:\n  finrace check"),
     ] {
         let run = finrace(&format!("{command} --help"));
         assert_eq!((run.code, run.stderr.as_str()), (Some(0), ""), "{command}");

@@ -120,9 +120,9 @@ impl Tracker {
     pub(super) fn lingering_close(&mut self, event: &Event) {
         let raw = event.raw;
         let Some(close) = self.closed.get(&event.key.tuple) else { return };
-        // The peer's FIN counts as one.
-        let bytes = raw.rcv_nxt.wrapping_sub(close.rcv_nxt).saturating_sub(1);
-        if bytes <= FAREWELL_BYTES || bytes > u32::MAX / 2 {
+        // The peer's FIN, if it has come, counts as one.
+        let bytes = raw.rcv_nxt.wrapping_sub(close.rcv_nxt);
+        if bytes <= FAREWELL_BYTES + 1 || bytes > u32::MAX / 2 {
             return;
         }
         let lost = Lost {

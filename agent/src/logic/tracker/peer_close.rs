@@ -43,7 +43,7 @@ impl Tracker {
         followed.at_risk = at_risk;
         followed.process = process;
         // What was reported at the FIN is not reported again at its end.
-        followed.done = matches!(at_fin, AtFin::Early | AtFin::Unanswered { .. });
+        followed.done = at_fin == AtFin::Early;
         if matches!(at_risk, AtRisk::Crossed { .. }) {
             let due = event.time + OUTCOME + 8 * event.rtt();
             self.timers.push(Reverse((due, Timer::Outcome, event.key)));
