@@ -21,6 +21,7 @@ use crate::logic::engine::Engine;
 use crate::logic::event::{Kind, Ticks};
 use crate::logic::model::{Nanos, Observation};
 use crate::metrics::{self, Fill, Hook, ProcessStatus, Status};
+use crate::output::eprintln_quietly;
 use crate::probe::attach::{Serving, attach};
 use crate::probe::features::{Features, Roots, capability_remedy, missing_capabilities};
 use crate::probe::layout::{Lost, resolve};
@@ -281,6 +282,7 @@ impl Session {
             rustc: env!("FINRACE_RUSTC"),
             attached: true,
             hooks: hooks.collect(),
+            missing_fields: self.missing_fields.iter().map(|lost| lost.field.clone()).collect(),
             events: self.counts.events().to_vec(),
             lost: self.lost().into_iter().collect(),
             maps: self
@@ -352,12 +354,4 @@ fn show_all(
 #[expect(clippy::disallowed_methods, reason = "the one place that reads it")]
 fn wall_clock() -> SystemTime {
     SystemTime::now()
-}
-
-/// A line to standard error; nobody may be there to read it.
-pub fn eprintln_quietly(line: &str) {
-    use std::io::Write as _;
-    if let Err(error) = writeln!(std::io::stderr(), "{line}") {
-        log::debug!("standard error: {error}");
-    }
 }

@@ -1,13 +1,13 @@
 //! `finrace check`: what this kernel and these rights allow, tried for real.
 
 use std::fmt::Write as _;
-use std::io::{self, Write as _};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use serde::Serialize;
 
 use crate::cli::Check;
+use crate::output::print;
 use crate::probe::attach::{Serving, attach};
 use crate::probe::features::{Features, Lockdown, Roots, missing_capabilities};
 use crate::probe::layout::Lost;
@@ -25,12 +25,7 @@ pub fn run(args: &Check) -> Result<bool> {
     } else {
         findings.to_text()
     };
-    match writeln!(io::stdout().lock(), "{text}") {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
-            Err(error).context("writing to standard output")?;
-        }
-        _ => {}
-    }
+    print(&text)?;
     Ok(findings.can_run)
 }
 

@@ -10,6 +10,7 @@ pub mod demo;
 pub mod http;
 pub mod logic;
 pub mod metrics;
+pub mod output;
 pub mod probe;
 pub mod report;
 pub mod watch;

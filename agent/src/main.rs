@@ -5,8 +5,9 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, Result};
 use clap::Parser as _;
-use finrace::app::{self, Usage, eprintln_quietly};
+use finrace::app::{self, Usage};
 use finrace::cli::{Cli, Command};
+use finrace::output::eprintln_quietly;
 use finrace::{check, report, watch};
 
 fn main() -> ExitCode {

@@ -38,6 +38,8 @@ pub struct Status {
     pub rustc: &'static str,
     pub attached: bool,
     pub hooks: Vec<Hook>,
+    /// Kernel fields that this kernel lacks.
+    pub missing_fields: Vec<String>,
     /// Records read, by kind.
     pub events: Vec<(&'static str, u64)>,
     /// Records lost or refused, by reason.
@@ -150,6 +152,12 @@ impl Scrape {
         let mut hooks = out.encode_descriptor("finrace_hook", help, None, MetricType::Info)?;
         for Hook { job, hook, program } in &status.hooks {
             hooks.encode_info(&[("job", *job), ("hook", hook), ("program", program)])?;
+        }
+        let help = "A kernel field that is not there, so that something is not seen: see check.";
+        let mut fields =
+            out.encode_descriptor("finrace_missing_field", help, None, MetricType::Info)?;
+        for field in &status.missing_fields {
+            fields.encode_info(&[("field", field)])?;
         }
         gauge(
             out,

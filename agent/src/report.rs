@@ -2,7 +2,6 @@
 //! docs/report.md and versioned by its `schema`.
 
 use std::collections::BTreeMap;
-use std::io::{self, Write as _};
 use std::ops::ControlFlow;
 use std::time::Duration;
 
@@ -10,12 +9,12 @@ use anyhow::{Context as _, Result};
 use comfy_table::{ContentArrangement, Table as TextTable, presets};
 use serde::Serialize;
 
-use crate::app::{Session, eprintln_quietly};
+use crate::app::Session;
 use crate::cli::Report;
 use crate::logic::idle::Reservoir;
 use crate::logic::model::{Closer, Role};
 use crate::logic::table::Stats;
-use crate::watch::seconds;
+use crate::output::{eprintln_quietly, print, seconds};
 
 const DEFAULT: Duration = Duration::from_mins(1);
 const DEMO: Duration = Duration::from_secs(10);
@@ -39,12 +38,7 @@ pub async fn run(args: &Report) -> Result<()> {
     } else {
         document.to_text()
     };
-    match writeln!(io::stdout().lock(), "{text}") {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
-            Err(error).context("writing to standard output")
-        }
-        _ => Ok(()),
-    }
+    print(&text)
 }
 
 /// The report, as its JSON form has it. Durations are in seconds.

@@ -10,9 +10,10 @@ use std::time::{Duration, SystemTime};
 use anyhow::{Context as _, Result};
 use serde::Serialize;
 
-use crate::app::{Session, eprintln_quietly};
+use crate::app::Session;
 use crate::cli::Watch;
 use crate::logic::model::{Incident, Observation, Origin};
+use crate::output::{eprintln_quietly, ordinary, seconds};
 
 /// Lines that may wait for a reader; what comes then is dropped, and counted.
 const QUEUE: usize = 65_536;
@@ -118,16 +119,6 @@ impl Output {
 
     fn ended(&self) -> Result<()> {
         self.result.recv_timeout(PATIENCE).map_or(Ok(()), ordinary)
-    }
-}
-
-/// A closed pipe is an ordinary end.
-fn ordinary(written: io::Result<()>) -> Result<()> {
-    match written {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
-            Err(error).context("writing to standard output")
-        }
-        _ => Ok(()),
     }
 }
 
@@ -326,16 +317,4 @@ fn describe(incident: &Incident) -> String {
         say("also seen as", Some(format!("{} by the {}", other.class, other.origin.role)));
     }
     text
-}
-
-/// `1.203 s`, `41.0 ms`, `120 us`.
-pub fn seconds(duration: Duration) -> String {
-    let value = duration.as_secs_f64();
-    if value >= 1.0 {
-        format!("{value:.3} s")
-    } else if value >= 0.001 {
-        format!("{:.1} ms", value * 1e3)
-    } else {
-        format!("{:.0} us", value * 1e6)
-    }
 }

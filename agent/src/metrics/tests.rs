@@ -94,6 +94,7 @@ fn busy() -> (Table, Status) {
             hook: "tp_btf/inet_sock_set_state".into(),
             program: "fr_state".into(),
         }],
+        missing_fields: vec!["tcp_sock.rcv_wup".to_owned()],
         events: vec![("close", 10), ("reset", 2)],
         lost: vec![("ring_full", 0), ("decode", 1)],
         maps: vec![fill("FR_SOCKS", 3, 8192)],
@@ -135,4 +136,19 @@ fn the_table_is_back_after_a_scrape() {
     let (mut table, status) = busy();
     let first = encode(&mut table, status.clone(), Format::OpenMetrics);
     assert_eq!(encode(&mut table, status, Format::OpenMetrics), first);
+}
+
+/// The tables in the README name every family there is, and nothing else.
+#[test]
+fn the_readme_names_them_all() {
+    let readme = include_str!("../../../README.md");
+    let busy = include_str!("../golden/busy.text004.txt");
+    let families = busy.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next());
+    let ours: Vec<_> = families.filter(|name| name.starts_with("finrace_")).collect();
+    for family in &ours {
+        assert!(readme.contains(&format!("`{family}`")), "{family} is not in the README");
+    }
+    for name in readme.split('`').filter(|text| text.starts_with("finrace_")) {
+        assert!(ours.contains(&name), "{name} is only in the README");
+    }
 }
