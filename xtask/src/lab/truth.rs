@@ -31,6 +31,9 @@ pub(crate) const FIELDS: [&str; 11] = [
 /// responses of the lab are no smaller.
 const FAREWELL: u32 = 96;
 
+/// Parts of one answer follow each other within this.
+const SILENCE_SECONDS: f64 = 0.2;
+
 /// A FIN later than a round trip and this after the request it acknowledged is not the idle
 /// timer's.
 const ONE_TURN_SECONDS: f64 = 0.05;
@@ -233,6 +236,15 @@ fn payload<'a>(segments: impl Iterator<Item = &'a Segment>, own: u32, other: u32
     all
 }
 
+/// The server's last few bytes, if they came after a silence or could not be known to the client
+/// when it sent its request: no end of an answer.
+fn farewell<'a>(received: &'a [Payload], request: &Payload) -> Option<&'a Payload> {
+    let (last, before) = received.split_last()?;
+    let silence = before.last().map_or(0.0, |part| last.time - part.time);
+    let is_apart = last.start >= request.ack || silence > SILENCE_SECONDS;
+    (last.end - last.start <= FAREWELL && is_apart).then_some(last)
+}
+
 /// Time and fate of the last request, `None` if there was none.
 fn last_request(connection: &Connection, rtt: f64) -> Option<(f64, Option<Class>)> {
     let (client_isn, server_isn) = connection.first_numbers();
@@ -266,11 +278,7 @@ fn last_request(connection: &Connection, rtt: f64) -> Option<(f64, Option<Class>
     let race = if let Some((ack, fin)) = fin {
         let fin_end = fin.seq.wrapping_sub(server_isn) + fin.len + 1;
         // A server that says farewell has decided to close by then, whenever its FIN follows.
-        let farewell = received
-            .last()
-            .filter(|p| p.end - p.start <= FAREWELL && p.start >= request.ack)
-            .map_or(ack, |p| p.ack);
-        let ack = ack.min(farewell);
+        let ack = farewell(&received, request).map_or(ack, |farewell| ack.min(farewell.ack));
         if request.ack >= fin_end {
             Some(Class::StaleWrite)
         } else if ack < end {
@@ -388,6 +396,11 @@ mod tests {
         // The farewell had not seen the request; the FIN after the client's own has.
         check(
             "1025 c . 301 201 300;1030 s . 201 301 24;1030 c F. 601 225 0;1040 s F. 225 602 0",
+            Class::FinCrossed,
+        );
+        // The request came just after the farewell, and the FIN after the client's own has seen it.
+        check(
+            "1029 s . 201 301 24;1030 c . 301 225 300;1030 c F. 601 225 0;1040 s F. 225 602 0",
             Class::FinCrossed,
         );
         // A close_notify of the server is not an answer.
