@@ -79,14 +79,19 @@ fn failures(log: &str) -> Result<Vec<Failure>> {
     Ok(failures)
 }
 
+/// Seconds between two times, of which one may lack its date.
+fn apart(a: f64, b: f64) -> f64 {
+    const DAY: f64 = 86_400.0;
+    let apart = (a - b).rem_euclid(DAY);
+    apart.min(DAY - apart)
+}
+
 /// How many of the 502s have no race of their own, at the same upstream and the same time.
 fn unexplained(failures: &[Failure], races: impl Iterator<Item = (f64, SocketAddr)>) -> usize {
-    const DAY: f64 = 86_400.0;
     let mut races: Vec<_> = races.map(Some).collect();
     let explains = |failure: &Failure, race: &Option<(f64, SocketAddr)>| {
         race.is_some_and(|(time, server)| {
-            let apart = (time - failure.time).rem_euclid(DAY);
-            server == failure.upstream && apart.min(DAY - apart) <= LOG_SLACK
+            server == failure.upstream && apart(time, failure.time) <= LOG_SLACK
         })
     };
     failures
@@ -191,7 +196,13 @@ pub(super) fn compare(
     for report in reports.iter().filter(|r| r.is_race) {
         *score.finrace.entry(report.class.clone()).or_default() += 1;
         let is_its = |c: &Connection| is_of(report, c);
-        let race = races.iter().position(|(c, _)| is_its(c));
+        // A client's port may come back within the run: the nearest in time is meant.
+        let race = (races.iter().enumerate())
+            .filter(|(_, (c, _))| is_its(c))
+            .min_by(|(_, (a, _)), (_, (b, _))| {
+                apart(report.time, a.time).total_cmp(&apart(report.time, b.time))
+            })
+            .map(|(index, _)| index);
         let found = race.filter(|i| reported.insert(*i)).and_then(|i| races.get(i));
         if let Some((connection, class)) = found {
             score.found += 1;
