@@ -7,7 +7,7 @@ use std::ops::ControlFlow;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
-use anyhow::{Context as _, Result, anyhow, bail};
+use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use finrace_ebpf::abi::{MEASURES_BYTES, RACES_BYTES, loss};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -23,11 +23,14 @@ use crate::logic::model::{Nanos, Observation};
 use crate::metrics::{self, Fill, Hook, ProcessStatus, Status};
 use crate::output::eprintln_quietly;
 use crate::probe::attach::{Serving, attach};
-use crate::probe::features::{Features, Roots, capability_remedy, missing_capabilities};
-use crate::probe::layout::{Lost, resolve};
+use crate::probe::btf::Btf;
+use crate::probe::features::{Features, Roots};
+use crate::probe::layout::{Lost, Resolved, resolve};
 use crate::probe::listeners;
-use crate::probe::plan::Job;
+use crate::probe::plan::{Choice, Job};
+use crate::probe::rights;
 use crate::probe::source::{Batch, Source, monotonic};
+use crate::probe::trials::Trials;
 
 /// Bad usage that only shows when it is tried: exit status 2.
 #[derive(Debug)]
@@ -90,25 +93,39 @@ enum Input {
 }
 
 /// Reads what there is, in the order that gives the most helpful error.
-pub fn prepare() -> Result<(Features, crate::probe::layout::Resolved)> {
-    let (features, btf) = Features::read(Roots::default())?;
-    let missing = missing_capabilities(&features);
-    if !features.missing_to_load().is_empty() {
+pub fn prepare(btf_file: Option<&Path>) -> Result<(Features, Resolved)> {
+    let (mut features, btf) = Features::read(Roots::default(), btf_file)?;
+    let resolved = usable(&mut features, btf)?;
+    Ok((features, resolved))
+}
+
+/// What is needed whatever the hooks: rights, ring buffers, and the offsets of fields.
+pub fn usable(features: &mut Features, btf: Option<Btf>) -> Result<Resolved> {
+    if !rights::missing_to_load(features).is_empty() {
         let binary = std::env::current_exe().unwrap_or_else(|_| Path::new("finrace").to_owned());
-        bail!("missing {}: {}", missing.join(", "), capability_remedy(&features, &binary));
+        let missing = rights::missing(features).join(", ");
+        bail!("missing {missing}: {}", rights::remedy(features, &binary));
     }
+    features.trials = Trials::run();
+    ensure!(
+        features.trials.ring_buffer != Some(false),
+        "kernel {} has no BPF ring buffers, which Linux has since 5.8: finrace cannot run on it",
+        features.release
+    );
     let Some(btf) = btf else {
         let problem = features.btf_problem.as_deref().unwrap_or("unknown");
-        bail!("no BTF ({problem}): finrace needs a kernel built with CONFIG_DEBUG_INFO_BTF");
+        bail!(
+            "no BTF ({problem}): finrace needs a kernel built with CONFIG_DEBUG_INFO_BTF, or the \
+             BTF of exactly this kernel in a file: --btf FILE"
+        );
     };
-    let resolved = resolve(&btf)?;
-    Ok((features, resolved))
+    resolve(&btf)
 }
 
 impl Session {
     /// Loads, attaches and starts to read.
     pub fn start(kernel: &Kernel) -> Result<Self> {
-        let (mut features, resolved) = prepare()?;
+        let (mut features, resolved) = prepare(kernel.btf.as_deref())?;
         let attached =
             attach(&mut features, resolved.layout, kernel.reuse_threshold, &kernel.hooks)?;
         let start = monotonic();
@@ -120,16 +137,22 @@ impl Session {
             sees_writes: attached
                 .serving
                 .iter()
-                .any(|job| job.job == Job::Write && job.by.is_some()),
+                .any(|job| job.job == Job::Write && job.by().is_some()),
             start,
         };
         let serving = attached.serving.clone();
-        for job in serving.iter().filter(|job| job.by.is_none()) {
-            log::warn!("no hook for {}; not seen: {}", job.job, job.job.loses());
+        for job in &serving {
+            let by = job.by().map_or_else(|| "no hook".to_owned(), ToString::to_string);
+            match job.loses() {
+                Some(loses) => log::warn!("{}: {by}; not seen: {loses}", job.job),
+                None => log::info!("{}: {by}", job.job),
+            }
         }
         for field in &resolved.lost {
             log::warn!("this kernel has no {}; not seen: {}", field.field, field.loses);
         }
+        // Before any thread is started, so that none has any.
+        rights::drop_all()?;
         let (source, batches) = Source::start(attached)?;
         let demo = kernel.demo.then(Demo::start).transpose()?;
         if let Some(demo) = &demo {
@@ -152,7 +175,7 @@ impl Session {
     /// `write tp_btf, state tp_btf, ...`
     pub fn hooks(&self) -> String {
         let jobs = self.serving.iter().map(|job| {
-            format!("{} {}", job.job, job.by.map_or("none", |choice| choice.hook.name()))
+            format!("{} {}", job.job, job.by().map_or("none", |choice| choice.hook.name()))
         });
         jobs.collect::<Vec<_>>().join(", ")
     }
@@ -273,8 +296,10 @@ impl Session {
     fn status(&self) -> Status {
         let hooks = self.serving.iter().map(|job| Hook {
             job: job.job.name(),
-            hook: job.by.map_or("none", |choice| choice.hook.name()).to_owned(),
-            program: job.by.map_or("", |choice| choice.program).to_owned(),
+            hook: job.by().map_or("none", |choice| choice.hook.name()),
+            attached_to: job.by().map_or_else(String::new, Choice::places),
+            program: job.by().map_or_else(String::new, Choice::programs),
+            loses: job.loses(),
         });
         Status {
             version: env!("CARGO_PKG_VERSION"),

@@ -6,16 +6,25 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use serde::Serialize;
 
+use crate::app;
 use crate::cli::Check;
 use crate::output::print;
-use crate::probe::attach::{Serving, attach};
-use crate::probe::features::{Features, Lockdown, Roots, missing_capabilities};
+use crate::probe::attach::{Outcome, Serving, Tried, survey};
+use crate::probe::features::{Features, Lockdown, Roots};
 use crate::probe::layout::Lost;
+use crate::probe::plan::Choice;
+use crate::probe::rights;
 
-/// Attaches, lets go, and prints how it went; false if finrace cannot run here.
+/// Attaches every program that could serve, lets go, and prints how it went; false if finrace
+/// cannot run here.
 pub fn run(args: &Check) -> Result<bool> {
-    let (features, _) = Features::read(Roots::default())?;
-    let (serving, missing_fields, problem) = match try_out(args) {
+    let (mut features, btf) = Features::read(Roots::default(), args.btf.as_deref())?;
+    let tried = app::usable(&mut features, btf).and_then(|resolved| {
+        let threshold = Duration::from_millis(200);
+        let serving = survey(&mut features, resolved.layout, threshold, &args.hooks)?;
+        Ok((serving, resolved.lost))
+    });
+    let (serving, missing_fields, problem) = match tried {
         Ok((serving, missing)) => (serving, missing, None),
         Err(error) => (Vec::new(), Vec::new(), Some(format!("{error:#}"))),
     };
@@ -29,36 +38,55 @@ pub fn run(args: &Check) -> Result<bool> {
     Ok(findings.can_run)
 }
 
-fn try_out(args: &Check) -> Result<(Vec<Serving>, Vec<Lost>)> {
-    let (mut features, resolved) = crate::app::prepare()?;
-    let attached = attach(&mut features, resolved.layout, Duration::from_millis(200), &args.hooks)?;
-    Ok((attached.serving, resolved.lost))
-}
-
 #[derive(Debug, Serialize)]
 struct Findings {
     can_run: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    problem: Option<String>,
     kernel: String,
     arch: &'static str,
     btf: String,
+    config: Option<String>,
     lockdown: &'static str,
+    jit: &'static str,
+    unprivileged_bpf_disabled: Option<u8>,
+    uid: u32,
     missing_capabilities: Vec<&'static str>,
     hz: u32,
     jobs: Vec<JobFindings>,
     missing_fields: Vec<FieldFindings>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    problem: Option<String>,
 }
 
 #[derive(Debug, Serialize)]
 struct JobFindings {
     job: &'static str,
+    /// `none` where nothing serves it.
     hook: &'static str,
-    attached_to: &'static str,
+    attached_to: String,
     /// What is not seen with this hook, or without any.
     #[serde(skip_serializing_if = "Option::is_none")]
     loses: Option<&'static str>,
-    passed_over: Vec<String>,
+    /// Best first.
+    choices: Vec<ChoiceFindings>,
+}
+
+#[derive(Debug, Serialize)]
+struct ChoiceFindings {
+    hook: &'static str,
+    attach_to: String,
+    /// `taken`; `spare`: it works, and a better one is taken; `passed_over`; `refused`.
+    state: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    why: Option<String>,
+    /// Instructions that the verifier goes through, by program.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    programs: Vec<ProgramFindings>,
+}
+
+#[derive(Debug, Serialize)]
+struct ProgramFindings {
+    program: &'static str,
+    instructions: u32,
 }
 
 #[derive(Debug, Serialize)]
@@ -74,39 +102,36 @@ impl Findings {
         missing_fields: &[Lost],
         problem: Option<String>,
     ) -> Self {
-        let jobs = serving.iter().map(|job| JobFindings {
-            job: job.job.name(),
-            hook: job.by.map_or("none", |choice| choice.hook.name()),
-            attached_to: job.by.map_or("", |choice| choice.attach_to),
-            loses: job.by.map_or(Some(job.job.loses()), |choice| choice.misses),
-            passed_over: job
-                .refused
-                .iter()
-                .map(|(choice, why)| format!("{} {}: {why}", choice.hook, choice.attach_to))
-                .collect(),
-        });
         let fields = missing_fields
             .iter()
             .map(|lost| FieldFindings { field: lost.field.clone(), loses: lost.loses });
         Self {
             can_run: problem.is_none(),
+            problem,
             kernel: features.release.clone(),
             arch: features.arch,
             btf: match &features.btf_problem {
                 Some(problem) => problem.clone(),
                 None => features.btf_path.display().to_string(),
             },
+            config: features.config.as_ref().map(|config| config.path.display().to_string()),
             lockdown: match features.lockdown {
                 Lockdown::None => "none",
                 Lockdown::Integrity => "integrity",
                 Lockdown::Confidentiality => "confidentiality",
                 Lockdown::Unknown => "not known (securityfs is not mounted)",
             },
-            missing_capabilities: missing_capabilities(features),
+            jit: match features.bpf_jit_enable {
+                Some(0) => "off",
+                Some(_) => "on",
+                None => "not known",
+            },
+            unprivileged_bpf_disabled: features.unprivileged_bpf_disabled,
+            uid: features.uid,
+            missing_capabilities: rights::missing(features),
             hz: features.hz,
-            jobs: jobs.collect(),
+            jobs: serving.iter().map(JobFindings::of).collect(),
             missing_fields: fields.collect(),
-            problem,
         }
     }
 
@@ -117,8 +142,9 @@ impl Findings {
             format!("missing {}", self.missing_capabilities.join(", "))
         };
         let mut text = format!(
-            "kernel         {} {}, HZ {}\nBTF            {}\nlockdown       {}\ncapabilities   {}\n",
-            self.kernel, self.arch, self.hz, self.btf, self.lockdown, capabilities
+            "kernel         {} {}, HZ {}, JIT {}\nBTF            {}\nlockdown       {}\n\
+             capabilities   {}\n",
+            self.kernel, self.arch, self.hz, self.jit, self.btf, self.lockdown, capabilities
         );
         let mut line = |line: String| {
             // Writing to a String cannot fail.
@@ -129,8 +155,15 @@ impl Findings {
             if let Some(loses) = job.loses {
                 line(format!("{:15}not seen: {loses}", ""));
             }
-            for passed in &job.passed_over {
-                line(format!("{:15}passed over: {passed}", ""));
+            for ChoiceFindings { hook, attach_to, state, why, .. } in &job.choices {
+                match (*state, why) {
+                    ("spare", _) => line(format!("{:15}also works: {hook} {attach_to}", "")),
+                    (state, Some(why)) => {
+                        let state = state.replace('_', " ");
+                        line(format!("{:15}{state}: {hook} {attach_to}: {why}", ""));
+                    }
+                    _ => {}
+                }
             }
         }
         for field in &self.missing_fields {
@@ -141,5 +174,38 @@ impl Findings {
             None => line("can run".to_owned()),
         }
         text.trim_end().to_owned()
+    }
+}
+
+impl JobFindings {
+    fn of(serving: &Serving) -> Self {
+        Self {
+            job: serving.job.name(),
+            hook: serving.by().map_or("none", |choice| choice.hook.name()),
+            attached_to: serving.by().map_or_else(String::new, Choice::places),
+            loses: serving.loses(),
+            choices: serving.tried.iter().map(ChoiceFindings::of).collect(),
+        }
+    }
+}
+
+impl ChoiceFindings {
+    fn of(Tried { choice, outcome, instructions }: &Tried) -> Self {
+        let (state, why) = match outcome {
+            Outcome::Taken => ("taken", None),
+            Outcome::Spare => ("spare", None),
+            Outcome::PassedOver(why) => ("passed_over", Some(why.clone())),
+            Outcome::Refused(why) => ("refused", Some(why.clone())),
+        };
+        let programs = instructions
+            .iter()
+            .map(|&(program, instructions)| ProgramFindings { program, instructions });
+        Self {
+            hook: choice.hook.name(),
+            attach_to: choice.places(),
+            state,
+            why,
+            programs: programs.collect(),
+        }
     }
 }

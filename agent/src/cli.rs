@@ -1,6 +1,7 @@
 //! The command line: arguments as typed, and the filters and choices made of them.
 
 use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
@@ -57,10 +58,15 @@ pub struct Kernel {
     #[arg(long, value_name = "DURATION", default_value = "200ms", value_parser = threshold,
           env = "FINRACE_REUSE_THRESHOLD")]
     pub reuse_threshold: Duration,
-    /// Force a job's hook, for debugging: write, state, reset-received or reset-sent, to tp_btf,
-    /// raw_tp, fentry, kprobe or none.
+    /// Force a job's hook, for debugging: write, state, reset-received, reset-sent or time-wait, to
+    /// tp_btf, raw_tp, fentry, kprobe or none, also with the place it goes to
+    /// (`write=fentry:tcp_sendmsg`).
     #[arg(long = "hook", value_name = "JOB=HOOK", value_parser = forced)]
     pub hooks: Vec<Forced>,
+    /// Take field offsets from this file instead of /sys/kernel/btf/vmlinux. It must be the BTF of
+    /// exactly the running kernel.
+    #[arg(long, value_name = "FILE", env = "FINRACE_BTF")]
+    pub btf: Option<PathBuf>,
     /// Peers to keep apart; what does not fit is summed under `other`.
     #[arg(
         long = "peers.max",
@@ -140,8 +146,12 @@ pub struct Serve {
 
 #[derive(Args, Debug)]
 pub struct Check {
+    /// Force a job's hook, as for the other commands; fails if it cannot be had.
     #[arg(long = "hook", value_name = "JOB=HOOK", value_parser = forced)]
     pub hooks: Vec<Forced>,
+    /// Take field offsets from this file instead of /sys/kernel/btf/vmlinux.
+    #[arg(long, value_name = "FILE", env = "FINRACE_BTF")]
+    pub btf: Option<PathBuf>,
     /// One JSON object.
     #[arg(long)]
     pub json: bool,
@@ -216,17 +226,20 @@ fn peer(text: &str) -> Result<PeerFilter, String> {
 
 fn forced(text: &str) -> Result<Forced, String> {
     let (job, hook) = text.split_once('=').ok_or("not JOB=HOOK")?;
+    let (hook, place) = match hook.split_once(':') {
+        Some((hook, place)) => (hook, Some(place.to_owned())),
+        None => (hook, None),
+    };
     let named = |name: &str| name.replace(' ', "-") == job;
     let job = Job::ALL.into_iter().find(|job| named(job.name())).ok_or_else(|| {
         let known = Job::ALL.map(|job| job.name().replace(' ', "-"));
         format!("`{job}` is not one of {}", known.join(", "))
     })?;
-    let hooks = [Hook::TpBtf, Hook::RawTp, Hook::Fentry, Hook::Kprobe];
     if hook == "none" {
-        return Ok(Forced { job, hook: None });
+        return Ok(Forced { job, hook: None, attach_to: None });
     }
-    match hooks.into_iter().find(|known| known.name() == hook) {
-        Some(hook) => Ok(Forced { job, hook: Some(hook) }),
+    match Hook::ALL.into_iter().find(|known| known.name() == hook) {
+        Some(hook) => Ok(Forced { job, hook: Some(hook), attach_to: place }),
         None => Err(format!("`{hook}` is not one of tp_btf, raw_tp, fentry, kprobe, none")),
     }
 }
@@ -259,7 +272,13 @@ mod tests {
     #[test]
     fn hooks_and_peers_are_understood() {
         let hook = forced("reset-sent=raw_tp").expect("a hook");
-        assert_eq!(hook, Forced { job: Job::ResetSent, hook: Some(Hook::RawTp) });
+        let raw = Forced { job: Job::ResetSent, hook: Some(Hook::RawTp), attach_to: None };
+        assert_eq!(hook, raw);
+        let hook = forced("time-wait=kprobe:tcp_v4_send_reset").expect("a hook and a place");
+        assert_eq!(
+            (hook.job, hook.attach_to.as_deref()),
+            (Job::TimeWait, Some("tcp_v4_send_reset"))
+        );
         let mapped = peer("[::ffff:10.0.0.5]:80").expect("a peer");
         assert!(mapped.matches(Endpoint { ip: "10.0.0.5".parse().expect("ip"), port: 80 }));
         assert!(!mapped.matches(Endpoint { ip: "10.0.0.5".parse().expect("ip"), port: 81 }));

@@ -55,8 +55,12 @@ pub struct Status {
 #[derive(Clone, Debug)]
 pub struct Hook {
     pub job: &'static str,
-    pub hook: String,
+    /// `none` where nothing serves the job.
+    pub hook: &'static str,
+    pub attached_to: String,
     pub program: String,
+    /// What is not seen with this hook, or without any.
+    pub loses: Option<&'static str>,
 }
 
 /// How full a map or a ring is.
@@ -150,8 +154,21 @@ impl Scrape {
 
         let help = "Which program on which kernel hook does which job.";
         let mut hooks = out.encode_descriptor("finrace_hook", help, None, MetricType::Info)?;
-        for Hook { job, hook, program } in &status.hooks {
-            hooks.encode_info(&[("job", *job), ("hook", hook), ("program", program)])?;
+        for Hook { job, hook, attached_to, program, .. } in &status.hooks {
+            hooks.encode_info(&[
+                ("job", *job),
+                ("hook", hook),
+                ("attached_to", attached_to),
+                ("program", program),
+            ])?;
+        }
+        let help = "What is not seen, since no better hook could be had for a job: see check.";
+        let mut blind =
+            out.encode_descriptor("finrace_blind_spot", help, None, MetricType::Info)?;
+        for Hook { job, loses, .. } in &status.hooks {
+            if let Some(loses) = loses {
+                blind.encode_info(&[("job", *job), ("not_seen", *loses)])?;
+            }
         }
         let help = "A kernel field that is not there, so that something is not seen: see check.";
         let mut fields =

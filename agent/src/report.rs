@@ -129,7 +129,7 @@ impl Document {
             .collect();
         ports.sort_by_cached_key(PeerReport::order);
         let hook = |job: &crate::probe::attach::Serving| {
-            (job.job.name(), job.by.map_or("none", |choice| choice.hook.name()))
+            (job.job.name(), job.by().map_or("none", |choice| choice.hook.name()))
         };
         Self {
             schema: SCHEMA,

@@ -124,6 +124,16 @@ pub struct Settings {
     pub reuse_jiffies: u32,
     /// A ring with this many unread bytes wakes its reader.
     pub wake_bytes: u32,
+    /// Whose calling convention kprobes meet: one of [`registers`].
+    pub registers: u32,
+}
+
+/// What [`Settings::registers`] says.
+pub mod registers {
+    /// Arguments in di, si, dx, cx.
+    pub const X86_64: u32 = 0;
+    /// Arguments in x0 to x3.
+    pub const AARCH64: u32 = 1;
 }
 
 /// Which tracepoint a record comes from.
@@ -247,7 +257,7 @@ pub const RECORD_SIZE: usize = 160;
 const _: () = assert!(size_of::<Record>() == RECORD_SIZE);
 const _: () = assert!(align_of::<Record>() == 8);
 
-/// Index into the per-CPU array of losses.
+/// Index into the array of losses.
 pub mod loss {
     /// The ring of races was full.
     pub const RACES_FULL: u32 = 0;

@@ -6,16 +6,20 @@
 
 #![no_std]
 #![no_main]
+#![feature(asm_experimental_arch)]
 
 mod maps;
 mod sock;
 
+use core::arch::asm;
+
+use aya_ebpf::EbpfContext as _;
 use aya_ebpf::bindings::{BPF_RB_AVAIL_DATA, BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP};
 use aya_ebpf::macros::{btf_tracepoint, fentry, kprobe, raw_tracepoint};
 use aya_ebpf::maps::RingBuf;
 use aya_ebpf::programs::{BtfTracePointContext, FEntryContext, ProbeContext, RawTracePointContext};
 use aya_log_ebpf::debug;
-use finrace_ebpf::abi::{Record, flag, kind, loss, opener};
+use finrace_ebpf::abi::{Record, flag, kind, loss, opener, registers};
 use finrace_ebpf::decide::{self, FAREWELL_BYTES, Ring, state};
 
 use crate::maps::{FR_LOSSES, FR_MEASURES, FR_RACES, frozen};
@@ -47,17 +51,18 @@ fn emit(ring: Ring, record: &Record) {
     if buffer.output::<Record>(record, flags).is_err()
         && let Some(count) = FR_LOSSES.get_ptr_mut(reason)
     {
-        // Race: a softirq may come between load and store, and its loss is then counted once with
-        // ours; that something was lost still shows.
-        // SAFETY: a valid pointer into the map, this CPU's own slot.
-        let count = unsafe { &mut *count };
-        *count = count.wrapping_add(1);
+        // The target's `AtomicU64` has no `fetch_add`; this instruction is as old as BPF.
+        // SAFETY: a valid, aligned pointer into the map.
+        unsafe {
+            asm!("lock *(u64 *)({count} + 0) += {one}", count = in(reg) count, one = in(reg) 1_u64)
+        };
     }
 }
 
-/// `tcp_sendmsg_locked` (6.16+; under the socket lock, process context, once per loop turn, after
-/// the `sk_err || SEND_SHUTDOWN` test) or `tcp_sendmsg` (before the lock). The healthy path: state,
-/// two stamps, jiffies.
+/// The tracepoint `tcp_sendmsg_locked` (6.16+; under the socket lock, process context, once per
+/// loop turn, after the `sk_err || SEND_SHUTDOWN` test), the function of that name (likewise, once
+/// per call, before that test), `do_tcp_sendpages` (under the lock, once per page) or
+/// `tcp_sendmsg` (before the lock). The healthy path: state, two stamps, jiffies.
 #[inline(always)]
 fn write<M: Mem>(sk: *const u8, size: impl Fn() -> u32) -> Option<()> {
     // SAFETY: the context's socket.
@@ -156,9 +161,14 @@ fn reset_received<M: Mem>(sk: *const u8) -> Option<()> {
 
 /// `tcp_send_reset(sk, skb[, reason])`: data that met no socket, a TIME_WAIT minisock, or a socket
 /// just aborted by it. `sk` may be null from 6.10 on (19822a980e19); minisocks have only the
-/// common fields, so the state is read first.
+/// common fields, so the state is read first. Without `HEADERS` nothing is read by helper, and
+/// segments are passed over whose addresses only their own headers tell.
 #[inline(always)]
-fn reset_sent<M: Mem>(sk: *const u8, skb: *const u8, reason: u32) -> Option<()> {
+fn reset_sent<M: Mem, const HEADERS: bool>(
+    sk: *const u8,
+    skb: *const u8,
+    reason: u32,
+) -> Option<()> {
     if skb.is_null() {
         return None; // an active reset: the state change has told it
     }
@@ -175,6 +185,9 @@ fn reset_sent<M: Mem>(sk: *const u8, skb: *const u8, reason: u32) -> Option<()> 
     }
     let mut record = sock::blank(kind::RESET_SENT, 0, 0);
     if sk.is_null() {
+        if !HEADERS {
+            return None;
+        }
         fill_from_headers::<M>(&mut record, skb)?;
         let device = field!(M, skb, skb_dev: u64) as *const u8;
         record.netns = netns::<M>(field!(M, device, dev_net: u64));
@@ -199,7 +212,7 @@ fn reset_sent<M: Mem>(sk: *const u8, skb: *const u8, reason: u32) -> Option<()> 
                 sock::fill_tcp::<M>(&mut record, tp);
             }
             // No connection, but somebody listens; `skb->dev` is cleared by now.
-            state::LISTEN => {
+            state::LISTEN if HEADERS => {
                 fill_from_headers::<M>(&mut record, skb)?;
                 record.netns = netns::<M>(field!(M, sk, skc_net: u64));
             }
@@ -213,6 +226,15 @@ fn reset_sent<M: Mem>(sk: *const u8, skb: *const u8, reason: u32) -> Option<()> 
     record.size = size;
     emit(Ring::Races, &record);
     Some(())
+}
+
+/// `tcp_v4_send_reset(sk, skb)` and its sibling for IPv6, before 6.10: there the tracepoint has
+/// only full sockets (5c487bb9addd), so the others are left to be told.
+#[inline(always)]
+fn stray_segment(sk: *const u8, skb: *const u8) {
+    if sk.is_null() || field!(Probe, sk, skc_state: u8) == state::TIME_WAIT {
+        reset_sent::<Probe, true>(sk, skb, 0);
+    }
 }
 
 /// Addresses and ports of a segment that found no socket, from its own headers.
@@ -262,21 +284,54 @@ fn fr_write_raw(ctx: RawTracePointContext) -> i32 {
     0
 }
 
-/// Write, third choice: fentry on `tcp_sendmsg(sk, msg, size)`, before the socket lock.
-#[fentry(function = "tcp_sendmsg")]
+/// Write, third choice: fentry on `tcp_sendmsg_locked(sk, msg, size)` or `tcp_sendmsg`, which has
+/// the same arguments.
+#[fentry(function = "tcp_sendmsg_locked")]
 fn fr_write_fent(ctx: FEntryContext) -> i32 {
-    write::<Direct>(ctx.arg(0), || ctx.arg::<u64>(2).min(u64::from(u32::MAX)) as u32);
+    write::<Direct>(ctx.arg(0), || saturated(ctx.arg(2)));
     0
 }
 
-/// Write, last choice: kprobe on `tcp_sendmsg`.
+/// Beside it before 6.5, where `sendfile` and kTLS write through
+/// `do_tcp_sendpages(sk, page, offset, size, flags)`.
+#[fentry(function = "do_tcp_sendpages")]
+fn fr_pages_fent(ctx: FEntryContext) -> i32 {
+    write::<Direct>(ctx.arg(0), || saturated(ctx.arg(3)));
+    0
+}
+
+/// Write, last choice: kprobe on either function.
 #[kprobe]
 fn fr_write_kpr(ctx: ProbeContext) -> u32 {
-    if let Some(sk) = ctx.arg::<*const u8>(0) {
-        let size = || ctx.arg::<u64>(2).unwrap_or(0).min(u64::from(u32::MAX)) as u32;
-        write::<Probe>(sk, size);
-    }
+    write::<Probe>(argument::<0>(&ctx) as *const u8, || saturated(argument::<2>(&ctx)));
     0
+}
+
+/// Beside it before 6.5.
+#[kprobe]
+fn fr_pages_kpr(ctx: ProbeContext) -> u32 {
+    write::<Probe>(argument::<0>(&ctx) as *const u8, || saturated(argument::<3>(&ctx)));
+    0
+}
+
+#[inline(always)]
+fn saturated(size: u64) -> u32 {
+    size.min(u64::from(u32::MAX)) as u32
+}
+
+/// Argument `N` of the probed function. Both architectures' registers are read, at offsets that lie
+/// within either `pt_regs`, so that one object serves both.
+#[inline(always)]
+fn argument<const N: usize>(ctx: &ProbeContext) -> u64 {
+    let words = ctx.as_ptr().cast_const().cast::<u64>();
+    // SAFETY: within the context; the verifier checks.
+    let x86_64 = unsafe { words.add(14 - N).read_volatile() }; // di, si, dx, cx
+    // SAFETY: as above.
+    let aarch64 = unsafe { words.add(N).read_volatile() }; // x0 to x3
+    match frozen!(FR_SETTINGS.registers) {
+        registers::AARCH64 => aarch64,
+        _ => x86_64,
+    }
 }
 
 /// FIN and close, first choice.
@@ -312,7 +367,14 @@ fn fr_rrst_raw(ctx: RawTracePointContext) -> i32 {
 /// where [`fr_srst_proof`] was refused.
 #[btf_tracepoint(function = "tcp_send_reset")]
 fn fr_srst_btf(ctx: BtfTracePointContext) -> i32 {
-    reset_sent::<Direct>(ctx.arg(0), ctx.arg(1), ctx.arg(2));
+    reset_sent::<Direct, true>(ctx.arg(0), ctx.arg(1), ctx.arg(2));
+    0
+}
+
+/// The same without any helper that reads memory: for lockdown=confidentiality.
+#[btf_tracepoint(function = "tcp_send_reset")]
+fn fr_srst_dir(ctx: BtfTracePointContext) -> i32 {
+    reset_sent::<Direct, false>(ctx.arg(0), ctx.arg(1), ctx.arg(2));
     0
 }
 
@@ -326,7 +388,7 @@ fn fr_srst_proof(ctx: BtfTracePointContext) -> i32 {
 /// Reset sent, with the reason as third argument (b533fb9cf4f7, 6.10).
 #[raw_tracepoint(tracepoint = "tcp_send_reset")]
 fn fr_srst_raw3(ctx: RawTracePointContext) -> i32 {
-    if reset_sent::<Probe>(ctx.arg(0), ctx.arg(1), ctx.arg(2)).is_some() {
+    if reset_sent::<Probe, true>(ctx.arg(0), ctx.arg(1), ctx.arg(2)).is_some() {
         debug!(&ctx, "reset sent for a segment, reason {}", ctx.arg::<u32>(2));
     }
     0
@@ -335,6 +397,27 @@ fn fr_srst_raw3(ctx: RawTracePointContext) -> i32 {
 /// Reset sent before 6.10: touching a third argument would refuse the attachment.
 #[raw_tracepoint(tracepoint = "tcp_send_reset")]
 fn fr_srst_raw2(ctx: RawTracePointContext) -> i32 {
-    reset_sent::<Probe>(ctx.arg(0), ctx.arg(1), 0);
+    reset_sent::<Probe, true>(ctx.arg(0), ctx.arg(1), 0);
+    0
+}
+
+/// Resets without a full socket before 6.10, IPv4.
+#[fentry(function = "tcp_v4_send_reset")]
+fn fr_stray4_fent(ctx: FEntryContext) -> i32 {
+    stray_segment(ctx.arg(0), ctx.arg(1));
+    0
+}
+
+/// The same for IPv6.
+#[fentry(function = "tcp_v6_send_reset")]
+fn fr_stray6_fent(ctx: FEntryContext) -> i32 {
+    stray_segment(ctx.arg(0), ctx.arg(1));
+    0
+}
+
+/// Both as kprobe.
+#[kprobe]
+fn fr_stray_kpr(ctx: ProbeContext) -> u32 {
+    stray_segment(argument::<0>(&ctx) as *const u8, argument::<1>(&ctx) as *const u8);
     0
 }

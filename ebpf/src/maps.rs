@@ -1,8 +1,9 @@
 //! Maps and frozen globals.
 
+use aya_ebpf::bindings::BPF_F_MMAPABLE;
 use aya_ebpf::macros::map;
-use aya_ebpf::maps::{PerCpuArray, RingBuf};
-use finrace_ebpf::abi::{Layout, MEASURES_BYTES, RACES_BYTES, Settings, loss};
+use aya_ebpf::maps::{Array, RingBuf};
+use finrace_ebpf::abi::{Layout, MEASURES_BYTES, RACES_BYTES, Settings, loss, registers};
 
 /// FINs with data at risk, writes after a FIN, resets: few, and must not be pushed out.
 #[map]
@@ -12,9 +13,10 @@ pub(crate) static FR_RACES: RingBuf = RingBuf::with_byte_size(RACES_BYTES, 0);
 #[map]
 pub(crate) static FR_MEASURES: RingBuf = RingBuf::with_byte_size(MEASURES_BYTES, 0);
 
-/// Records that found their ring full, by ring. Per CPU, so that counting needs no atomics.
+/// Records that found their ring full, by ring. Mapped into the agent, which needs no rights to
+/// read it then (before 6.0 every call of bpf(2) asks for them: c8644cd0efe7).
 #[map]
-pub(crate) static FR_LOSSES: PerCpuArray<u64> = PerCpuArray::with_max_entries(loss::COUNT, 0);
+pub(crate) static FR_LOSSES: Array<u64> = Array::with_max_entries(loss::COUNT, BPF_F_MMAPABLE);
 
 /// Offsets of the running kernel; the agent overwrites and freezes it before the load.
 #[unsafe(no_mangle)]
@@ -22,7 +24,8 @@ pub(crate) static FR_LAYOUT: Layout = Layout::ABSENT;
 
 /// The agent's settings, frozen likewise.
 #[unsafe(no_mangle)]
-pub(crate) static FR_SETTINGS: Settings = Settings { reuse_jiffies: 50, wake_bytes: u32::MAX };
+pub(crate) static FR_SETTINGS: Settings =
+    Settings { reuse_jiffies: 50, wake_bytes: u32::MAX, registers: registers::X86_64 };
 
 /// Reads one field of a frozen global, so that the verifier sees a constant and the compiler does
 /// not fold the placeholder.

@@ -24,20 +24,20 @@ pub(crate) fn run(args: LiveArgs) -> Result<()> {
         "live tests load programs into the kernel and need root: run `sudo -E env \
          \"PATH=$PATH\" cargo xtask live`"
     );
-    let built = Built::new()?;
-    show(Command::new(built.tests).args(args.arguments).env("FINRACE_BIN", built.agent))
+    let built = Built::new(cargo().arg("build"))?;
+    show(Command::new(built.live).args(args.arguments).env("FINRACE_BIN", built.finrace))
 }
 
 /// Where cargo has put what it built.
-struct Built {
-    agent: PathBuf,
-    tests: PathBuf,
+pub(crate) struct Built {
+    pub(crate) finrace: PathBuf,
+    pub(crate) live: PathBuf,
 }
 
 impl Built {
-    fn new() -> Result<Self> {
-        let messages = setup::run(cargo().args([
-            "build",
+    /// `build` is a `cargo build` that says for what and whereto.
+    pub(crate) fn new(build: &mut Command) -> Result<Self> {
+        let messages = setup::run(build.args([
             "--locked",
             "--release",
             "--package=finrace",
@@ -53,6 +53,6 @@ impl Built {
                 .find_map(|message| Some(message.get("executable")?.as_str()?.into()))
                 .with_context(|| format!("cargo has built no executable of {target}"))
         };
-        Ok(Self { agent: executable("finrace")?, tests: executable("live")? })
+        Ok(Self { finrace: executable("finrace")?, live: executable("live")? })
     }
 }

@@ -91,8 +91,10 @@ fn busy() -> (Table, Status) {
         attached: true,
         hooks: vec![Hook {
             job: "close",
-            hook: "tp_btf/inet_sock_set_state".into(),
+            hook: "tp_btf",
+            attached_to: "inet_sock_set_state".into(),
             program: "fr_state".into(),
+            loses: Some("writes of kTLS"),
         }],
         missing_fields: vec!["tcp_sock.rcv_wup".to_owned()],
         events: vec![("close", 10), ("reset", 2)],

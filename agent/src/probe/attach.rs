@@ -5,40 +5,93 @@
 
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, anyhow, bail};
-use aya::maps::{MapData, PerCpuArray, RingBuf};
+use anyhow::{Context as _, Result, anyhow, bail, ensure};
+use aya::maps::{MapData, RingBuf};
 use aya::programs::{BtfTracePoint, FEntry, KProbe, Program, ProgramError, RawTracePoint};
 use aya::{Btf as KernelBtf, Ebpf, EbpfLoader};
-use finrace_ebpf::abi::{Layout, MEASURES_BYTES, RACES_BYTES, Settings};
+use finrace_ebpf::abi::{Layout, MEASURES_BYTES, RACES_BYTES, Settings, registers};
 
 use super::features::Features;
-use super::plan::{Choice, Hook, Job, plan};
+use super::losses::Losses;
+use super::plan::{Choice, Hook, Job, JobPlan, Part, plan};
+use super::rights;
+use super::verifier::{self, Answer};
 use crate::logic::event::Ticks;
 
 /// Loaded where it must be refused; see `ebpf/src/main.rs`.
-const PROOF: Choice = Choice {
-    job: Job::ResetSent,
-    hook: Hook::TpBtf,
-    program: "fr_srst_proof",
-    attach_to: "tcp_send_reset",
-    parameters: 1,
-    misses: None,
-};
+const PROOF: Part = Part { program: "fr_srst_proof", attach_to: "tcp_send_reset" };
 
 /// A choice forced from outside: a job's only hook, or none for it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Forced {
     pub job: Job,
+    /// `None`: the job is left unserved.
     pub hook: Option<Hook>,
+    /// Only there; `None`: wherever the hook goes.
+    pub attach_to: Option<String>,
+}
+
+impl Forced {
+    fn allows(&self, choice: &Choice) -> bool {
+        let first = choice.parts.first().map(|part| part.attach_to);
+        self.hook == Some(choice.hook)
+            && self.attach_to.as_deref().is_none_or(|place| first == Some(place))
+    }
+}
+
+/// What became of a choice.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// It serves the job.
+    Taken,
+    /// A better one serves it. In a survey it was tried, too, and works.
+    Spare,
+    /// Not worth trying, and why.
+    PassedOver(String),
+    /// The kernel refused it, and why.
+    Refused(String),
+}
+
+/// A choice and its fate.
+#[derive(Clone, Debug)]
+pub struct Tried {
+    pub choice: Choice,
+    pub outcome: Outcome,
+    /// What the verifier went through, by program; in a survey only.
+    pub instructions: Vec<(&'static str, u32)>,
 }
 
 /// How a job came to be served, or not.
 #[derive(Clone, Debug)]
 pub struct Serving {
     pub job: Job,
-    pub by: Option<Choice>,
-    /// Programs that were passed over or refused, each with the reason.
-    pub refused: Vec<(Choice, String)>,
+    /// Best first.
+    pub tried: Vec<Tried>,
+    /// The choice of another job that serves this one, too.
+    pub with: Option<Choice>,
+}
+
+impl Serving {
+    pub fn by(&self) -> Option<&Choice> {
+        let taken = self.tried.iter().find(|tried| tried.outcome == Outcome::Taken);
+        taken.map(|tried| &tried.choice).or(self.with.as_ref())
+    }
+
+    /// What is not seen with this choice, or without any.
+    pub fn loses(&self) -> Option<&'static str> {
+        self.by().map_or_else(|| Some(self.job.loses()), |choice| choice.misses)
+    }
+
+    /// Choices that were passed over or refused, each with the reason.
+    fn refusals(&self) -> String {
+        let refusal = |tried: &Tried| match &tried.outcome {
+            Outcome::PassedOver(why) | Outcome::Refused(why) => {
+                Some(format!("{}: {why}", tried.choice))
+            }
+            Outcome::Taken | Outcome::Spare => None,
+        };
+        self.tried.iter().filter_map(refusal).collect::<Vec<_>>().join("; ")
+    }
 }
 
 /// Loaded and attached programs, and the way to their records.
@@ -48,73 +101,25 @@ pub struct Attached {
     pub serving: Vec<Serving>,
     pub races: RingBuf<MapData>,
     pub measures: RingBuf<MapData>,
-    pub losses: PerCpuArray<MapData, u64>,
+    pub losses: Losses,
     pub log: Option<aya_log::EbpfLogger<&'static dyn log::Log>>,
-}
-
-/// Loads the object with this kernel's offsets; no program is in the kernel yet.
-fn load_object(layout: Layout, features: &Features, threshold: Duration) -> Result<Ebpf> {
-    let settings = Settings {
-        reuse_jiffies: Ticks { hz: features.hz }.from_duration(threshold),
-        wake_bytes: RACES_BYTES.min(MEASURES_BYTES) / 4,
-    };
-    let level = log::max_level() as u8;
-    EbpfLoader::new()
-        .override_global("FR_LAYOUT", &layout, true)
-        .override_global("FR_SETTINGS", &settings, true)
-        .override_global("AYA_LOG_LEVEL", &level, false)
-        .load(finrace_ebpf::object_bytes())
-        .context("loading the BPF object")
 }
 
 /// Attaches what the plan offers, best first.
 ///
 /// # Errors
-/// If a required job cannot be served; the chain names each program tried and why it was refused.
+/// If a required job cannot be served, or any by the hook that is forced for it; the chain names
+/// each program tried and why it was refused.
 pub fn attach(
     features: &mut Features,
     layout: Layout,
     threshold: Duration,
     forced: &[Forced],
 ) -> Result<Attached> {
-    let btf = KernelBtf::from_sys_fs().context("parsing the kernel's BTF")?;
-    let mut ebpf = load_object(layout, features, threshold)?;
-    if features.tracepoints.tcp_send_reset == Some(3) {
-        features.reset_sk_nullable = Some(load(&mut ebpf, &PROOF, &btf).is_err());
-    }
-    let mut serving = Vec::new();
-    for offer in plan(features).iter() {
-        let mut refused: Vec<_> =
-            offer.passed_over.iter().map(|over| (over.choice, over.why.clone())).collect();
-        let force = forced.iter().find(|force| force.job == offer.job);
-        let mut by = None;
-        for choice in &offer.choices {
-            if let Some(force) = force
-                && force.hook != Some(choice.hook)
-            {
-                refused.push((*choice, "another choice was forced".to_owned()));
-                continue;
-            }
-            match load(&mut ebpf, choice, &btf).and_then(|()| attach_one(&mut ebpf, choice)) {
-                Ok(()) => {
-                    by = Some(*choice);
-                    break;
-                }
-                Err(error) => {
-                    log::debug!("{error:#}");
-                    refused.push((*choice, brief(&error)));
-                }
-            }
-        }
-        if by.is_none() && offer.job.is_required() {
-            let tried: Vec<_> = refused
-                .iter()
-                .map(|(choice, why)| format!("{} as {}: {why}", choice.attach_to, choice.hook))
-                .collect();
-            bail!("no usable hook for {}: {}", offer.job, tried.join("; "));
-        }
-        serving.push(Serving { job: offer.job, by, refused });
-    }
+    let mut kernel = Kernel::open(features, layout, threshold)?;
+    kernel.prove(features);
+    let serving = serve(&plan(features), forced, |choice| kernel.attach(choice))?;
+    let mut ebpf = kernel.ebpf;
     let log = match aya_log::EbpfLogger::init(&mut ebpf) {
         Ok(log) => Some(log),
         Err(error) => {
@@ -126,11 +131,206 @@ pub fn attach(
         serving,
         races: ring(&mut ebpf, "FR_RACES")?,
         measures: ring(&mut ebpf, "FR_MEASURES")?,
-        losses: PerCpuArray::try_from(take(&mut ebpf, "FR_LOSSES")?)
-            .context("opening map FR_LOSSES")?,
+        losses: Losses::map(&take(&mut ebpf, "FR_LOSSES")?)?,
         log,
         _ebpf: ebpf,
     })
+}
+
+/// Attaches every choice that the plan offers, one after the other, and lets go of each: nothing
+/// stays. Otherwise as [`attach`].
+pub fn survey(
+    features: &mut Features,
+    layout: Layout,
+    threshold: Duration,
+    forced: &[Forced],
+) -> Result<Vec<Serving>> {
+    let mut kernel = Kernel::open(features, layout, threshold)?;
+    kernel.prove(features);
+    let plan = plan(features);
+    let mut serving = serve(&plan, forced, |choice| kernel.attach_for_a_moment(choice))?;
+    for tried in serving.iter_mut().flat_map(|job| &mut job.tried) {
+        match &tried.outcome {
+            Outcome::Spare => {
+                if let Err(error) = kernel.attach_for_a_moment(&tried.choice) {
+                    tried.outcome = Outcome::Refused(brief(&error));
+                    continue;
+                }
+            }
+            Outcome::Taken => {}
+            Outcome::PassedOver(_) | Outcome::Refused(_) => continue,
+        }
+        tried.instructions = kernel.instructions(&tried.choice)?;
+    }
+    Ok(serving)
+}
+
+/// Goes through the plan with `try_one`, which attaches a choice or says why not.
+fn serve(
+    plan: &[JobPlan],
+    forced: &[Forced],
+    mut try_one: impl FnMut(&Choice) -> Result<()>,
+) -> Result<Vec<Serving>> {
+    let mut serving: Vec<Serving> = Vec::new();
+    for JobPlan { job, offers, served_with } in plan {
+        let force = forced.iter().find(|force| force.job == *job);
+        let mut is_served = false;
+        let mut tried = Vec::new();
+        for offer in offers {
+            let choice = offer.choice.clone();
+            let outcome = if let Some(why) = &offer.obstacle {
+                Outcome::PassedOver(why.clone())
+            } else if force.is_some_and(|force| !force.allows(&choice)) {
+                Outcome::PassedOver("another choice was forced".to_owned())
+            } else if is_served {
+                Outcome::Spare
+            } else {
+                match try_one(&choice) {
+                    Ok(()) => Outcome::Taken,
+                    Err(error) => {
+                        log::debug!("{error:#}");
+                        Outcome::Refused(brief(&error))
+                    }
+                }
+            };
+            is_served |= outcome == Outcome::Taken;
+            tried.push(Tried { choice, outcome, instructions: Vec::new() });
+        }
+        let with = serving.iter().find(|other| Some(other.job) == *served_with && force.is_none());
+        let with = with.and_then(|other| other.by().cloned());
+        let new = Serving { job: *job, tried, with };
+        if new.by().is_none() {
+            let wanted = force.and_then(|force| force.hook);
+            if let Some(hook) = wanted {
+                bail!("{job} cannot be had by {hook}: {}", new.refusals());
+            }
+            ensure!(!job.is_required(), "no usable hook for {job}: {}", new.refusals());
+        }
+        serving.push(new);
+    }
+    Ok(serving)
+}
+
+/// The object with this kernel's offsets, and what it takes to put programs in.
+struct Kernel {
+    ebpf: Ebpf,
+    /// Without it there are no typed arguments, and the plan offers none.
+    btf: Option<KernelBtf>,
+}
+
+impl Kernel {
+    /// Makes the maps; no program is in the kernel yet.
+    fn open(features: &Features, layout: Layout, threshold: Duration) -> Result<Self> {
+        rights::raise_memlock(features);
+        let settings = Settings {
+            reuse_jiffies: Ticks { hz: features.hz }.from_duration(threshold),
+            wake_bytes: RACES_BYTES.min(MEASURES_BYTES) / 4,
+            registers: match features.arch {
+                "aarch64" => registers::AARCH64,
+                _ => registers::X86_64,
+            },
+        };
+        let level = log::max_level() as u8;
+        let btf = features.has_kernel_btf.then(KernelBtf::from_sys_fs).transpose();
+        let ebpf = EbpfLoader::new()
+            .override_global("FR_LAYOUT", &layout, true)
+            .override_global("FR_SETTINGS", &settings, true)
+            .override_global("AYA_LOG_LEVEL", &level, false)
+            .load(finrace_ebpf::object_bytes())
+            .context("loading the BPF object")?;
+        Ok(Self { ebpf, btf: btf.context("parsing the kernel's BTF")? })
+    }
+
+    /// Asks the verifier whether it knows that the sk of `tcp_send_reset` may be NULL.
+    fn prove(&mut self, features: &mut Features) {
+        if features.has_kernel_btf && features.tracepoints.tcp_send_reset == Some(3) {
+            features.reset_sk_nullable = Answer::from(self.load(Hook::TpBtf, PROOF)).knows_null();
+        }
+    }
+
+    /// Attaches all parts of a choice, or leaves nothing behind.
+    fn attach(&mut self, choice: &Choice) -> Result<()> {
+        let attached = self.attach_parts(choice);
+        if attached.is_err() {
+            self.unload(choice)?;
+        }
+        attached
+    }
+
+    fn attach_for_a_moment(&mut self, choice: &Choice) -> Result<()> {
+        self.attach_parts(choice).and(self.unload(choice))
+    }
+
+    fn attach_parts(&mut self, choice: &Choice) -> Result<()> {
+        let Choice { hook, parts, .. } = choice;
+        for (index, part) in parts.iter().enumerate() {
+            let is_loaded = parts.iter().take(index).any(|other| other.program == part.program);
+            if !is_loaded {
+                self.load(*hook, *part)?;
+            }
+            self.attach_part(*hook, *part)?;
+        }
+        Ok(())
+    }
+
+    fn load(&mut self, hook: Hook, Part { program, attach_to: to }: Part) -> Result<()> {
+        let btf = self.btf.as_ref().context("the kernel has no BTF of its own");
+        let kernel = find(&mut self.ebpf, program)?;
+        match hook {
+            Hook::TpBtf => typed::<BtfTracePoint>(kernel)?.load(to, btf?),
+            Hook::Fentry => typed::<FEntry>(kernel)?.load(to, btf?),
+            Hook::RawTp => typed::<RawTracePoint>(kernel)?.load(),
+            Hook::Kprobe => typed::<KProbe>(kernel)?.load(),
+        }
+        .with_context(|| format!("loading {program}"))
+    }
+
+    fn attach_part(&mut self, hook: Hook, Part { program, attach_to: to }: Part) -> Result<()> {
+        let kernel = find(&mut self.ebpf, program)?;
+        match hook {
+            Hook::TpBtf => typed::<BtfTracePoint>(kernel)?.attach().map(drop),
+            Hook::Fentry => typed::<FEntry>(kernel)?.attach().map(drop),
+            Hook::RawTp => typed::<RawTracePoint>(kernel)?.attach(to).map(drop),
+            Hook::Kprobe => typed::<KProbe>(kernel)?.attach(to, 0).map(drop),
+        }
+        .with_context(|| format!("attaching {program} to {to}"))
+    }
+
+    /// Detaches and unloads what of a choice is in the kernel.
+    fn unload(&mut self, choice: &Choice) -> Result<()> {
+        for Part { program, .. } in &choice.parts {
+            let kernel = find(&mut self.ebpf, program)?;
+            let unloaded = match choice.hook {
+                Hook::TpBtf => typed::<BtfTracePoint>(kernel)?.unload(),
+                Hook::Fentry => typed::<FEntry>(kernel)?.unload(),
+                Hook::RawTp => typed::<RawTracePoint>(kernel)?.unload(),
+                Hook::Kprobe => typed::<KProbe>(kernel)?.unload(),
+            };
+            match unloaded {
+                Ok(()) | Err(ProgramError::NotLoaded) => {}
+                Err(error) => {
+                    return Err(error).with_context(|| format!("unloading {program}"));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// What the verifier goes through for each program of a choice that works.
+    fn instructions(&mut self, choice: &Choice) -> Result<Vec<(&'static str, u32)>> {
+        let mut counts: Vec<(&'static str, u32)> = Vec::new();
+        for part in &choice.parts {
+            if counts.iter().any(|(program, _)| *program == part.program) {
+                continue;
+            }
+            let load = || self.load(choice.hook, *part);
+            if let Some(count) = verifier::instructions(load)? {
+                counts.push((part.program, count));
+            }
+        }
+        self.unload(choice)?;
+        Ok(counts)
+    }
 }
 
 fn take(ebpf: &mut Ebpf, name: &str) -> Result<aya::maps::Map> {
@@ -141,41 +341,16 @@ fn ring(ebpf: &mut Ebpf, name: &str) -> Result<RingBuf<MapData>> {
     RingBuf::try_from(take(ebpf, name)?).with_context(|| format!("opening map {name}"))
 }
 
-fn load(ebpf: &mut Ebpf, choice: &Choice, btf: &KernelBtf) -> Result<()> {
-    let (name, to) = (choice.program, choice.attach_to);
-    let program = program(ebpf, choice)?;
-    match choice.hook {
-        Hook::TpBtf => typed::<BtfTracePoint>(program, name)?.load(to, btf),
-        Hook::Fentry => typed::<FEntry>(program, name)?.load(to, btf),
-        Hook::RawTp => typed::<RawTracePoint>(program, name)?.load(),
-        Hook::Kprobe => typed::<KProbe>(program, name)?.load(),
-    }
-    .with_context(|| format!("loading {name}"))
-}
-
-fn attach_one(ebpf: &mut Ebpf, choice: &Choice) -> Result<()> {
-    let (name, to) = (choice.program, choice.attach_to);
-    let program = program(ebpf, choice)?;
-    match choice.hook {
-        Hook::TpBtf => typed::<BtfTracePoint>(program, name)?.attach().map(drop),
-        Hook::Fentry => typed::<FEntry>(program, name)?.attach().map(drop),
-        Hook::RawTp => typed::<RawTracePoint>(program, name)?.attach(to).map(drop),
-        Hook::Kprobe => typed::<KProbe>(program, name)?.attach(to, 0).map(drop),
-    }
-    .with_context(|| format!("attaching {name} to {to}"))
+fn find<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut Program> {
+    ebpf.program_mut(name).ok_or_else(|| anyhow!("the BPF object has no program {name}"))
 }
 
 /// The program as the type that its hook implies.
-fn typed<'a, T>(program: &'a mut Program, name: &str) -> Result<&'a mut T>
+fn typed<'a, T>(program: &'a mut Program) -> Result<&'a mut T>
 where
     &'a mut T: TryFrom<&'a mut Program, Error = ProgramError>,
 {
-    program.try_into().with_context(|| format!("taking {name} for its type"))
-}
-
-fn program<'a>(ebpf: &'a mut Ebpf, choice: &Choice) -> Result<&'a mut Program> {
-    ebpf.program_mut(choice.program)
-        .ok_or_else(|| anyhow!("the BPF object has no program {}", choice.program))
+    program.try_into().context("taking a program for its type")
 }
 
 /// The chain's first and last link, without a verifier log between them.
@@ -183,4 +358,81 @@ fn brief(error: &anyhow::Error) -> String {
     let last = error.root_cause().to_string();
     let last = last.lines().next().unwrap_or_default();
     format!("{error}: {last}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::probe::plan::tests::{linux_6_1, linux_6_18};
+
+    /// Serves with a kernel that refuses these programs: a line for each job, or the error.
+    fn served(features: &Features, forced: &[Forced], refused: &[&str]) -> String {
+        let serving = serve(&plan(features), forced, |choice| {
+            let hit = choice.parts.iter().find(|part| refused.contains(&part.program));
+            hit.map_or(Ok(()), |part| Err(anyhow!("no such function").context(part.program)))
+        });
+        let line = |job: &Serving| {
+            let by = job.by().map_or_else(|| "none".to_owned(), ToString::to_string);
+            format!("{}: {by}", job.job)
+        };
+        serving.map_or_else(
+            |error| format!("{error:#}"),
+            |serving| serving.iter().map(line).collect::<Vec<_>>().join("\n"),
+        )
+    }
+
+    fn forced(job: Job, hook: Option<Hook>, attach_to: Option<&str>) -> Forced {
+        Forced { job, hook, attach_to: attach_to.map(str::to_owned) }
+    }
+
+    #[test]
+    fn the_first_that_attaches_serves() {
+        let best = "write: tp_btf tcp_sendmsg_locked
+state: tp_btf inet_sock_set_state
+reset received: tp_btf tcp_receive_reset
+reset sent: tp_btf tcp_send_reset
+time-wait: tp_btf tcp_send_reset";
+        assert_eq!(served(&linux_6_18(), &[], &[]), best);
+        let refused = ["fr_write_btf", "fr_write_raw", "fr_state_btf", "fr_srst_btf"];
+        let second = "write: fentry tcp_sendmsg_locked
+state: raw_tp inet_sock_set_state
+reset received: tp_btf tcp_receive_reset
+reset sent: raw_tp tcp_send_reset
+time-wait: raw_tp tcp_send_reset";
+        assert_eq!(served(&linux_6_18(), &[], &refused), second);
+        // All parts or none.
+        let old = "write: kprobe tcp_sendmsg_locked, do_tcp_sendpages
+state: tp_btf inet_sock_set_state
+reset received: tp_btf tcp_receive_reset
+reset sent: raw_tp tcp_send_reset
+time-wait: kprobe tcp_v4_send_reset, tcp_v6_send_reset";
+        assert_eq!(served(&linux_6_1(), &[], &["fr_pages_fent", "fr_stray6_fent"]), old);
+    }
+
+    #[test]
+    fn only_what_is_required_ends_the_run() {
+        let writes = ["fr_write_btf", "fr_write_raw", "fr_write_fent", "fr_write_kpr"];
+        assert!(served(&linux_6_18(), &[], &writes).starts_with("write: none\n"));
+        assert_eq!(
+            served(&linux_6_18(), &[], &["fr_state_btf", "fr_state_raw"]),
+            "no usable hook for state: \
+             tp_btf inet_sock_set_state: fr_state_btf: no such function; \
+             raw_tp inet_sock_set_state: fr_state_raw: no such function"
+        );
+    }
+
+    #[test]
+    fn a_forced_hook_is_had_or_the_run_ends() {
+        let outer = [forced(Job::Write, Some(Hook::Fentry), Some("tcp_sendmsg"))];
+        assert!(served(&linux_6_18(), &outer, &[]).starts_with("write: fentry tcp_sendmsg\n"));
+        let none = [forced(Job::Write, None, None), forced(Job::ResetSent, None, None)];
+        let served_by_none = served(&linux_6_18(), &none, &[]);
+        assert!(served_by_none.starts_with("write: none\n"), "{served_by_none}");
+        assert!(served_by_none.ends_with("reset sent: none\ntime-wait: none"), "{served_by_none}");
+        let stray = [forced(Job::TimeWait, Some(Hook::Kprobe), None)];
+        let refused = served(&linux_6_18(), &stray, &[]);
+        let expected = "time-wait cannot be had by kprobe: ";
+        assert!(refused.starts_with(expected), "{refused}");
+        assert!(refused.ends_with(": tcp_send_reset tells of these here"), "{refused}");
+    }
 }

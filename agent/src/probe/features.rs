@@ -1,7 +1,8 @@
 //! What this kernel and these rights offer, read once at start as plain data.
 //!
 //! Little here is a promise: securityfs is rarely mounted in containers, and a function in BTF
-//! may still refuse a probe. What counts in the end is whether a program loads and attaches.
+//! may still refuse a probe. What only an attempt tells is in [`Trials`]; what counts in the end is
+//! whether a program loads and attaches.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -9,18 +10,21 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result, ensure};
 use rustix::time::{ClockId, clock_getres};
 
-use super::layout::Btf;
+use super::btf::Btf;
+use super::config::Config;
+use super::trials::Trials;
 
 /// Where the kernel's file systems are mounted; tests put a directory in their place.
 #[derive(Clone, Copy, Debug)]
 pub struct Roots<'a> {
     pub proc: &'a Path,
     pub sys: &'a Path,
+    pub boot: &'a Path,
 }
 
 impl Default for Roots<'_> {
     fn default() -> Self {
-        Self { proc: Path::new("/proc"), sys: Path::new("/sys") }
+        Self { proc: Path::new("/proc"), sys: Path::new("/sys"), boot: Path::new("/boot") }
     }
 }
 
@@ -30,12 +34,19 @@ pub struct Features {
     pub release: String,
     /// As Rust and `uname -m` name it: `x86_64`, `aarch64`.
     pub arch: &'static str,
+    /// Where the offsets come from: the kernel's own BTF, or a file given in its place.
     pub btf_path: PathBuf,
     /// Why there is no usable BTF; `None`: it was read and understood.
     pub btf_problem: Option<String>,
+    /// Whether the kernel shows BTF of its own, against which it checks typed arguments.
+    pub has_kernel_btf: bool,
     pub tracepoints: Tracepoints,
-    pub has_tcp_sendmsg: bool,
+    /// Those of [`FUNCTIONS`] that the kernel has.
+    pub functions: Vec<&'static str>,
     pub has_kprobes: bool,
+    /// `None`: neither the kernel nor the file system tells.
+    pub config: Option<Config>,
+    pub trials: Trials,
     pub lockdown: Lockdown,
     /// Effective capabilities, one bit each.
     pub capabilities: u64,
@@ -45,6 +56,8 @@ pub struct Features {
     pub hz: u32,
     /// The sysctl: 0 allowed, 1 forbidden for good, 2 forbidden; `None` where there is none.
     pub unprivileged_bpf_disabled: Option<u8>,
+    /// The sysctl: 0 interpreted, 1 compiled, 2 with a trace; `None` where it cannot be read.
+    pub bpf_jit_enable: Option<u8>,
     /// Whether the verifier knows that the sk of `tcp_send_reset` may be NULL. Only a probe
     /// program can tell, so the loader fills it in; `None`: not asked yet.
     pub reset_sk_nullable: Option<bool>,
@@ -59,6 +72,15 @@ pub struct Tracepoints {
     pub tcp_send_reset: Option<usize>,
 }
 
+/// Kernel functions that programs go to.
+pub const FUNCTIONS: [&str; 5] = [
+    "tcp_sendmsg_locked",
+    "tcp_sendmsg",
+    "do_tcp_sendpages",
+    "tcp_v4_send_reset",
+    "tcp_v6_send_reset",
+];
+
 /// The kernel's lockdown mode.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Lockdown {
@@ -71,14 +93,17 @@ pub enum Lockdown {
 }
 
 impl Features {
-    /// Reads everything. The BTF comes along, since the layout is resolved from it next.
-    pub fn read(roots: Roots<'_>) -> Result<(Self, Option<Btf>)> {
+    /// Reads everything but [`Self::trials`]. The BTF comes along, since the layout is resolved
+    /// from it next; with `btf_file` it is read from there.
+    pub fn read(roots: Roots<'_>, btf_file: Option<&Path>) -> Result<(Self, Option<Btf>)> {
         let release_path = roots.proc.join("sys/kernel/osrelease");
         let release = text(&release_path)?;
         let status_path = roots.proc.join("self/status");
         let (uid, capabilities) = rights(&text(&status_path)?)
             .with_context(|| format!("no Uid and CapEff in {}", status_path.display()))?;
-        let btf_path = roots.sys.join("kernel/btf/vmlinux");
+        let kernel_btf = roots.sys.join("kernel/btf/vmlinux");
+        let has_kernel_btf = kernel_btf.exists();
+        let btf_path = btf_file.map_or(kernel_btf, Path::to_owned);
         let btf = fs::read(&btf_path)
             .with_context(|| format!("reading {}", btf_path.display()))
             .and_then(|bytes| {
@@ -95,70 +120,32 @@ impl Features {
             tcp_receive_reset: args("tcp_receive_reset"),
             tcp_send_reset: args("tcp_send_reset"),
         };
+        let functions = FUNCTIONS
+            .into_iter()
+            .filter(|name| btf.as_ref().is_some_and(|btf| btf.func_exists(name)));
+        let sysctl = |path| text(&roots.proc.join("sys").join(path)).ok()?.parse().ok();
         let tick = clock_getres(ClockId::MonotonicCoarse);
         let features = Self {
+            config: Config::read(roots.proc, roots.boot, &release),
             release,
             arch: std::env::consts::ARCH,
             btf_path,
             btf_problem,
+            has_kernel_btf,
             tracepoints,
-            has_tcp_sendmsg: btf.as_ref().is_some_and(|btf| btf.func_exists("tcp_sendmsg")),
+            functions: functions.collect(),
             has_kprobes: has_kprobes(roots.sys),
+            trials: Trials::default(),
             lockdown: lockdown(text(&roots.sys.join("kernel/security/lockdown")).ok().as_deref()),
             capabilities,
             uid,
             hz: hz(tick.tv_sec, tick.tv_nsec)?,
-            unprivileged_bpf_disabled: text(
-                &roots.proc.join("sys/kernel/unprivileged_bpf_disabled"),
-            )
-            .ok()
-            .and_then(|value| value.parse().ok()),
+            unprivileged_bpf_disabled: sysctl("kernel/unprivileged_bpf_disabled"),
+            bpf_jit_enable: sysctl("net/core/bpf_jit_enable"),
             reset_sk_nullable: None,
         };
         Ok((features, btf))
     }
-
-    fn has(&self, capability: u32) -> bool {
-        self.capabilities >> capability & 1 == 1
-    }
-
-    /// Capabilities without which no program loads; `CAP_SYS_ADMIN` stands for both.
-    pub fn missing_to_load(&self) -> Vec<&'static str> {
-        let lacks = |capability| !self.has(capability) && !self.has(CAP_SYS_ADMIN);
-        [("CAP_BPF", lacks(CAP_BPF)), ("CAP_PERFMON", lacks(CAP_PERFMON))]
-            .into_iter()
-            .filter_map(|(name, is_missing)| is_missing.then_some(name))
-            .collect()
-    }
-}
-
-// Bit numbers of include/uapi/linux/capability.h, fixed by the system call interface.
-const CAP_SYS_ADMIN: u32 = 21;
-const CAP_SYS_RESOURCE: u32 = 24;
-const CAP_PERFMON: u32 = 38;
-const CAP_BPF: u32 = 39;
-
-/// Capabilities that a run needs and this process has not. `CAP_SYS_RESOURCE` is among them where
-/// maps count against `RLIMIT_MEMLOCK`; since the limit may have been raised from outside, lacking
-/// that one alone is no reason not to try.
-pub fn missing_capabilities(features: &Features) -> Vec<&'static str> {
-    let mut missing = features.missing_to_load();
-    if counts_memlock(features) && !features.has(CAP_SYS_RESOURCE) {
-        missing.push("CAP_SYS_RESOURCE");
-    }
-    missing
-}
-
-/// One line that says how `binary` comes by the capabilities it needs on this kernel.
-pub fn capability_remedy(features: &Features, binary: &Path) -> String {
-    let memlock = if counts_memlock(features) { ",cap_sys_resource" } else { "" };
-    format!("run as root, or: setcap cap_bpf,cap_perfmon{memlock}+ep {}", binary.display())
-}
-
-/// Whether maps count against `RLIMIT_MEMLOCK`, which only `CAP_SYS_RESOURCE` raises: before 5.11,
-/// as far as the release tells.
-fn counts_memlock(features: &Features) -> bool {
-    version(&features.release).is_some_and(|version| version < (5, 11))
 }
 
 fn text(path: &Path) -> Result<String> {
@@ -204,12 +191,6 @@ fn hz(secs: i64, nanos: i64) -> Result<u32> {
     u32::try_from(hz).context("ticks per second")
 }
 
-/// Major and minor number of a release such as `6.18.44-cloud-amd64`.
-fn version(release: &str) -> Option<(u32, u32)> {
-    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(str::parse);
-    Some((numbers.next()?.ok()?, numbers.next()?.ok()?))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -230,8 +211,9 @@ mod tests {
         }
 
         fn read(&self) -> Result<Features> {
-            let (proc, sys) = (self.0.join("proc"), self.0.join("sys"));
-            Features::read(Roots { proc: &proc, sys: &sys }).map(|(features, _)| features)
+            let [proc, sys, boot] = ["proc", "sys", "boot"].map(|name| self.0.join(name));
+            let roots = Roots { proc: &proc, sys: &sys, boot: &boot };
+            Features::read(roots, None).map(|(features, _)| features)
         }
     }
 
@@ -252,6 +234,8 @@ mod tests {
                 ("proc/sys/kernel/unprivileged_bpf_disabled", "2\n"),
                 ("proc/self/status", STATUS),
                 ("sys/bus/event_source/devices/kprobe/type", "8\n"),
+                ("proc/sys/net/core/bpf_jit_enable", "1\n"),
+                ("boot/config-6.1.0-9-amd64", "CONFIG_KPROBE_EVENTS=y\n"),
                 ("sys/kernel/security/lockdown", "none [integrity] confidentiality\n"),
             ],
         );
@@ -265,17 +249,23 @@ mod tests {
             arch: std::env::consts::ARCH,
             btf_path: tree.0.join("sys/kernel/btf/vmlinux"),
             btf_problem: Some(problem),
+            has_kernel_btf: false,
             tracepoints: Tracepoints::default(),
-            has_tcp_sendmsg: false,
+            functions: Vec::new(),
             has_kprobes: true,
+            config: features.config.clone(),
+            trials: Trials::default(),
             lockdown: Lockdown::Integrity,
-            capabilities: 1 << CAP_BPF | 1 << CAP_PERFMON,
+            capabilities: 0xc0_0000_0000,
             uid: 65532,
             hz,
             unprivileged_bpf_disabled: Some(2),
+            bpf_jit_enable: Some(1),
             reset_sk_nullable: None,
         };
         assert_eq!(features, expected);
+        let config = features.config.unwrap();
+        assert!(config.lacks("CONFIG_DEBUG_INFO_BTF") && !config.lacks("CONFIG_KPROBE_EVENTS"));
     }
 
     #[test]
@@ -292,38 +282,6 @@ mod tests {
         let features = Tree::new("garbage", &garbage).read().unwrap();
         let problem = features.btf_problem.unwrap();
         assert!(problem.ends_with("btf/vmlinux: not little-endian BTF: magic 0x4c45"), "{problem}");
-    }
-
-    #[test]
-    fn capabilities() {
-        let base = Tree::new(
-            "capabilities",
-            &[("proc/sys/kernel/osrelease", ""), ("proc/self/status", STATUS)],
-        );
-        let base = base.read().unwrap();
-        let check = |release: &str, bits: &[u32], expected: &str| {
-            let capabilities = bits.iter().map(|bit| 1 << bit).sum();
-            let features = Features { release: release.to_owned(), capabilities, ..base.clone() };
-            assert_eq!(missing_capabilities(&features).join(" "), expected, "{release} {bits:?}");
-        };
-        check("6.12.1", &[], "CAP_BPF CAP_PERFMON");
-        check("6.12.1", &[39], "CAP_PERFMON");
-        check("6.12.1", &[38, 39], "");
-        check("6.12.1", &[21], "");
-        check("5.10.0-28-amd64", &[38, 39], "CAP_SYS_RESOURCE");
-        check("5.10.0-28-amd64", &[21, 24], "");
-        check("5.11", &[21], "");
-        check("unheard of", &[21], "");
-
-        let remedy = |release: &str| {
-            let features = Features { release: release.to_owned(), ..base.clone() };
-            capability_remedy(&features, Path::new("/bin/finrace"))
-        };
-        assert_eq!(remedy("6.12.1"), "run as root, or: setcap cap_bpf,cap_perfmon+ep /bin/finrace");
-        assert_eq!(
-            remedy("5.10.1"),
-            "run as root, or: setcap cap_bpf,cap_perfmon,cap_sys_resource+ep /bin/finrace"
-        );
     }
 
     #[test]

@@ -1,9 +1,15 @@
 //! The kernel side as the agent sees it: what there is, what is used of it, and its records.
 
 pub mod attach;
+pub mod btf;
+mod config;
 pub mod features;
 pub mod layout;
 pub mod listeners;
+mod losses;
 mod names;
 pub mod plan;
+pub mod rights;
 pub mod source;
+pub mod trials;
+mod verifier;

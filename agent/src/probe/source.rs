@@ -8,7 +8,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use aya::maps::{MapData, PerCpuArray, RingBuf};
+use aya::maps::{MapData, RingBuf};
 use finrace_ebpf::abi::loss;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use rustix::fd::{AsFd as _, OwnedFd};
@@ -129,7 +129,7 @@ fn drain(attached: &mut Attached, waiting: &mut Vec<Event>, is_last: bool) -> Ba
     waiting.sort_by_key(|event| event.time);
     let ready = waiting.partition_point(|event| is_last || event.time <= batch.until);
     batch.events.extend(waiting.drain(..ready));
-    batch.lost = losses(&attached.losses);
+    batch.lost = attached.losses.read();
     batch
 }
 
@@ -148,17 +148,6 @@ fn drain_one(
         }
     }
     bytes
-}
-
-fn losses(map: &PerCpuArray<MapData, u64>) -> [u64; loss::COUNT as usize] {
-    let mut lost = [0; loss::COUNT as usize];
-    for (reason, total) in lost.iter_mut().enumerate() {
-        match map.get(&(reason as u32), 0) {
-            Ok(per_cpu) => *total = per_cpu.iter().sum(),
-            Err(error) => log::error!("reading map FR_LOSSES: {error}"),
-        }
-    }
-    lost
 }
 
 /// `CLOCK_MONOTONIC`, the clock that stamps the records.

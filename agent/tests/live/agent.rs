@@ -10,9 +10,10 @@ use anyhow::{Context, Result, bail};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
-use crate::stage::{Stage, pause};
+use crate::rights::{self, Rights};
+use crate::stage::{Stage, stretched};
 
-/// Loading programs takes seconds under an emulated CPU.
+/// Loading programs can take seconds.
 const START_MS: u64 = 60_000;
 const STOP_MS: u64 = 10_000;
 const POLL_MS: u64 = 20;
@@ -21,6 +22,7 @@ pub(crate) struct Agent {
     child: Child,
     lines: Collected,
     log: Collected,
+    rights: Option<Rights>,
 }
 
 type Collected = Arc<Mutex<Vec<String>>>;
@@ -30,18 +32,18 @@ impl Agent {
     pub(crate) fn start(args: &[&str]) -> Result<Self> {
         let program = program()?;
         let added = std::env::var("FINRACE_ARGS").unwrap_or_default();
-        let mut child = Command::new(&program)
-            .args(["watch", "--json"])
-            .args(added.split_whitespace())
-            .args(args)
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .with_context(|| format!("starting {}", program.display()))?;
+        let mut command = Command::new(&program);
+        command.args(["watch", "--json"]).args(added.split_whitespace()).args(args);
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let rights = Rights::from_env()?;
+        if let Some(rights) = rights {
+            rights.restrict(&mut command);
+        }
+        let mut child =
+            command.spawn().with_context(|| format!("starting {}", program.display()))?;
         let lines = collect(child.stdout.take());
         let log = collect(child.stderr.take());
-        let mut agent = Self { child, lines, log };
+        let mut agent = Self { child, lines, log, rights };
         for _ in 0..START_MS / POLL_MS {
             if locked(&agent.log).iter().any(|line| line.contains("attached")) {
                 return Ok(agent);
@@ -49,9 +51,14 @@ impl Agent {
             if let Some(status) = agent.child.try_wait().context("waiting for the agent")? {
                 bail!("the agent ended with {status}: {}", locked(&agent.log).join("; "));
             }
-            pause(POLL_MS);
+            thread::sleep(stretched(POLL_MS));
         }
         bail!("the agent did not attach: {}", locked(&agent.log).join("; "))
+    }
+
+    /// Whether it has no capability any more.
+    pub(crate) fn check_rights(&self) -> Result<()> {
+        rights::check_given_up(self.rights, self.child.id())
     }
 
     /// What was said about the connections of this stage.
@@ -72,13 +79,13 @@ impl Agent {
             .context("interrupting the agent")?;
         for _ in 0..STOP_MS / POLL_MS {
             let Some(status) = self.child.try_wait().context("waiting for the agent")? else {
-                pause(POLL_MS);
+                thread::sleep(stretched(POLL_MS));
                 continue;
             };
             if !status.success() {
                 bail!("the agent ended with {status}: {}", locked(&self.log).join("; "));
             }
-            pause(POLL_MS);
+            thread::sleep(stretched(POLL_MS));
             if locked(&self.log).len() == before {
                 bail!("the agent ended without a summary");
             }

@@ -12,7 +12,7 @@
 
 use serde_json::Value;
 
-use crate::stage::Stage;
+use crate::stage::{Stage, slack};
 
 /// Clock ticks (10 ms at HZ 100) make a time look shorter, a busy machine makes it longer.
 const EARLY_SECS: f64 = 0.015;
@@ -127,8 +127,4 @@ fn value_of<'v>(line: &'v Value, path: &str) -> Option<&'v Value> {
 
 fn text_of<'v>(line: &'v Value, key: &str) -> Option<&'v str> {
     line.get(key)?.as_str()
-}
-
-fn slack() -> f64 {
-    std::env::var("FINRACE_SLACK").ok().and_then(|text| text.parse().ok()).unwrap_or(1.0)
 }

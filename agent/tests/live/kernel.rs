@@ -1,15 +1,16 @@
-//! What std has no call for: socket options, network namespaces, interfaces.
+//! What std has no call for: socket options and kinds, network namespaces, interfaces.
 
 use std::ffi::{c_char, c_int, c_short};
 use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::net::{Ipv4Addr, TcpStream, UdpSocket};
-use std::os::fd::AsRawFd;
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener, TcpStream, UdpSocket};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use rustix::net::sockopt;
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketType, ipproto, sockopt};
 use rustix::thread::{UnshareFlags, unshare_unsafe};
 
 use crate::stage::Skip;
@@ -28,9 +29,21 @@ pub(crate) fn unshare_netns() -> Result<()> {
     unshared.context("making a network namespace")
 }
 
+/// Moves the calling thread into a new network namespace with a loopback of its own.
+pub(crate) fn unshare_loopback() -> Result<()> {
+    unshare_netns()?;
+    set_interface_up("lo", true)
+}
+
+/// From now on the calling thread's namespace, its own, opens connections without timestamps.
+pub(crate) fn disable_timestamps() -> Result<()> {
+    let path = "/proc/sys/net/ipv4/tcp_timestamps";
+    fs::write(path, "0").with_context(|| format!("writing {path}"))
+}
+
 /// Closes the socket without FIN or RST: its kernel forgets the connection.
 pub(crate) fn vanish(stream: TcpStream) -> Result<()> {
-    set_option(&stream, libc::TCP_REPAIR, 1).context("setting TCP_REPAIR")
+    set_option(&stream, libc::IPPROTO_TCP, libc::TCP_REPAIR, &1).context("setting TCP_REPAIR")
 }
 
 /// Closes with RST.
@@ -41,22 +54,67 @@ pub(crate) fn abort(stream: TcpStream) -> Result<()> {
 /// How long the socket stays in `FIN_WAIT2` after its close: a minisock up to 60 s, over that a full
 /// socket.
 pub(crate) fn set_linger2(stream: &TcpStream, secs: c_int) -> Result<()> {
-    set_option(stream, libc::TCP_LINGER2, secs).context("setting TCP_LINGER2")
+    set_option(stream, libc::IPPROTO_TCP, libc::TCP_LINGER2, &secs).context("setting TCP_LINGER2")
 }
 
-fn set_option(stream: &TcpStream, name: c_int, value: c_int) -> io::Result<()> {
-    let length = libc::socklen_t::try_from(size_of_val(&value)).unwrap_or_default();
+/// What is written from now on leaves as TLS records, made by the kernel.
+pub(crate) fn send_tls(stream: &TcpStream) -> Result<()> {
+    let absent = |what: &str, error: io::Error| match error.raw_os_error() {
+        Some(libc::ENOENT) => anyhow::Error::new(Skip(format!("no kernel TLS: {what}: {error}"))),
+        _ => anyhow::Error::new(error).context(format!("setting {what}")),
+    };
+    set_option(stream, libc::IPPROTO_TCP, libc::TCP_ULP, b"tls")
+        .map_err(|error| absent("TCP_ULP tls", error))?;
+    let keys = libc::tls12_crypto_info_aes_gcm_128 {
+        info: libc::tls_crypto_info {
+            version: libc::TLS_1_2_VERSION,
+            cipher_type: libc::TLS_CIPHER_AES_GCM_128,
+        },
+        iv: [1; 8],
+        key: [2; 16],
+        salt: [3; 4],
+        rec_seq: [0; 8],
+    };
+    set_option(stream, libc::SOL_TLS, libc::TLS_TX, &keys)
+        .map_err(|error| absent("TLS_TX AES-128-GCM", error))
+}
+
+/// `MSG_ZEROCOPY` is heeded from now on.
+pub(crate) fn allow_zerocopy(stream: &TcpStream) -> Result<()> {
+    let set = set_option(stream, libc::SOL_SOCKET, libc::SO_ZEROCOPY, &1);
+    set.map_err(|error| Skip(format!("no SO_ZEROCOPY: {error}")).into())
+}
+
+fn set_option<T>(stream: &TcpStream, level: c_int, name: c_int, value: &T) -> io::Result<()> {
+    let length = libc::socklen_t::try_from(size_of_val(value)).unwrap_or_default();
     // SAFETY: the pointer is to `value`, which lives through the call and has this length.
     let result = unsafe {
-        libc::setsockopt(
-            stream.as_raw_fd(),
-            libc::IPPROTO_TCP,
-            name,
-            std::ptr::from_ref(&value).cast(),
-            length,
-        )
+        libc::setsockopt(stream.as_raw_fd(), level, name, std::ptr::from_ref(value).cast(), length)
     };
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// A listener on loopback that takes MPTCP, and TCP too.
+pub(crate) fn listen_mptcp() -> Result<TcpListener> {
+    let socket = mptcp_socket()?;
+    rustix::net::bind(&socket, &SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0)).context("binding")?;
+    rustix::net::listen(&socket, 8).context("listening with MPTCP")?;
+    Ok(socket.into())
+}
+
+/// Asks for MPTCP; a server without it makes this a TCP connection in an MPTCP socket.
+pub(crate) fn connect_mptcp(to: SocketAddr) -> Result<TcpStream> {
+    let socket = mptcp_socket()?;
+    rustix::net::connect(&socket, &to).with_context(|| format!("connecting to {to} by MPTCP"))?;
+    Ok(socket.into())
+}
+
+fn mptcp_socket() -> Result<OwnedFd> {
+    let made = rustix::net::socket(AddressFamily::INET, SocketType::STREAM, Some(ipproto::MPTCP));
+    made.map_err(|error| match error {
+        Errno::PROTONOSUPPORT | Errno::NOPROTOOPT => Skip(format!("no MPTCP: {error}")).into(),
+        _ => anyhow::Error::new(error).context("making an MPTCP socket"),
+    })
 }
 
 /// Makes a writer block soon when nobody reads.

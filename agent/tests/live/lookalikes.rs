@@ -57,6 +57,18 @@ pub(crate) const ALL: &[Scenario] = &[
         "close role=client closer=local how=fin evidence=unused",
     ),
     Scenario::new("port_scan", port_scan, "close role=client closer=local evidence=unused"),
+    // Left out altogether; the exchange by TCP shows that the agent looks.
+    Scenario::new(
+        "mptcp",
+        mptcp,
+        "close role=client closer=peer how=fin evidence=idle idle~0.5
+         !close local=$server
+         !close peer=$server
+         !reuse local=$server
+         !reuse peer=$server
+         !incident local=$server
+         !incident peer=$server",
+    ),
     Scenario::new("client_leaves", client_leaves, "close role=client closer=local how=fin"),
     Scenario::new("client_cancels", client_cancels, "close role=client closer=local how=rst"),
     Scenario::new("reload", reload, "30x close role=client closer=peer how=fin"),
@@ -233,6 +245,33 @@ fn port_scan(stage: &mut Stage) -> Result<()> {
     let pair = stage.pair()?;
     kernel::abort(pair.client)?;
     expect_end(pair.server)
+}
+
+/// A request that is late, and one that meets a close, with MPTCP at both ends.
+fn mptcp(stage: &mut Stage) -> Result<()> {
+    let by_tcp = stage.used_pair()?;
+    let listener = kernel::listen_mptcp()?;
+    stage.keep(&listener)?;
+    let mut pairs = Vec::new();
+    for _ in 0..2 {
+        let client = kernel::connect_mptcp(listener.local_addr()?)?;
+        let (server, _) = listener.accept().context("accepting")?;
+        let mut pair = Pair { client, server };
+        pair.exchange()?;
+        pairs.push(pair);
+    }
+    pause(500);
+    by_tcp.server_closes()?;
+    for (mut pair, is_in_time) in pairs.into_iter().zip([true, false]) {
+        if is_in_time {
+            pair.client.write_all(&REQUEST)?;
+        }
+        drop(pair.server);
+        pause(200);
+        // It fails where MPTCP has already told of the close.
+        drop(pair.client.write_all(&REQUEST));
+    }
+    Ok(())
 }
 
 /// The client closes in the middle of an answer, with nothing unread.

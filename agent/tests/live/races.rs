@@ -3,6 +3,7 @@
 //! Client and server are both on this host, so each line is the client's view and holds the
 //! server's in `other_view`, where the server has one.
 
+use std::collections::VecDeque;
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, Ipv6Addr, Shutdown};
 
@@ -18,9 +19,19 @@ const STALE_WRITE: &str = "
     close role=client closer=peer how=fin evidence=idle idle~1.2 peer=$server
     close role=server closer=local how=fin evidence=idle idle~1.2 local=$server";
 
+const STALE_WRITE_LATE: &str = "
+    race class=stale_write cause=idle outcome=reset role=client gap~3.0 fin_age~1.8 \
+        peer=$server netns=$netns \
+        other_view.class=late_request other_view.role=server other_view.idle~1.2";
+
 const UNREAD_CLOSE: &str = "
     race class=unread_close cause=idle outcome=reset role=client gap~1.0 bytes=200 \
         process=finrace-live pid=$pid other_view.class=unread_close other_view.role=server
+    reuse role=client gap~1.0";
+
+const RESET_AFTER_REUSE: &str = "
+    race class=reset_after_reuse outcome=reset role=client gap~1.0 bytes=200 \
+        process=finrace-live pid=$pid
     reuse role=client gap~1.0";
 
 const FAREWELL: &str = "close role=client closer=peer how=fin idle~1.2";
@@ -41,7 +52,7 @@ pub(crate) const ALL: &[Scenario] = &[
          close role=client closer=peer how=fin evidence=idle",
     )
     .early(),
-    Scenario::new("stale_write_ipv6", stale_write_ipv6, STALE_WRITE),
+    Scenario::new("stale_write_ipv6", |s| stale_write(s.used_pair_ipv6()?), STALE_WRITE),
     Scenario::new("stale_write_mapped", stale_write_mapped, STALE_WRITE),
     Scenario::new("stale_write_netns", stale_write_netns, STALE_WRITE),
     Scenario::new(
@@ -60,19 +71,39 @@ pub(crate) const ALL: &[Scenario] = &[
     .also_hookless(),
     Scenario::new(
         "stale_write_late_minisock_gone",
-        |s| stale_write_fin_wait2(s, 1, 1_800, true),
-        "race class=stale_write cause=idle outcome=reset role=client gap~3.0 fin_age~1.8 \
-             other_view.class=late_request other_view.idle~1.2",
+        |s| stale_write_fin_wait2(s.used_pair()?, 1, 1_800),
+        STALE_WRITE_LATE,
+    ),
+    Scenario::new(
+        "stale_write_late_minisock_gone_ipv6",
+        |s| {
+            kernel::unshare_loopback()?;
+            stale_write_fin_wait2(s.used_pair_ipv6()?, 1, 1_800)
+        },
+        STALE_WRITE_LATE,
     ),
     Scenario::new(
         "stale_write_late_nobody_listens",
-        |s| stale_write_fin_wait2(s, 1, 1_800, false),
-        "race class=stale_write cause=idle outcome=reset role=client gap~3.0 fin_age~1.8 \
-             other_view.class=late_request other_view.idle~1.2",
+        |s| {
+            let pair = s.used_pair()?;
+            s.stop_listening();
+            stale_write_fin_wait2(pair, 1, 1_800)
+        },
+        STALE_WRITE_LATE,
+    ),
+    Scenario::new(
+        "stale_write_late_nobody_listens_ipv6",
+        |s| {
+            kernel::unshare_loopback()?;
+            let pair = s.used_pair_ipv6()?;
+            s.stop_listening();
+            stale_write_fin_wait2(pair, 1, 1_800)
+        },
+        STALE_WRITE_LATE,
     ),
     Scenario::new(
         "stale_write_full_fin_wait2",
-        |s| stale_write_fin_wait2(s, 120, 250, true),
+        |s| stale_write_fin_wait2(s.used_pair()?, 120, 250),
         "race class=stale_write cause=idle outcome=reset role=client gap~1.45 fin_age~0.25 \
              other_view.class=late_request other_view.idle~1.2",
     ),
@@ -119,6 +150,22 @@ pub(crate) const ALL: &[Scenario] = &[
         "race class=silent_drop outcome=unanswered role=client gap~1.0 bytes=200
          reuse role=client gap~1.0",
     ),
+    // Without time stamps the two cannot be told apart.
+    Scenario::new("reset_after_reuse_unread", unread_close_unstamped, RESET_AFTER_REUSE),
+    Scenario::new("reset_after_reuse_dropped", silent_drop_unstamped, RESET_AFTER_REUSE),
+    Scenario::new(
+        "rollout",
+        rollout,
+        "race class=stale_write cause=rollout outcome=reset role=client peer=$server
+         8x close role=client closer=peer how=fin evidence=idle",
+    ),
+    Scenario::new(
+        "late_request_of_unseen_client",
+        late_request_of_unseen_client,
+        "race class=late_request outcome=reset role=server idle~1.2 bytes=200 local=$server
+         close role=server closer=local how=fin evidence=idle idle~1.2
+         !close role=client",
+    ),
     Scenario::new("fin_crossed", |s| fin_crossed(s, &[0], 200), FIN_CROSSED),
     Scenario::new("fin_crossed_two_segments", |s| fin_crossed(s, &[0, 5], 200), FIN_CROSSED),
     // It closes on the FIN, before the RST comes.
@@ -149,50 +196,30 @@ fn stale_write_early(stage: &mut Stage) -> Result<()> {
     stale_write(pair)
 }
 
-fn stale_write_ipv6(stage: &mut Stage) -> Result<()> {
-    let listener = stage
-        .listen((Ipv6Addr::LOCALHOST, 0))
-        .map_err(|error| Skip(format!("no IPv6 loopback: {error:#}")))?;
-    stale_write_to(Pair::new(&listener, listener.local_addr()?)?)
-}
-
 /// Both sockets are of IPv6 and hold IPv4-mapped addresses.
 fn stale_write_mapped(stage: &mut Stage) -> Result<()> {
     let listener = stage
         .listen((Ipv6Addr::UNSPECIFIED, 0))
         .map_err(|error| Skip(format!("no IPv6: {error:#}")))?;
     let port = listener.local_addr()?.port();
-    stale_write_to(Pair::new(&listener, (Ipv4Addr::LOCALHOST.to_ipv6_mapped(), port).into())?)
+    let mut pair = Pair::new(&listener, (Ipv4Addr::LOCALHOST.to_ipv6_mapped(), port).into())?;
+    pair.exchange()?;
+    stale_write(pair)
 }
 
 fn stale_write_netns(stage: &mut Stage) -> Result<()> {
     let outside = kernel::netns_number()?;
-    kernel::unshare_netns()?;
-    kernel::set_interface_up("lo", true)?;
+    kernel::unshare_loopback()?;
     if kernel::netns_number()? == outside {
         bail!("still in the old network namespace");
     }
     stale_write(stage.used_pair()?)
 }
 
-fn stale_write_to(mut pair: Pair) -> Result<()> {
-    pair.exchange()?;
-    stale_write(pair)
-}
-
 /// `linger2` decides what is left of the server's socket when the request comes. If nothing is,
 /// the listener answers with RST, or else the kernel on its own.
-fn stale_write_fin_wait2(
-    stage: &mut Stage,
-    linger2: i32,
-    late_ms: u64,
-    listens: bool,
-) -> Result<()> {
-    let mut pair = stage.used_pair()?;
+fn stale_write_fin_wait2(mut pair: Pair, linger2: i32, late_ms: u64) -> Result<()> {
     kernel::set_linger2(&pair.server, linger2)?;
-    if !listens {
-        stage.stop_listening();
-    }
     pause(1_200);
     drop(pair.server);
     pause(late_ms);
@@ -243,11 +270,56 @@ fn silent_drop(stage: &mut Stage) -> Result<()> {
     expect_end(pair.client)
 }
 
+fn unread_close_unstamped(stage: &mut Stage) -> Result<()> {
+    kernel::unshare_loopback()?;
+    kernel::disable_timestamps()?;
+    unread_close(stage, 100)
+}
+
+fn silent_drop_unstamped(stage: &mut Stage) -> Result<()> {
+    kernel::unshare_loopback()?;
+    kernel::disable_timestamps()?;
+    silent_drop(stage)
+}
+
+/// A server goes away: it closes what has been idle for 0.3 s to 2.4 s, all at one time.
+fn rollout(stage: &mut Stage) -> Result<()> {
+    let listener = stage.listen((Ipv4Addr::LOCALHOST, 0))?;
+    let (mut clients, mut servers) = (VecDeque::new(), Vec::new());
+    for _ in 0..8 {
+        let mut pair = Pair::new(&listener, listener.local_addr()?)?;
+        pair.exchange()?;
+        clients.push_back(pair.client);
+        servers.push(pair.server);
+        pause(300);
+    }
+    drop(servers);
+    pause(200);
+    let mut late = clients.pop_front().context("taking a client")?;
+    late.write_all(&REQUEST)?;
+    clients.push_back(late);
+    pause(200);
+    clients.into_iter().try_for_each(expect_end)
+}
+
+/// The client's socket is one of MPTCP, which is not looked at: the server's view is all there is,
+/// as behind a cloud load balancer.
+fn late_request_of_unseen_client(stage: &mut Stage) -> Result<()> {
+    let listener = stage.listen((Ipv4Addr::LOCALHOST, 0))?;
+    let client = kernel::connect_mptcp(listener.local_addr()?)?;
+    let (server, _) = listener.accept().context("accepting")?;
+    let mut pair = Pair { client, server };
+    pair.exchange()?;
+    pause(1_200);
+    drop(pair.server);
+    pause(200);
+    Ok(pair.client.write_all(&REQUEST)?)
+}
+
 /// The wire is cut: not even an RST comes back. The client retransmits until it loses patience,
 /// or until the kernel does.
 fn silent_drop_unanswered(stage: &mut Stage, user_timeout_ms: Option<u32>) -> Result<()> {
-    kernel::unshare_netns()?;
-    kernel::set_interface_up("lo", true)?;
+    kernel::unshare_loopback()?;
     let mut pair = stage.used_pair()?;
     pause(1_000);
     kernel::set_interface_up("lo", false)?;

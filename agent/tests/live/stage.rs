@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::fmt;
 use std::io::{ErrorKind, Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
@@ -17,7 +17,7 @@ pub(crate) const REQUEST: [u8; 200] = [b'q'; 200];
 pub(crate) const ANSWER: [u8; 300] = [b'a'; 300];
 
 /// Nothing here blocks for longer, unless the test itself is wrong.
-const STUCK: Duration = Duration::from_secs(10);
+const STUCK_MS: u64 = 10_000;
 
 #[derive(Clone, Copy)]
 pub(crate) struct Scenario {
@@ -115,12 +115,18 @@ impl Stage {
     pub(crate) fn listen(&mut self, at: impl Into<SocketAddr>) -> Result<TcpListener> {
         let at = at.into();
         let listener = TcpListener::bind(at).with_context(|| format!("listening on {at}"))?;
+        self.keep(&listener)?;
+        Ok(listener)
+    }
+
+    /// Makes a listener this scenario's.
+    pub(crate) fn keep(&mut self, listener: &TcpListener) -> Result<()> {
         let address = listener.local_addr()?;
         self.server = Some(address);
         self.ports.insert(address.port());
         self.belongs_here()?;
         self.listeners.push(listener.try_clone()?);
-        Ok(listener)
+        Ok(())
     }
 
     /// Closes the port that was opened last.
@@ -142,6 +148,15 @@ impl Stage {
     /// A pair that has answered one request.
     pub(crate) fn used_pair(&mut self) -> Result<Pair> {
         let mut pair = self.pair()?;
+        pair.exchange()?;
+        Ok(pair)
+    }
+
+    pub(crate) fn used_pair_ipv6(&mut self) -> Result<Pair> {
+        let listener = self
+            .listen((Ipv6Addr::LOCALHOST, 0))
+            .map_err(|error| Skip(format!("no IPv6 loopback: {error:#}")))?;
+        let mut pair = Pair::new(&listener, listener.local_addr()?)?;
         pair.exchange()?;
         Ok(pair)
     }
@@ -178,8 +193,8 @@ impl Pair {
         let (server, _) = listener.accept().context("accepting")?;
         for stream in [&client, &server] {
             stream.set_nodelay(true)?;
-            stream.set_read_timeout(Some(STUCK))?;
-            stream.set_write_timeout(Some(STUCK))?;
+            stream.set_read_timeout(Some(stretched(STUCK_MS)))?;
+            stream.set_write_timeout(Some(stretched(STUCK_MS)))?;
         }
         Ok(Self { client, server })
     }
@@ -223,6 +238,17 @@ pub(crate) fn expect_end(mut stream: TcpStream) -> Result<()> {
             Err(error) => bail!("waiting for the end of a stream: {error}"),
         }
     }
+}
+
+/// `FINRACE_SLACK`: how many times slower than usual this machine may be, at least 1.
+pub(crate) fn slack() -> f64 {
+    let slack = std::env::var("FINRACE_SLACK").ok().and_then(|text| text.parse().ok());
+    slack.unwrap_or(1.0_f64).max(1.0)
+}
+
+/// A limit on this machine.
+pub(crate) fn stretched(millis: u64) -> Duration {
+    Duration::from_millis(millis).mul_f64(slack())
 }
 
 pub(crate) fn pause(millis: u64) {

@@ -1,0 +1,40 @@
+//! What only an attempt tells: kinds of maps and programs, and helpers that lockdown takes away.
+
+use aya::maps::MapType;
+use aya::programs::{ProgramError, ProgramType};
+use aya::sys::{BpfHelper, is_helper_supported, is_map_supported, is_program_supported};
+
+/// What the kernel took when it was tried; `None`: the attempt itself failed, so that nothing is
+/// known, and the programs proper will show it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Trials {
+    /// Maps of type ring buffer (5.8).
+    pub ring_buffer: Option<bool>,
+    /// Programs of type tracing: `tp_btf`, fentry (5.5).
+    pub tracing: Option<bool>,
+    pub raw_tracepoint: Option<bool>,
+    pub kprobe: Option<bool>,
+    /// `bpf_probe_read_kernel` (5.5) in raw tracepoints; confidentiality takes it away.
+    pub probe_read: Option<bool>,
+}
+
+impl Trials {
+    /// Tries everything; without `CAP_BPF` and `CAP_PERFMON` nothing would be learned.
+    pub fn run() -> Self {
+        let program = |kind| known(is_program_supported(kind));
+        Self {
+            ring_buffer: is_map_supported(MapType::RingBuf).ok(),
+            tracing: program(ProgramType::Tracing),
+            raw_tracepoint: program(ProgramType::RawTracePoint),
+            kprobe: program(ProgramType::KProbe),
+            probe_read: known(is_helper_supported(
+                ProgramType::RawTracePoint,
+                BpfHelper::BPF_FUNC_probe_read_kernel,
+            )),
+        }
+    }
+}
+
+fn known(answer: Result<bool, ProgramError>) -> Option<bool> {
+    answer.inspect_err(|error| log::debug!("trying what the kernel takes: {error}")).ok()
+}

@@ -1,0 +1,75 @@
+//! The agent and its live tests as static binaries, for machines that have nothing but a kernel.
+//!
+//! glibc is linked statically: one file runs in an empty root directory, next to no library. What
+//! is built here goes to a target directory of its own, since other flags would make cargo build
+//! all of the usual one again.
+
+use std::env;
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Context, Result};
+
+use crate::live::Built;
+use crate::{cargo, root, setup, show};
+
+/// What to build for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Arch {
+    #[value(name = "x86_64")]
+    X86_64,
+    Aarch64,
+}
+
+impl Arch {
+    /// As `uname -m` and Rust have it.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::X86_64 => "x86_64",
+            Self::Aarch64 => "aarch64",
+        }
+    }
+
+    fn target(self) -> String {
+        format!("{}-unknown-linux-gnu", self.name())
+    }
+
+    /// A linker and a static libc for this architecture, in Debian on another one.
+    fn cross_packages(self) -> [&'static str; 2] {
+        match self {
+            Self::X86_64 => ["gcc-x86-64-linux-gnu", "libc6-dev-amd64-cross"],
+            Self::Aarch64 => ["gcc-aarch64-linux-gnu", "libc6-dev-arm64-cross"],
+        }
+    }
+}
+
+/// Builds both for `arch`; installs what that needs.
+pub(crate) fn build(arch: Arch) -> Result<Built> {
+    let target = arch.target();
+    ensure_std(&target)?;
+    let mut command = cargo();
+    if arch.name() != env::consts::ARCH {
+        setup::ensure(&arch.cross_packages())?;
+        let variable = target.to_uppercase().replace('-', "_");
+        command.env(
+            format!("CARGO_TARGET_{variable}_LINKER"),
+            format!("{}-linux-gnu-gcc", arch.name()),
+        );
+    }
+    // With a target named, flags leave build scripts and procedural macros alone, which cannot be
+    // static. This variable comes before every other way to set flags.
+    command.env("CARGO_ENCODED_RUSTFLAGS", "-Ctarget-feature=+crt-static");
+    let directory = setup::target_dir().join(format!("guest-{}", arch.name()));
+    Built::new(command.arg("build").arg("--target").arg(target).arg("--target-dir").arg(directory))
+}
+
+/// Rust's own library for `target`: rustup brings it where it is missing.
+fn ensure_std(target: &str) -> Result<()> {
+    let mut rustc = Command::new(env::var_os("RUSTC").unwrap_or_else(|| "rustc".into()));
+    rustc.current_dir(root()).args(["--print=target-libdir", "--target", target]);
+    if Path::new(setup::run(&mut rustc)?.trim()).is_dir() {
+        return Ok(());
+    }
+    show(Command::new("rustup").current_dir(root()).args(["target", "add", target]))
+        .with_context(|| format!("installing Rust's library for {target}"))
+}
