@@ -152,7 +152,9 @@ impl Session {
             log::warn!("this kernel has no {}; not seen: {}", field.field, field.loses);
         }
         // Before any thread is started, so that none has any.
-        rights::drop_all()?;
+        if let Err(error) = rights::drop_all() {
+            log::warn!("running on with capabilities that are not needed any more: {error:#}");
+        }
         let (source, batches) = Source::start(attached)?;
         let demo = kernel.demo.then(Demo::start).transpose()?;
         if let Some(demo) = &demo {

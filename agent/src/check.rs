@@ -74,13 +74,14 @@ struct JobFindings {
 struct ChoiceFindings {
     hook: &'static str,
     attach_to: String,
+    program: String,
     /// `taken`; `spare`: it works, and a better one is taken; `passed_over`; `refused`.
     state: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
     why: Option<String>,
     /// Instructions that the verifier goes through, by program.
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    programs: Vec<ProgramFindings>,
+    verified: Vec<ProgramFindings>,
 }
 
 #[derive(Debug, Serialize)]
@@ -155,12 +156,13 @@ impl Findings {
             if let Some(loses) = job.loses {
                 line(format!("{:15}not seen: {loses}", ""));
             }
-            for ChoiceFindings { hook, attach_to, state, why, .. } in &job.choices {
-                match (*state, why) {
-                    ("spare", _) => line(format!("{:15}also works: {hook} {attach_to}", "")),
+            for choice in &job.choices {
+                let ChoiceFindings { hook, attach_to, program, .. } = choice;
+                let name = format!("{hook} {attach_to} ({program})");
+                match (choice.state, &choice.why) {
+                    ("spare", _) => line(format!("{:15}also works: {name}", "")),
                     (state, Some(why)) => {
-                        let state = state.replace('_', " ");
-                        line(format!("{:15}{state}: {hook} {attach_to}: {why}", ""));
+                        line(format!("{:15}{}: {name}: {why}", "", state.replace('_', " ")));
                     }
                     _ => {}
                 }
@@ -197,15 +199,16 @@ impl ChoiceFindings {
             Outcome::PassedOver(why) => ("passed_over", Some(why.clone())),
             Outcome::Refused(why) => ("refused", Some(why.clone())),
         };
-        let programs = instructions
+        let verified = instructions
             .iter()
             .map(|&(program, instructions)| ProgramFindings { program, instructions });
         Self {
             hook: choice.hook.name(),
             attach_to: choice.places(),
+            program: choice.programs(),
             state,
             why,
-            programs: programs.collect(),
+            verified: verified.collect(),
         }
     }
 }

@@ -237,7 +237,13 @@ impl Kernel {
             .override_global("FR_SETTINGS", &settings, true)
             .override_global("AYA_LOG_LEVEL", &level, false)
             .load(finrace_ebpf::object_bytes())
-            .context("loading the BPF object")?;
+            .with_context(|| match rights::missing(features).join(", ").as_str() {
+                "" => "loading the BPF object".to_owned(),
+                // Nothing that always stops a start is missing by now: only what may.
+                missing => {
+                    format!("loading the BPF object (missing {missing}: try ulimit -l unlimited)")
+                }
+            })?;
         Ok(Self { ebpf, btf: btf.context("parsing the kernel's BTF")? })
     }
 

@@ -143,13 +143,16 @@ pub struct Choice {
 }
 
 impl Choice {
-    /// Tracepoints or functions, as one word or more.
+    /// Tracepoints or functions.
     pub fn places(&self) -> String {
         self.parts.iter().map(|part| part.attach_to).collect::<Vec<_>>().join(", ")
     }
 
+    /// Their programs, each once.
     pub fn programs(&self) -> String {
-        self.parts.iter().map(|part| part.program).collect::<Vec<_>>().join(", ")
+        let mut programs: Vec<_> = self.parts.iter().map(|part| part.program).collect();
+        programs.dedup();
+        programs.join(", ")
     }
 }
 
@@ -469,7 +472,7 @@ pub(super) mod tests {
                 "{write}
                  {STATE}
                  reset sent: fr_srst_raw2
-                 time-wait: fr_stray4_fent, fr_stray6_fent | fr_stray_kpr, fr_stray_kpr"
+                 time-wait: fr_stray4_fent, fr_stray6_fent | fr_stray_kpr"
             ),
         );
         let no_tracepoint = "BTF has no tracepoint tcp_sendmsg_locked";

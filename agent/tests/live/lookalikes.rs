@@ -235,6 +235,7 @@ fn connection_close(stage: &mut Stage) -> Result<()> {
 }
 
 fn port_scan(stage: &mut Stage) -> Result<()> {
+    kernel::unshare_loopback()?;
     let closed = stage.listen((Ipv4Addr::LOCALHOST, 0))?.local_addr()?;
     stage.stop_listening();
     for _ in 0..5 {

@@ -85,6 +85,7 @@ pub(crate) const ALL: &[Scenario] = &[
     Scenario::new(
         "stale_write_late_nobody_listens",
         |s| {
+            kernel::unshare_loopback()?;
             let pair = s.used_pair()?;
             s.stop_listening();
             stale_write_fin_wait2(pair, 1, 1_800)

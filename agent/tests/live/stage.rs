@@ -79,13 +79,13 @@ impl Gate {
     }
 }
 
-/// Remembers which ports and namespaces are this scenario's.
+/// Remembers which addresses and namespaces are this scenario's.
 pub(crate) struct Stage {
     gate: Arc<Gate>,
-    server: Option<SocketAddr>,
-    ports: BTreeSet<u16>,
+    /// As the agent prints them, the latest last.
+    servers: Vec<SocketAddr>,
     netns: BTreeSet<u64>,
-    /// Open to the end: no other scenario gets these ports, and a reset without a socket still
+    /// Open to the end: no other scenario gets these addresses, and a reset without a socket still
     /// finds that its port listens.
     listeners: Vec<TcpListener>,
 }
@@ -98,13 +98,7 @@ pub(crate) struct Pair {
 
 impl Stage {
     pub(crate) fn new(gate: Arc<Gate>) -> Self {
-        Self {
-            gate,
-            server: None,
-            ports: BTreeSet::new(),
-            netns: BTreeSet::new(),
-            listeners: Vec::new(),
-        }
+        Self { gate, servers: Vec::new(), netns: BTreeSet::new(), listeners: Vec::new() }
     }
 
     pub(crate) fn wait_for_agent(&self) {
@@ -122,19 +116,22 @@ impl Stage {
     /// Makes a listener this scenario's.
     pub(crate) fn keep(&mut self, listener: &TcpListener) -> Result<()> {
         let address = listener.local_addr()?;
-        self.server = Some(address);
-        self.ports.insert(address.port());
+        // A listener on [::] is reached by the loopback address of IPv4.
+        let ip = address.ip().to_canonical();
+        let ip = if ip.is_unspecified() { Ipv4Addr::LOCALHOST.into() } else { ip };
+        self.servers.push(SocketAddr::new(ip, address.port()));
         self.belongs_here()?;
         self.listeners.push(listener.try_clone()?);
         Ok(())
     }
 
-    /// Closes the port that was opened last.
+    /// Closes the port that was opened last; for scenarios in a namespace of their own, since
+    /// another's client may get that port now.
     pub(crate) fn stop_listening(&mut self) {
         self.listeners.pop();
     }
 
-    /// Lines from the namespace that the thread is in belong to this scenario, if the port fits.
+    /// Lines from the namespace that the thread is in belong to this scenario, if an address fits.
     pub(crate) fn belongs_here(&mut self) -> Result<()> {
         self.netns.insert(kernel::netns_number()?);
         Ok(())
@@ -164,7 +161,7 @@ impl Stage {
     pub(crate) fn owns(&self, line: &Value) -> bool {
         let is_ours = |key: &str| {
             let address: Option<SocketAddr> = line.get(key)?.as_str()?.parse().ok();
-            address.map(|address| self.ports.contains(&address.port()))
+            address.map(|address| self.servers.contains(&address))
         };
         let netns = line.get("netns").and_then(Value::as_u64);
         netns.is_some_and(|netns| self.netns.contains(&netns))
@@ -174,12 +171,7 @@ impl Stage {
     /// `$server`, `$netns` and `$pid` in an expectation.
     pub(crate) fn expand(&self, word: &str) -> String {
         match word {
-            "$server" => self.server.map_or_else(String::new, |server| {
-                // A listener on [::] is reached by the loopback address of IPv4.
-                let ip = server.ip().to_canonical();
-                let ip = if ip.is_unspecified() { Ipv4Addr::LOCALHOST.into() } else { ip };
-                SocketAddr::new(ip, server.port()).to_string()
-            }),
+            "$server" => self.servers.last().map(ToString::to_string).unwrap_or_default(),
             "$netns" => self.netns.first().map(ToString::to_string).unwrap_or_default(),
             "$pid" => std::process::id().to_string(),
             _ => word.to_owned(),
