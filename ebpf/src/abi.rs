@@ -36,8 +36,11 @@ pub struct Layout {
     pub skc_tw_snd_nxt: u32,
     /// `net.ns.inum`.
     pub net_inum: u32,
-    /// `sock.sk_protocol` (16 bits since MPTCP, whose number has the low byte of TCP's).
+    /// `sock.sk_protocol`.
     pub sk_protocol: u32,
+    /// Its width: 16 bits since 5.6 with MPTCP, whose number has the low byte of TCP's; 8 before,
+    /// and on RHEL 8.
+    pub sk_protocol_bits: u32,
     /// `sock.sk_shutdown`: byte offset (2-bit field in the low bits before 5.6, else u8).
     pub sk_shutdown: u32,
     /// `sock.sk_err`.

@@ -118,7 +118,7 @@ fn state_change<M: Mem>(sk: *const u8, old: u32, new: u32) -> Option<()> {
     let (old, new) = (old as u8, new as u8);
     // SAFETY: the context's socket.
     let tp = unsafe { M::tcp_sock(sk) };
-    if tp.is_null() || field!(M, tp, sk_protocol: u16) != IPPROTO_TCP {
+    if tp.is_null() || sock::protocol::<M>(tp) != IPPROTO_TCP {
         return None;
     }
     let unacked = field!(M, tp, write_seq: u32).wrapping_sub(field!(M, tp, snd_una: u32));

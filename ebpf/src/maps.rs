@@ -14,7 +14,7 @@ pub(crate) static FR_RACES: RingBuf = RingBuf::with_byte_size(RACES_BYTES, 0);
 pub(crate) static FR_MEASURES: RingBuf = RingBuf::with_byte_size(MEASURES_BYTES, 0);
 
 /// Records that found their ring full, by ring. Mapped into the agent, which needs no rights to
-/// read it then (before 6.0 every call of bpf(2) asks for them: c8644cd0efe7).
+/// read it then (before 5.19 every call of bpf(2) asks for them: c8644cd0efe7).
 #[map]
 pub(crate) static FR_LOSSES: Array<u64> = Array::with_max_entries(loss::COUNT, BPF_F_MMAPABLE);
 

@@ -91,6 +91,16 @@ macro_rules! field {
 }
 pub(crate) use field;
 
+/// Protocol number of a socket.
+#[inline(always)]
+pub(crate) fn protocol<M: Mem>(sk: *const u8) -> u16 {
+    if frozen!(FR_LAYOUT.sk_protocol_bits) < 16 {
+        u16::from(field!(M, sk, sk_protocol: u8))
+    } else {
+        field!(M, sk, sk_protocol: u16)
+    }
+}
+
 /// Whether this TCP socket is a subflow of MPTCP, which has clocks and closes of its own.
 #[inline(always)]
 pub(crate) fn is_mptcp<M: Mem>(tp: *const u8) -> bool {

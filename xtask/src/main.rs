@@ -2,11 +2,14 @@
 
 mod bpf;
 mod ci;
+mod docs;
+mod guest;
 mod lab;
 mod link;
 mod live;
 mod lookalikes;
 mod setup;
+mod vm;
 
 use std::path::Path;
 use std::process::{Command, ExitCode};
@@ -26,10 +29,14 @@ struct Cli {
 enum Task {
     /// Build the BPF object that is committed under ebpf/, or check it
     Bpf(bpf::BpfArgs),
+    /// Put what the matrix of kernels has recorded into README.md, or check it
+    Docs(docs::DocsArgs),
     /// Everything that has to pass before a merge, stopping at the first failure (root, Debian)
     Test,
     /// Load the programs into this kernel and show them real races (root)
     Live(live::LiveArgs),
+    /// Live tests on other kernels, under QEMU (root, Debian)
+    Vm(vm::VmArgs),
     /// Compare finrace with the wire: real proxies and servers that race (root, Debian)
     Lab(lab::LabArgs),
     /// Traffic that looks like a race and is none (root, Debian)
@@ -49,8 +56,10 @@ fn main() -> ExitCode {
 fn run(task: Task) -> Result<()> {
     match task {
         Task::Bpf(args) => bpf::run(args),
+        Task::Docs(args) => docs::run(args),
         Task::Test => ci::test(),
         Task::Live(args) => live::run(args),
+        Task::Vm(args) => vm::run(args),
         Task::Lab(args) => lab::run(args),
         Task::Lookalikes(args) => lookalikes::run(args),
     }

@@ -170,6 +170,15 @@ impl Process {
         Ok(Self { name: name.to_owned(), child, log })
     }
 
+    pub(crate) fn is_running(&mut self) -> Result<bool> {
+        Ok(self.child.try_wait().with_context(|| format!("waiting for {}", self.name))?.is_none())
+    }
+
+    /// Where its output goes.
+    pub(crate) fn log(&self) -> &Path {
+        &self.log
+    }
+
     /// Everything it has printed so far.
     pub(crate) fn output(&self) -> Result<String> {
         let bytes = fs::read(&self.log).with_context(|| format!("{}", self.log.display()))?;

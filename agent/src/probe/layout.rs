@@ -47,7 +47,8 @@ pub fn resolve(btf: &Btf) -> Result<Resolved> {
         skc_tw_rcv_nxt: of.optional("sock_common", "skc_tw_rcv_nxt", 32, TIME_WAIT),
         skc_tw_snd_nxt: of.optional("sock_common", "skc_tw_snd_nxt", 32, TIME_WAIT),
         net_inum: of.required("net", "ns.inum", 32),
-        sk_protocol: of.required("sock", "sk_protocol", 16),
+        sk_protocol: of.required("sock", "sk_protocol", 8),
+        sk_protocol_bits: of.width("sock", "sk_protocol"),
         sk_shutdown: of.required("sock", "sk_shutdown", 2),
         sk_err: of.optional("sock", "sk_err", 32, "telling a timeout from a close"),
         sk_max_ack_backlog: of.optional("sock", "sk_max_ack_backlog", 32, "the role after a FIN"),
@@ -115,6 +116,11 @@ impl Resolver<'_> {
         let found = self.btf.member(strukt, path)?;
         let fits = found.offset.is_multiple_of(8) && found.width >= bits;
         fits.then_some(found.offset / 8)?.try_into().ok()
+    }
+
+    /// Bits of a member, 0 where there is none.
+    fn width(&self, strukt: &str, path: &str) -> u32 {
+        self.btf.member(strukt, path).and_then(|found| found.width.try_into().ok()).unwrap_or(0)
     }
 
     fn required(&mut self, strukt: &str, path: &str, bits: u64) -> u32 {
@@ -222,7 +228,14 @@ mod tests {
             Ok(Resolved { layout: l, lost }) => {
                 let place = |offset| if offset == ABSENT { -1 } else { i64::from(offset) };
                 let flags = [l.rx_opt_flags, l.saw_tstamp_bit, l.tstamp_ok_bit].map(place);
-                let some = [l.sk_protocol, l.sk_shutdown, l.lrcvtime, l.net_inum, l.dev_net];
+                let some = [
+                    l.sk_protocol,
+                    l.sk_protocol_bits,
+                    l.sk_shutdown,
+                    l.lrcvtime,
+                    l.net_inum,
+                    l.dev_net,
+                ];
                 let rest = [l.is_mptcp, l.skc_v6_daddr].map(place);
                 let lost: Vec<&str> = lost.iter().map(|lost| lost.field.as_str()).collect();
                 format!("{:?} {flags:?} {rest:?} lost: {}", some.map(place), lost.join(", "))
@@ -233,11 +246,11 @@ mod tests {
     #[test]
     fn layouts() {
         let check = |edits: &[(&str, &str)], expected: &str| assert_eq!(resolved(edits), expected);
-        check(&[], "[532, 575, 1264, 176, 264] [188, 0, 1] [200, 56] lost: ");
+        check(&[], "[532, 16, 575, 1264, 176, 264] [188, 0, 1] [200, 56] lost: ");
         // A bit-field (before 5.6) may stand for the byte only at its boundary.
         check(
             &[("sk_shutdown=u8@4600", "sk_shutdown=u32@4608:2")],
-            "[532, 576, 1264, 176, 264] [188, 0, 1] [200, 56] lost: ",
+            "[532, 16, 576, 1264, 176, 264] [188, 0, 1] [200, 56] lost: ",
         );
         check(
             &[("sk_shutdown=u8@4600", "sk_shutdown=u32@4604:2")],
@@ -246,13 +259,18 @@ mod tests {
         // Not built in: nothing is lost.
         check(
             &[("is_mptcp", "other"), ("skc_v6_daddr", "other")],
-            "[532, 575, 1264, 176, 264] [188, 0, 1] [-1, -1] lost: ",
+            "[532, 16, 575, 1264, 176, 264] [188, 0, 1] [-1, -1] lost: ",
         );
         // The two flags must share 16 bits.
         check(
             &[("tstamp_ok=u16@129", "tstamp_ok=u16@150"), ("srtt_us", "srtt_ns")],
-            "[532, 575, 1264, 176, 264] [-1, -1, -1] [200, 56] \
+            "[532, 16, 575, 1264, 176, 264] [-1, -1, -1] [200, 56] \
              lost: tcp_sock.rx_opt.saw_tstamp, tstamp_ok, tcp_sock.srtt_us",
+        );
+        // RHEL 8: a bit-field of 8 bits, a byte.
+        check(
+            &[("sk_protocol=u16@4256", "sk_protocol=u32@4264:8")],
+            "[533, 8, 575, 1264, 176, 264] [188, 0, 1] [200, 56] lost: ",
         );
         // Narrower than what is read, and gone: both are named at once.
         check(

@@ -11,10 +11,9 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::Result;
-use rustix::time::{ClockId, Timespec, clock_gettime};
 
 use crate::kernel;
-use crate::stage::{Pair, Stage};
+use crate::stage::{Pair, Stage, now};
 
 /// One way; a round trip takes twice this.
 const DELAY: Duration = Duration::from_millis(50);
@@ -64,10 +63,4 @@ fn carry(mut from: File, mut to: File) {
             drop(to.write(&packet));
         }
     });
-}
-
-fn now() -> Duration {
-    let Timespec { tv_sec, tv_nsec } = clock_gettime(ClockId::Monotonic);
-    let secs = u64::try_from(tv_sec).unwrap_or_default();
-    Duration::new(secs, u32::try_from(tv_nsec).unwrap_or_default())
 }

@@ -301,7 +301,8 @@ fn client_cancels(stage: &mut Stage) -> Result<()> {
     client.write_all(&REQUEST)?;
     receive(&mut server, REQUEST.len())?;
     thread::scope(|scope| {
-        let download = scope.spawn(move || server.write_all(&vec![b'd'; 8 << 20]));
+        // More than both ends' buffers hold.
+        let download = scope.spawn(move || server.write_all(&vec![b'd'; 16 << 20]));
         receive(&mut client, 64 * 1024)?;
         pause(50);
         drop(client);
@@ -396,24 +397,25 @@ fn drain(server: TcpStream) {
 
 /// The reader does not read for 2 s, so the writer's last data is old when it goes on: no reuse.
 fn blocked_writer(stage: &mut Stage, write: usize, count: usize) -> Result<()> {
-    let mut pair = stage.used_pair()?;
+    let mut pair = stage.pair()?;
     kernel::shrink_buffers(&pair.client, &pair.server)?;
-    let mut client = pair.client.try_clone()?;
-    thread::scope(|scope| -> Result<()> {
-        let writer = scope.spawn(move || -> Result<()> {
-            let data = vec![b'w'; write];
-            for _ in 0..count {
-                client.write_all(&data).context("writing")?;
-            }
-            Ok(())
-        });
-        pause(2_000);
-        if writer.is_finished() {
-            bail!("the writer was not blocked");
+    let mut server = pair.server.try_clone()?;
+    let writer = thread::spawn(move || -> Result<Pair> {
+        // In the same thread, or its start might be a gap.
+        pair.exchange()?;
+        let data = vec![b'w'; write];
+        for _ in 0..count {
+            pair.client.write_all(&data).context("writing")?;
         }
-        receive(&mut pair.server, write * count)?;
-        writer.join().unwrap_or_else(|_| bail!("the writer panicked"))
-    })?;
+        Ok(pair)
+    });
+    pause(2_000);
+    if writer.is_finished() {
+        bail!("the writer was not blocked");
+    }
+    receive(&mut server, write * count)?;
+    let mut pair = writer.join().unwrap_or_else(|_| bail!("the writer panicked"))?;
+    drop(server);
     pair.server.write_all(&ANSWER)?;
     receive(&mut pair.client, ANSWER.len())?;
     pause(500);

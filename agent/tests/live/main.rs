@@ -30,12 +30,15 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 
 use agent::Agent;
-use stage::{Gate, Scenario, Skip, Stage, pause, slack, stretched};
+use stage::{Gate, Scenario, Skip, Stage, overslept, pause, slack, stretched};
 
 /// Lines may come this long after what they tell of; after it, silence counts as silence.
 const SETTLE_MS: u64 = 3_500;
 /// Lines still missing then are waited for once more.
 const GRACE_MS: u64 = 3_000;
+/// A machine that holds the pauses of a scenario up for longer makes other traffic of it.
+const STALL: Duration = Duration::from_millis(50);
+const ATTEMPTS: u32 = 4;
 /// On a slow machine scenarios start one after the other, this far apart for each step of slack: at
 /// the same times, they would wait for each other.
 const STAGGER: Duration = Duration::from_millis(10);
@@ -129,12 +132,23 @@ fn act(scenario: &Scenario, mut stage: Stage, delay: Duration) -> End {
         stage.wait_for_agent();
         thread::sleep(delay);
     }
-    match (scenario.run)(&mut stage) {
-        Ok(()) => End::Done(stage),
-        Err(error) => match error.downcast_ref::<Skip>() {
-            Some(Skip(reason)) => End::Skipped(reason.clone()),
-            None => End::Failed(format!("its traffic went wrong: {error:#}")),
-        },
+    let mut attempts = 1;
+    loop {
+        let result = (scenario.run)(&mut stage);
+        let stalled = overslept();
+        if stalled > STALL && attempts < ATTEMPTS && !scenario.early {
+            println!("again {}: stalled for {stalled:.0?}", scenario.name);
+            attempts += 1;
+            stage.clear();
+            continue;
+        }
+        return match result {
+            Ok(()) => End::Done(stage),
+            Err(error) => match error.downcast_ref::<Skip>() {
+                Some(Skip(reason)) => End::Skipped(reason.clone()),
+                None => End::Failed(format!("its traffic went wrong: {error:#}")),
+            },
+        };
     }
 }
 

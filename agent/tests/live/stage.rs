@@ -1,5 +1,6 @@
 //! What a scenario works with: connections between two sockets that it holds both ends of.
 
+use std::cell::Cell;
 use std::collections::BTreeSet;
 use std::fmt;
 use std::io::{ErrorKind, Read, Write};
@@ -9,6 +10,7 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use rustix::time::{ClockId, Timespec, clock_gettime};
 use serde_json::Value;
 
 use crate::kernel;
@@ -111,6 +113,12 @@ impl Stage {
         let listener = TcpListener::bind(at).with_context(|| format!("listening on {at}"))?;
         self.keep(&listener)?;
         Ok(listener)
+    }
+
+    /// For another attempt: what there was until now is nobody's.
+    pub(crate) fn clear(&mut self) {
+        self.servers.clear();
+        self.netns.clear();
     }
 
     /// Makes a listener this scenario's.
@@ -243,6 +251,23 @@ pub(crate) fn stretched(millis: u64) -> Duration {
     Duration::from_millis(millis).mul_f64(slack())
 }
 
+thread_local! {
+    static OVERSLEPT: Cell<Duration> = const { Cell::new(Duration::ZERO) };
+}
+
 pub(crate) fn pause(millis: u64) {
+    let due = now() + Duration::from_millis(millis);
     thread::sleep(Duration::from_millis(millis));
+    OVERSLEPT.set(OVERSLEPT.get() + now().saturating_sub(due));
+}
+
+/// How much longer than asked for this thread's pauses were since the last call.
+pub(crate) fn overslept() -> Duration {
+    OVERSLEPT.take()
+}
+
+pub(crate) fn now() -> Duration {
+    let Timespec { tv_sec, tv_nsec } = clock_gettime(ClockId::Monotonic);
+    let secs = u64::try_from(tv_sec).unwrap_or_default();
+    Duration::new(secs, u32::try_from(tv_nsec).unwrap_or_default())
 }

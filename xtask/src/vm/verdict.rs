@@ -1,0 +1,233 @@
+//! What the guests said against what `kernels.toml` lets them say.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use comfy_table::Table;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::boot::{Account, Part, Said};
+use super::spec::{Kernel, Run, Spec};
+
+/// Everything that is known of one kernel in the end.
+#[derive(Clone, Deserialize, Serialize)]
+pub(super) struct Report {
+    pub(super) kernel: String,
+    pub(super) release: String,
+    pub(super) runs: BTreeMap<String, Outcome>,
+    /// By BPF program: how many instructions the verifier went through.
+    pub(super) instructions: BTreeMap<String, u64>,
+}
+
+/// How a run has ended.
+#[derive(Clone, Deserialize, Serialize)]
+#[serde(tag = "state", rename_all = "snake_case")]
+pub(super) enum Outcome {
+    Played {
+        ok: usize,
+        /// Scenarios with reasons.
+        skipped: BTreeMap<String, String>,
+        /// Scenarios that fail, and are allowed to.
+        lost: Vec<String>,
+        failed: Vec<String>,
+    },
+    /// The agent will not run so here.
+    Refused { why: String },
+    /// The guest has not come so far, or to an end.
+    Lost,
+}
+
+impl Outcome {
+    fn of(said: &Said, run: &Run, kernel: &Kernel) -> Self {
+        match (&said.check, &said.live) {
+            _ if said.is_broken => Self::Lost,
+            (_, Some(Part { status: Some(status), lines })) => {
+                let losses: Vec<_> = run.losses_on(kernel).flat_map(|l| &l.scenarios).collect();
+                Self::played(*status, lines, &losses)
+            }
+            (Some(Part { status: Some(1), lines }), None) => Self::Refused { why: reason(lines) },
+            _ => Self::Lost,
+        }
+    }
+
+    fn played(status: u8, lines: &[String], losses: &[&String]) -> Self {
+        let mut ok = 0;
+        let mut skipped = BTreeMap::new();
+        let (mut lost, mut failed) = (Vec::new(), Vec::new());
+        for line in lines {
+            if line.starts_with("ok ") {
+                ok += 1;
+            } else if let Some(skip) = line.strip_prefix("SKIP ") {
+                let (name, reason) = skip.split_once(": ").unwrap_or((skip, ""));
+                skipped.insert(name.to_owned(), reason.to_owned());
+            } else if let Some(failure) = line.strip_prefix("FAIL ") {
+                let name = failure.split(':').next().unwrap_or_default();
+                if losses.iter().any(|loss| *loss == name) {
+                    lost.push(name.to_owned());
+                } else {
+                    failed.push(failure.to_owned());
+                }
+            }
+        }
+        if failed.is_empty() && lost.is_empty() && status != 0 {
+            failed.push(format!("the live tests ended with status {status}"));
+        }
+        Self::Played { ok, skipped, lost, failed }
+    }
+
+    /// For a cell of the table.
+    pub(super) fn short(&self) -> String {
+        match self {
+            Self::Played { ok, skipped, lost, failed } => {
+                let counts = [
+                    (*ok, "ok"),
+                    (skipped.len(), "skip"),
+                    (lost.len(), "lost"),
+                    (failed.len(), "FAIL"),
+                ];
+                let counts = counts.iter().filter(|(count, _)| *count > 0);
+                counts.map(|(count, what)| format!("{count} {what}")).collect::<Vec<_>>().join(" ")
+            }
+            Self::Refused { .. } => "n/a".to_owned(),
+            Self::Lost => "LOST".to_owned(),
+        }
+    }
+}
+
+/// The agent's last word.
+fn reason(lines: &[String]) -> String {
+    let last = lines.iter().rev().find(|line| !line.trim().is_empty());
+    let last = last.map_or("no reason given", |line| line.trim());
+    last.strip_prefix("cannot run: ").unwrap_or(last).to_owned()
+}
+
+impl Report {
+    /// Of the boots of one kernel.
+    pub(super) fn new<'a>(
+        kernel: &Kernel,
+        release: &str,
+        tried: &[&Run],
+        accounts: impl Iterator<Item = &'a Account>,
+    ) -> Self {
+        let mut runs = BTreeMap::new();
+        let mut instructions = BTreeMap::new();
+        for account in accounts {
+            for run in tried {
+                let said = account.runs.get(&run.name);
+                runs.extend(said.map(|said| (run.name.clone(), Outcome::of(said, run, kernel))));
+            }
+            instructions.extend(account.survey.iter().flat_map(programs));
+        }
+        Self { kernel: kernel.name(), release: release.to_owned(), runs, instructions }
+    }
+
+    /// What differs from what is allowed, one sentence each.
+    pub(super) fn differences(&self, kernel: &Kernel, runs: &[&Run], spec: &Spec) -> Vec<String> {
+        let mut differences = Vec::new();
+        let mut unused: BTreeSet<_> = kernel.skips.keys().collect();
+        let mut has_played = false;
+        for run in runs.iter().filter(|run| run.is_tried_on(kernel)) {
+            let outcome = self.runs.get(&run.name).unwrap_or(&Outcome::Lost);
+            let mut differ = |what: String| differences.push(format!("{}: {what}", run.name));
+            match (outcome, run.absent_on(kernel), &run.refused) {
+                (Outcome::Lost, ..) => differ("the guest has not come to its end".to_owned()),
+                (Outcome::Refused { why }, None, Some(wanted)) => {
+                    if !why.contains(wanted) {
+                        differ(format!("refused with `{why}`, not with `{wanted}`"));
+                    }
+                }
+                (Outcome::Refused { why }, None, None) => differ(format!("not to be had: {why}")),
+                (Outcome::Refused { .. }, Some(_), _) => {}
+                (Outcome::Played { .. }, None, Some(wanted)) => {
+                    differ(format!("not refused with `{wanted}`"));
+                }
+                (Outcome::Played { .. }, Some(why), _) => {
+                    differ(format!("stale entry: it can be had here, against `{why}`"));
+                }
+                (Outcome::Played { skipped, lost, failed, .. }, None, None) => {
+                    has_played = true;
+                    for scenario in run.losses_on(kernel).flat_map(|loss| &loss.scenarios) {
+                        if !lost.contains(scenario) && !skipped.contains_key(scenario) {
+                            differ(format!("stale entry: {scenario} is not lost"));
+                        }
+                    }
+                    for failure in failed {
+                        differ(format!("FAIL {failure}"));
+                    }
+                    for (scenario, why) in skipped {
+                        if kernel.skips.contains_key(scenario) {
+                            unused.remove(scenario);
+                        } else {
+                            differ(format!("SKIP {scenario}: {why}"));
+                        }
+                    }
+                }
+            }
+        }
+        if has_played {
+            differences
+                .extend(unused.iter().map(|name| format!("stale entry: {name} is not skipped")));
+        }
+        if self.instructions.is_empty() {
+            differences.push("the agent's survey of the kernel is missing".to_owned());
+        }
+        for (program, count) in &self.instructions {
+            if *count > spec.instructions {
+                differences.push(format!(
+                    "{program}: {count} instructions to verify, over the limit of {}",
+                    spec.instructions
+                ));
+            }
+        }
+        differences
+    }
+}
+
+/// A row for each run, a column for each kernel.
+pub(super) fn table_of_runs(runs: &[Run], reports: &[Report]) -> String {
+    let rows = runs
+        .iter()
+        .map(|run| &*run.name)
+        .filter(|name| reports.iter().any(|report| report.runs.contains_key(*name)));
+    table("run", rows, reports, |report, name| report.runs.get(name).map(Outcome::short))
+}
+
+/// A row for each BPF program, a column for each kernel.
+pub(super) fn table_of_instructions(reports: &[Report]) -> String {
+    let programs: BTreeSet<_> =
+        reports.iter().flat_map(|report| report.instructions.keys().map(String::as_str)).collect();
+    table("instructions", programs, reports, |report, name| {
+        report.instructions.get(name).map(u64::to_string)
+    })
+}
+
+fn table<'a>(
+    title: &str,
+    rows: impl IntoIterator<Item = &'a str>,
+    reports: &[Report],
+    cell: impl Fn(&Report, &str) -> Option<String>,
+) -> String {
+    let mut table = Table::new();
+    table.load_style(comfy_table::presets::NOTHING);
+    table.set_header([title].into_iter().chain(reports.iter().map(|report| &*report.kernel)));
+    for name in rows {
+        let cells = reports.iter().map(|r| cell(r, name).unwrap_or_else(|| "-".to_owned()));
+        table.add_row([name.to_owned()].into_iter().chain(cells));
+    }
+    table.to_string()
+}
+
+/// The programs of `finrace check --json` that were loaded, with their instruction counts.
+fn programs(survey: &Value) -> BTreeMap<String, u64> {
+    fn items<'a>(value: &'a Value, key: &str) -> impl Iterator<Item = &'a Value> {
+        value.get(key).and_then(Value::as_array).into_iter().flatten()
+    }
+    items(survey, "jobs")
+        .flat_map(|job| items(job, "choices"))
+        .flat_map(|choice| items(choice, "verified"))
+        .filter_map(|program| {
+            let name = program.get("program")?.as_str()?.to_owned();
+            Some((name, program.get("instructions")?.as_u64()?))
+        })
+        .collect()
+}
