@@ -29,6 +29,7 @@ use crate::probe::layout::{Lost, Resolved, resolve};
 use crate::probe::listeners;
 use crate::probe::plan::{Choice, Job};
 use crate::probe::rights;
+use crate::probe::skips::Skips;
 use crate::probe::source::{Batch, Source, monotonic};
 use crate::probe::trials::Trials;
 
@@ -54,6 +55,7 @@ pub struct Session {
     pub counts: Counts,
     pub started: SystemTime,
     start: Nanos,
+    skips: Skips,
     batches: mpsc::Receiver<Batch>,
     /// Stops the reading thread when dropped; after `batches`, which it may wait for.
     source: Source,
@@ -126,7 +128,7 @@ impl Session {
     /// Loads, attaches and starts to read.
     pub fn start(kernel: &Kernel) -> Result<Self> {
         let (mut features, resolved) = prepare(kernel.btf.as_deref())?;
-        let attached =
+        let mut attached =
             attach(&mut features, resolved.layout, kernel.reuse_threshold, &kernel.hooks)?;
         let start = monotonic();
         // After the attachment: a port that is listened on in between is seen twice, never missed.
@@ -141,6 +143,7 @@ impl Session {
             start,
         };
         let serving = attached.serving.clone();
+        let skips = std::mem::take(&mut attached.skips);
         for job in &serving {
             let by = job.by().map_or_else(|| "no hook".to_owned(), ToString::to_string);
             match job.loses() {
@@ -168,6 +171,7 @@ impl Session {
             counts: Counts::default(),
             started: wall_clock(),
             start,
+            skips,
             batches,
             source,
             _demo: demo,
@@ -312,6 +316,7 @@ impl Session {
             missing_fields: self.missing_fields.iter().map(|lost| lost.field.clone()).collect(),
             events: self.counts.events().to_vec(),
             lost: self.lost().into_iter().collect(),
+            skipped: self.skips.read().into_iter().map(|(job, n)| (job.name(), n)).collect(),
             maps: self
                 .engine
                 .fill()

@@ -44,6 +44,8 @@ pub struct Status {
     pub events: Vec<(&'static str, u64)>,
     /// Records lost or refused, by reason.
     pub lost: Vec<(&'static str, u64)>,
+    /// Runs of programs that the kernel skipped, by job; empty where it does not tell.
+    pub skipped: Vec<(&'static str, u64)>,
     pub maps: Vec<Fill>,
     /// Ring buffers, in bytes.
     pub rings: Vec<Fill>,
@@ -188,6 +190,9 @@ impl Scrape {
         by_label(out, "finrace_events", help, "kind", &status.events)?;
         let help = "Records lost or refused, by reason. What they said is missing everywhere.";
         by_label(out, "finrace_lost_events", help, "reason", &status.lost)?;
+        let help =
+            "Runs of a kernel program that the kernel skipped, by job: it was running already.";
+        by_label(out, "finrace_program_skips", help, "job", &status.skipped)?;
 
         let maps = &status.maps;
         fills(out, "finrace_map_entries", "Entries in a kernel map.", None, "map", maps, |f| {

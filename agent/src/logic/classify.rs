@@ -448,8 +448,10 @@ pub fn reset(event: &Event, known: Known<'_>) -> (AtReset, Ended) {
         return (AtReset::Farewell, ended(Evidence::UpperBound, silence));
     }
     if role == Role::Client {
-        // An ACK between the last answer and our last data: several flights, so under way.
-        let acked_between = distance(event.raw.rcv_tstamp, event.raw.lrcvtime) > 0
+        // An ACK between the last answer and our last data: several flights, so under way. If all
+        // is acknowledged, the last ACK is that of our last data, maybe of the same jiffy.
+        let acked_between = event.unacked() != 0
+            && distance(event.raw.rcv_tstamp, event.raw.lrcvtime) > 0
             && distance(event.raw.lsndtime, event.raw.rcv_tstamp) >= 0;
         let gap = known
             .open_gap(&stamps, |s| s.is_unanswered(event, &stamps, false))

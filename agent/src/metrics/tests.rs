@@ -98,6 +98,7 @@ fn busy() -> (Table, Status) {
         }],
         missing_fields: vec!["tcp_sock.rcv_wup".to_owned()],
         events: vec![("close", 10), ("reset", 2)],
+        skipped: vec![("write", 3)],
         lost: vec![("ring_full", 0), ("decode", 1)],
         maps: vec![fill("FR_SOCKS", 3, 8192)],
         rings: vec![fill("FR_RACES", 128, 262_144), fill("FR_STATS", 0, 1_048_576)],

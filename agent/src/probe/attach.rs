@@ -3,6 +3,7 @@
 //! One load is expected to fail: the program that proves whether `tcp_send_reset` may be had as
 //! tp_btf. Everything stays attached until [`Attached`] is dropped.
 
+use std::os::fd::AsFd as _;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow, bail, ensure};
@@ -15,6 +16,7 @@ use super::features::Features;
 use super::losses::Losses;
 use super::plan::{Choice, Hook, Job, JobPlan, Part, plan};
 use super::rights;
+use super::skips::Skips;
 use super::verifier::{self, Answer};
 use crate::logic::event::Ticks;
 
@@ -73,8 +75,12 @@ pub struct Serving {
 
 impl Serving {
     pub fn by(&self) -> Option<&Choice> {
+        self.taken().or(self.with.as_ref())
+    }
+
+    fn taken(&self) -> Option<&Choice> {
         let taken = self.tried.iter().find(|tried| tried.outcome == Outcome::Taken);
-        taken.map(|tried| &tried.choice).or(self.with.as_ref())
+        taken.map(|tried| &tried.choice)
     }
 
     /// What is not seen with this choice, or without any.
@@ -102,6 +108,7 @@ pub struct Attached {
     pub races: RingBuf<MapData>,
     pub measures: RingBuf<MapData>,
     pub losses: Losses,
+    pub skips: Skips,
     pub log: Option<aya_log::EbpfLogger<&'static dyn log::Log>>,
 }
 
@@ -119,6 +126,7 @@ pub fn attach(
     let mut kernel = Kernel::open(features, layout, threshold)?;
     kernel.prove(features);
     let serving = serve(&plan(features), forced, |choice| kernel.attach(choice))?;
+    let skips = kernel.skips(&serving)?;
     let mut ebpf = kernel.ebpf;
     let log = match aya_log::EbpfLogger::init(&mut ebpf) {
         Ok(log) => Some(log),
@@ -131,6 +139,7 @@ pub fn attach(
         serving,
         races: ring(&mut ebpf, "FR_RACES")?,
         measures: ring(&mut ebpf, "FR_MEASURES")?,
+        skips,
         losses: Losses::map(&take(&mut ebpf, "FR_LOSSES")?)?,
         log,
         _ebpf: ebpf,
@@ -173,7 +182,8 @@ fn serve(
 ) -> Result<Vec<Serving>> {
     let mut serving: Vec<Serving> = Vec::new();
     for JobPlan { job, offers, served_with } in plan {
-        let force = forced.iter().find(|force| force.job == *job);
+        // The last word counts, as with other options.
+        let force = forced.iter().rfind(|force| force.job == *job);
         let mut is_served = false;
         let mut tried = Vec::new();
         for offer in offers {
@@ -322,6 +332,18 @@ impl Kernel {
         Ok(())
     }
 
+    /// The counters of the programs that serve.
+    fn skips(&mut self, serving: &[Serving]) -> Result<Skips> {
+        let mut skips = Skips::default();
+        for choice in serving.iter().filter_map(Serving::taken) {
+            for Part { program, .. } in &choice.parts {
+                let fd = find(&mut self.ebpf, program)?.fd()?.as_fd().try_clone_to_owned();
+                skips.watch(choice.job, fd.context("duplicating a program's descriptor")?);
+            }
+        }
+        Ok(skips)
+    }
+
     /// What the verifier goes through for each program of a choice that works.
     fn instructions(&mut self, choice: &Choice) -> Result<Vec<(&'static str, u32)>> {
         let mut counts: Vec<(&'static str, u32)> = Vec::new();
@@ -431,7 +453,8 @@ time-wait: kprobe tcp_v4_send_reset, tcp_v6_send_reset";
     fn a_forced_hook_is_had_or_the_run_ends() {
         let outer = [forced(Job::Write, Some(Hook::Fentry), Some("tcp_sendmsg"))];
         assert!(served(&linux_6_18(), &outer, &[]).starts_with("write: fentry tcp_sendmsg\n"));
-        let none = [forced(Job::Write, None, None), forced(Job::ResetSent, None, None)];
+        let kprobe = forced(Job::Write, Some(Hook::Kprobe), None);
+        let none = [kprobe, forced(Job::Write, None, None), forced(Job::ResetSent, None, None)];
         let served_by_none = served(&linux_6_18(), &none, &[]);
         assert!(served_by_none.starts_with("write: none\n"), "{served_by_none}");
         assert!(served_by_none.ends_with("reset sent: none\ntime-wait: none"), "{served_by_none}");

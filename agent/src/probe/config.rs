@@ -36,7 +36,7 @@ impl Config {
         Some(Self::parse(installed.clone(), &fs::read_to_string(installed).ok()?))
     }
 
-    fn parse(path: PathBuf, text: &str) -> Self {
+    pub(super) fn parse(path: PathBuf, text: &str) -> Self {
         let is_on = |option: &&str| {
             text.lines().any(|line| line.strip_prefix(option).is_some_and(|value| value == "=y"))
         };

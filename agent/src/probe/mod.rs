@@ -10,6 +10,7 @@ mod losses;
 mod names;
 pub mod plan;
 pub mod rights;
+pub mod skips;
 pub mod source;
 pub mod trials;
 mod verifier;

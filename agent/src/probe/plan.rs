@@ -97,9 +97,6 @@ impl Hook {
             Self::TpBtf | Self::Fentry if !features.has_kernel_btf => {
                 Some("the kernel has no BTF to check typed arguments against".to_owned())
             }
-            Self::TpBtf | Self::Fentry if trials.tracing == Some(false) => {
-                Some("this kernel refuses programs of type tracing".to_owned())
-            }
             Self::Fentry if lacks(DIRECT_CALLS) => Some(built_without(DIRECT_CALLS)),
             Self::RawTp if trials.raw_tracepoint == Some(false) => {
                 Some("this kernel refuses raw tracepoint programs".to_owned())
@@ -380,6 +377,7 @@ pub(super) mod tests {
     use std::path::PathBuf;
 
     use super::*;
+    use crate::probe::config::Config;
     use crate::probe::features::{FUNCTIONS, Tracepoints};
     use crate::probe::trials::Trials;
 
@@ -567,16 +565,18 @@ pub(super) mod tests {
 
     #[test]
     fn what_a_trial_or_the_configuration_rules_out() {
-        let trials = Trials { tracing: Some(false), kprobe: Some(true), ..Trials::default() };
+        let trials =
+            Trials { kprobe: Some(false), raw_tracepoint: Some(false), ..Trials::default() };
         let features = Features { trials, ..linux_6_18() };
-        let refused = "this kernel refuses programs of type tracing";
-        check_why(&features, "fr_state_btf", "inet_sock_set_state", refused);
-        check_why(&features, "fr_write_kpr", "tcp_sendmsg", "");
-        let trials = Trials { kprobe: Some(false), raw_tracepoint: Some(false), ..trials };
-        let features = Features { trials, ..features };
         check_why(&features, "fr_write_kpr", "tcp_sendmsg", "this kernel has no kprobes");
         let refused = "this kernel refuses raw tracepoint programs";
         check_why(&features, "fr_state_raw", "inet_sock_set_state", refused);
+
+        let off = Config::parse(PathBuf::from("config"), "CONFIG_KPROBE_EVENTS=y");
+        let features = Features { config: Some(off), ..linux_6_18() };
+        let why = "this kernel was built without CONFIG_DYNAMIC_FTRACE_WITH_DIRECT_CALLS";
+        check_why(&features, "fr_write_fent", "tcp_sendmsg", why);
+        check_why(&features, "fr_write_kpr", "tcp_sendmsg", "");
     }
 
     #[test]

@@ -10,8 +10,6 @@ use aya::sys::{BpfHelper, is_helper_supported, is_map_supported, is_program_supp
 pub struct Trials {
     /// Maps of type ring buffer (5.8).
     pub ring_buffer: Option<bool>,
-    /// Programs of type tracing: `tp_btf`, fentry (5.5).
-    pub tracing: Option<bool>,
     pub raw_tracepoint: Option<bool>,
     pub kprobe: Option<bool>,
     /// `bpf_probe_read_kernel` (5.5) in raw tracepoints; confidentiality takes it away.
@@ -24,7 +22,6 @@ impl Trials {
         let program = |kind| known(is_program_supported(kind));
         Self {
             ring_buffer: is_map_supported(MapType::RingBuf).ok(),
-            tracing: program(ProgramType::Tracing),
             raw_tracepoint: program(ProgramType::RawTracePoint),
             kprobe: program(ProgramType::KProbe),
             probe_read: known(is_helper_supported(
