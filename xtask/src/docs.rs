@@ -7,8 +7,8 @@ use anyhow::{Context, Result, ensure};
 use crate::vm::Recorded;
 use crate::{report, root};
 
-const BEGIN: &str = "<!-- made by `cargo xtask docs`; begin -->\n";
-const END: &str = "<!-- end -->\n";
+const BEGIN: &str = "<!-- matrix:begin -->\n";
+const END: &str = "<!-- matrix:end -->\n";
 
 #[derive(clap::Args)]
 pub(crate) struct DocsArgs {

@@ -1,5 +1,6 @@
 //! The agent as a child process, and the lines it has printed.
 
+use std::fs;
 use std::io::{BufRead, BufReader, Read};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
@@ -54,6 +55,19 @@ impl Agent {
             thread::sleep(stretched(POLL_MS));
         }
         bail!("the agent did not attach: {}", locked(&agent.log).join("; "))
+    }
+
+    /// Runs of its programs that the kernel skipped, since one of the kind was under way on that
+    /// processor; 0 before 5.12, which does not count them.
+    pub(crate) fn skipped_runs(&self) -> u64 {
+        let files = fs::read_dir(format!("/proc/{}/fdinfo", self.child.id()));
+        let texts =
+            files.into_iter().flatten().flatten().map(|file| fs::read_to_string(file.path()));
+        let counts = texts.flatten().filter_map(|text| {
+            let count = text.lines().find_map(|line| line.strip_prefix("recursion_misses:"))?;
+            count.trim().parse::<u64>().ok()
+        });
+        counts.sum()
     }
 
     /// Whether it has no capability any more.

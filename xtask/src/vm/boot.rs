@@ -14,12 +14,15 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use serde_json::Value;
 
+use super::spec::{Kernel, Run};
 use crate::guest::Arch;
 use crate::setup::{Process, now};
 
 /// A guest that is silent for this long has hung. Live tests say nothing before their end, which
-/// takes 11 s on an idle host.
-const SILENCE: Duration = Duration::from_mins(4);
+/// comes after a few seconds on an idle host.
+const SILENCE: Duration = Duration::from_mins(6);
+/// For a boot with all its runs.
+const LIMIT: &str = "40m";
 const POLL: Duration = Duration::from_millis(200);
 
 /// What the guest said of one run.
@@ -65,6 +68,8 @@ impl Machine<'_> {
     pub(super) fn boot(&self) -> Result<Account> {
         let first = self.try_boot()?;
         if first.has_hung || first.release.is_none() {
+            let log = |suffix| self.log_dir.join(format!("{}{suffix}.log", self.name));
+            fs::rename(log(""), log("-first")).context("keeping the log of the first boot")?;
             return Ok(Account { is_second: true, ..self.try_boot()? });
         }
         Ok(first)
@@ -92,8 +97,11 @@ impl Machine<'_> {
             Arch::X86_64 => (&["-cpu", "max,-cx16"], "ttyS0"),
             Arch::Aarch64 => (&["-machine", "virt", "-cpu", "cortex-a76"], "ttyAMA0"),
         };
-        let mut command = Command::new(format!("qemu-system-{}", self.arch.name()));
+        // Whatever becomes of this program, QEMU ends.
+        let mut command = Command::new("timeout");
         command
+            .args(["--kill-after=5", LIMIT])
+            .arg(format!("qemu-system-{}", self.arch.name()))
             .args(machine)
             .args(["-accel", "tcg", "-icount", "shift=0,sleep=off", "-rtc", "clock=vm"])
             .args(["-smp", "1", "-m", "1024", "-nodefaults", "-no-reboot"])
@@ -108,8 +116,34 @@ impl Machine<'_> {
     }
 }
 
+/// The guest's first process. What is read back begins with `@`.
+pub(super) fn script(kernel: &Kernel, cmdline: &str, runs: &[&Run]) -> String {
+    let mut parts = vec![include_str!("init.sh").to_owned()];
+    if cmdline.is_empty() {
+        parts.push("survey\n".to_owned());
+    }
+    parts.extend(runs.iter().map(|run| stanza(run, kernel)));
+    parts.push("echo '@end'\npoweroff -f\n".to_owned());
+    parts.concat()
+}
+
+/// A run, in a shell of its own: variables and `set -e` end with it. The agent is asked what it can
+/// do only where it should refuse: `finrace check` tries every hook, and takes longer than the tests.
+fn stanza(run: &Run, kernel: &Kernel) -> String {
+    let Run { name, environment, arguments, before, after, .. } = run;
+    let is_refused = run.refused.is_some() || run.absent_on(kernel).is_some();
+    let task = if is_refused { "check" } else { "live" };
+    let exports: Vec<_> =
+        environment.iter().map(|(name, value)| format!("export {name}='{value}'")).collect();
+    let exports = exports.join("\n");
+    format!(
+        "(\nset -e\necho '@run {name}'\n{before}\n{exports}\n{task} {arguments}\n{after}\n)\n\
+         [ $? = 0 ] || echo '@broken'\n"
+    )
+}
+
 impl Account {
-    fn read(log: &str) -> Self {
+    pub(super) fn read(log: &str) -> Self {
         let mut account = Self::default();
         let mut run: Option<(String, Said)> = None;
         let mut survey = None::<String>;

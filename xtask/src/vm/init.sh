@@ -22,16 +22,17 @@ check() {
     echo "@status $status"
 }
 
-check_and_live() {
-    # The agent's own answer counts where a hook is asked for; rights that the tests take away are
-    # not taken from this check.
-    check "$@"
-    [ $status = 0 ] || return 0
+live() {
     echo "@live"
+    status=0
     FINRACE_ARGS="$*" timeout -s KILL 300 /live 2>&1 || status=$?
     echo "@status $status"
 }
 
+# Everything that works here, with what it costs the verifier.
+survey() {
+    echo "@survey"
+    /finrace check --json 2>/dev/null
+}
+
 echo "@boot $(uname -r)"
-echo "@survey"
-/finrace check --json 2>/dev/null

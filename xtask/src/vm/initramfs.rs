@@ -9,7 +9,6 @@ use std::process::Command;
 use anyhow::{Context, Result, ensure};
 
 use super::archive::{self, Archive};
-use super::spec::Run;
 use crate::live::Built;
 
 /// What scenarios need beyond what Debian's kernels have built in: a slow link, and kTLS with
@@ -64,13 +63,13 @@ impl Parts {
         self.directory.join("kernel")
     }
 
-    /// An initramfs that goes through `runs`.
-    pub(super) fn initramfs(&self, built: &Built, runs: &[&Run]) -> Result<Vec<u8>> {
+    /// An initramfs with `script` as its first process.
+    pub(super) fn initramfs(&self, built: &Built, script: &str) -> Result<Vec<u8>> {
         let mut archive = Cpio::default();
         for directory in ["bin", "dev", "modules", "proc", "sys", "tmp"] {
             archive.directory(directory);
         }
-        archive.file("init", script(runs).as_bytes());
+        archive.file("init", script.as_bytes());
         archive.file("bin/busybox", &read(&self.directory.join("busybox"))?);
         archive.file("finrace", &read(&built.finrace)?);
         archive.file("live", &read(&built.live)?);
@@ -81,26 +80,6 @@ impl Parts {
         }
         Ok(archive.end())
     }
-}
-
-/// The guest's first process. What [`super::boot`] reads begins with `@`.
-fn script(runs: &[&Run]) -> String {
-    let begin = include_str!("init.sh").to_owned();
-    let end = "echo '@end'\npoweroff -f\n".to_owned();
-    [begin].into_iter().chain(runs.iter().map(|run| stanza(run))).chain([end]).collect()
-}
-
-/// A run, in a shell of its own: variables and `set -e` end with it.
-fn stanza(run: &Run) -> String {
-    let Run { name, environment, arguments, before, after, .. } = run;
-    let task = if run.refused.is_some() { "check" } else { "check_and_live" };
-    let exports: Vec<_> =
-        environment.iter().map(|(name, value)| format!("export {name}='{value}'")).collect();
-    let exports = exports.join("\n");
-    format!(
-        "(\nset -e\necho '@run {name}'\n{before}\n{exports}\n{task} {arguments}\n{after}\n)\n\
-         [ $? = 0 ] || echo '@broken'\n"
-    )
 }
 
 /// Modules of an unpacked kernel, chosen in the order of loading.

@@ -205,7 +205,8 @@ impl<'a> Subject<'a> {
         let words = [&*kernel].into_iter().chain(cmdline.split_whitespace());
         let name = words.collect::<Vec<_>>().join("-");
         let initramfs = directory.join(format!("{name}.cpio"));
-        fs::write(&initramfs, self.parts.initramfs(built, runs)?)
+        let script = boot::script(self.kernel, cmdline, runs);
+        fs::write(&initramfs, self.parts.initramfs(built, &script)?)
             .with_context(|| format!("writing {}", initramfs.display()))?;
         let machine = Machine {
             arch: self.kernel.arch,
@@ -239,7 +240,7 @@ fn conclude(subjects: &[Subject<'_>], reports: &[Report], spec: &Spec) -> Result
     report(&verdict::table_of_instructions(reports));
     for Run { name, lost, .. } in &spec.runs {
         for loss in lost {
-            report(&format!("{name}: {} lost: {}", loss.scenarios.len(), loss.why));
+            report(&format!("lost with {name}: {}", loss.why));
         }
     }
     let mut count = 0;

@@ -78,7 +78,8 @@ pub(super) struct Run {
 pub(super) struct Loss {
     #[serde(flatten)]
     range: Range,
-    pub(super) scenarios: Vec<String>,
+    /// Parts of what failures say. Each must be found in one at least.
+    pub(super) failures: Vec<String>,
     pub(super) why: String,
 }
 

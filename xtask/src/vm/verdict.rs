@@ -27,7 +27,7 @@ pub(super) enum Outcome {
         ok: usize,
         /// Scenarios with reasons.
         skipped: BTreeMap<String, String>,
-        /// Scenarios that fail, and are allowed to.
+        /// Failures that are allowed.
         lost: Vec<String>,
         failed: Vec<String>,
     },
@@ -41,8 +41,9 @@ impl Outcome {
     fn of(said: &Said, run: &Run, kernel: &Kernel) -> Self {
         match (&said.check, &said.live) {
             _ if said.is_broken => Self::Lost,
+            (Some(Part { status: Some(0), .. }), None) => Self::failed("it was not refused"),
             (_, Some(Part { status: Some(status), lines })) => {
-                let losses: Vec<_> = run.losses_on(kernel).flat_map(|l| &l.scenarios).collect();
+                let losses: Vec<_> = run.losses_on(kernel).flat_map(|l| &l.failures).collect();
                 Self::played(*status, lines, &losses)
             }
             (Some(Part { status: Some(1), lines }), None) => Self::Refused { why: reason(lines) },
@@ -61,18 +62,19 @@ impl Outcome {
                 let (name, reason) = skip.split_once(": ").unwrap_or((skip, ""));
                 skipped.insert(name.to_owned(), reason.to_owned());
             } else if let Some(failure) = line.strip_prefix("FAIL ") {
-                let name = failure.split(':').next().unwrap_or_default();
-                if losses.iter().any(|loss| *loss == name) {
-                    lost.push(name.to_owned());
-                } else {
-                    failed.push(failure.to_owned());
-                }
+                let is_lost = losses.iter().any(|part| failure.contains(&**part));
+                if is_lost { &mut lost } else { &mut failed }.push(failure.to_owned());
             }
         }
-        if failed.is_empty() && lost.is_empty() && status != 0 {
-            failed.push(format!("the live tests ended with status {status}"));
+        if failed.is_empty() && (ok == 0 || (lost.is_empty() && status != 0)) {
+            return Self::failed(&format!("the live tests ended with status {status}"));
         }
         Self::Played { ok, skipped, lost, failed }
+    }
+
+    fn failed(why: &str) -> Self {
+        let failed = vec![why.to_owned()];
+        Self::Played { ok: 0, skipped: BTreeMap::new(), lost: Vec::new(), failed }
     }
 
     /// For a cell of the table.
@@ -146,9 +148,9 @@ impl Report {
                 }
                 (Outcome::Played { skipped, lost, failed, .. }, None, None) => {
                     has_played = true;
-                    for scenario in run.losses_on(kernel).flat_map(|loss| &loss.scenarios) {
-                        if !lost.contains(scenario) && !skipped.contains_key(scenario) {
-                            differ(format!("stale entry: {scenario} is not lost"));
+                    for part in run.losses_on(kernel).flat_map(|loss| &loss.failures) {
+                        if !lost.iter().any(|failure| failure.contains(part)) {
+                            differ(format!("stale entry: no failure says `{part}`"));
                         }
                     }
                     for failure in failed {
@@ -230,4 +232,88 @@ fn programs(survey: &Value) -> BTreeMap<String, u64> {
             Some((name, program.get("instructions")?.as_u64()?))
         })
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SPEC: &str = r#"
+        instructions = 1000
+        [[kernel]]
+        series = "5.10"
+        suite = "bullseye"
+        skips = { mptcp = "not built" }
+        [[run]]
+        name = "default"
+        [[run]]
+        name = "write=tp_btf"
+        arguments = "--hook write=tp_btf"
+        from = "6.16"
+        why = "no tracepoint"
+        [[run]]
+        name = "no BTF"
+        refused = "needs BTF"
+        [[run]]
+        name = "lockdown"
+        lost = [{ until = "6.1", failures = ["late_request"], why = "no helper" }]
+    "#;
+
+    const SURVEY: &str = r#"@boot 5.10.0-46-cloud-amd64
+@survey
+{ "jobs": [{ "choices": [{ "verified": [{ "program": "fr_write", "instructions": 900 }] }] }] }
+"#;
+
+    /// What a kernel 5.10 says, after its survey, and the differences found in it.
+    fn check(said: &str, expected: &[&str]) {
+        let spec: Spec = toml::from_str(SPEC).expect("a spec");
+        let kernel = spec.kernels.first().expect("a kernel");
+        let runs: Vec<_> = spec.runs.iter().collect();
+        let account = Account::read(&format!("{SURVEY}{said}"));
+        let report = Report::new(kernel, "5.10.0", &runs, [&account].into_iter());
+        assert_eq!(report.differences(kernel, &runs, &spec), expected);
+    }
+
+    #[test]
+    fn what_is_allowed_is_no_difference() {
+        check(
+            "@run default\r\n@live\nok reuse\nSKIP mptcp: no MPTCP\n@status 0\n\
+             @run write=tp_btf\n@check\ncannot run: no such tracepoint\n@status 1\n\
+             @run no BTF\n@check\ncannot run: finrace needs BTF\n@status 1\n\
+             @run lockdown\n@live\nFAIL race: no class=late_request\n    {}\n\
+             SKIP mptcp: no MPTCP\n@status 1\n@end\n",
+            &[],
+        );
+    }
+
+    #[test]
+    fn what_is_not_allowed_and_what_is_not_needed_are_differences() {
+        check(
+            "@run default\n@live\nFAIL reuse: 0 lines fit\nSKIP tls: no module\n@status 1\n\
+             @run write=tp_btf\n@check\ncan run\n@status 0\n\
+             @run no BTF\n@check\ncannot run: no BPF\n@status 1\n\
+             @run lockdown\n@live\nok race\n@status 0\n",
+            &[
+                "default: FAIL reuse: 0 lines fit",
+                "default: SKIP tls: no module",
+                "write=tp_btf: stale entry: it can be had here, against `no tracepoint`",
+                "no BTF: refused with `no BPF`, not with `needs BTF`",
+                "lockdown: stale entry: no failure says `late_request`",
+                "stale entry: mptcp is not skipped",
+            ],
+        );
+    }
+
+    #[test]
+    fn a_guest_that_dies_is_a_difference() {
+        check(
+            "@run default\n@live\nok reuse\nSKIP mptcp: no MPTCP\n@status 0\n@run write=tp_btf\n\
+             @check\n[ 9.1] Kernel panic\n",
+            &[
+                "write=tp_btf: the guest has not come to its end",
+                "no BTF: the guest has not come to its end",
+                "lockdown: the guest has not come to its end",
+            ],
+        );
+    }
 }
