@@ -111,7 +111,8 @@ pub fn usable(features: &mut Features, btf: Option<Btf>) -> Result<Resolved> {
     features.trials = Trials::run();
     ensure!(
         features.trials.ring_buffer != Some(false),
-        "kernel {} has no BPF ring buffers, which Linux has since 5.8: finrace cannot run on it",
+        "kernel {} has no BPF ring buffers, which Linux has since 5.8 and RHEL since 8.4: \
+         finrace cannot run on it",
         features.release
     );
     let Some(btf) = btf else {

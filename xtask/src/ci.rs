@@ -12,7 +12,7 @@ use crate::{bpf, cargo, report, setup, show, task};
 type Step = (&'static str, fn() -> Result<()>);
 
 /// From fast to slow, as far as one does not need another.
-const STEPS: [Step; 10] = [
+const STEPS: [Step; 11] = [
     ("fmt", || show(cargo().args(["fmt", "--all", "--check"]))),
     ("set-up", bpf::install),
     ("clippy", clippy),
@@ -21,6 +21,7 @@ const STEPS: [Step; 10] = [
     ("unit and replay tests", || show(cargo().args(["test", "--locked", "--workspace"]))),
     ("release build", || show(cargo().args(["build", "--locked", "--release"]))),
     ("live", || task(&["live"])),
+    ("kernels", || task(&["vm"])),
     ("lookalikes", || task(&["lookalikes"])),
     ("lab", || task(&["lab", "--short"])),
 ];

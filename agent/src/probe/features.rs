@@ -50,6 +50,8 @@ pub struct Features {
     pub lockdown: Lockdown,
     /// Effective capabilities, one bit each.
     pub capabilities: u64,
+    /// The highest capability that the kernel knows; `None` where it does not tell.
+    pub cap_last_cap: Option<u32>,
     /// Effective user id.
     pub uid: u32,
     /// Jiffies per second.
@@ -123,7 +125,8 @@ impl Features {
         let functions = FUNCTIONS
             .into_iter()
             .filter(|name| btf.as_ref().is_some_and(|btf| btf.func_exists(name)));
-        let sysctl = |path| text(&roots.proc.join("sys").join(path)).ok()?.parse().ok();
+        let sysctl =
+            |path| -> Option<u8> { text(&roots.proc.join("sys").join(path)).ok()?.parse().ok() };
         let tick = clock_getres(ClockId::MonotonicCoarse);
         let features = Self {
             config: Config::read(roots.proc, roots.boot, &release),
@@ -138,6 +141,7 @@ impl Features {
             trials: Trials::default(),
             lockdown: lockdown(text(&roots.sys.join("kernel/security/lockdown")).ok().as_deref()),
             capabilities,
+            cap_last_cap: sysctl("kernel/cap_last_cap").map(u32::from),
             uid,
             hz: hz(tick.tv_sec, tick.tv_nsec)?,
             unprivileged_bpf_disabled: sysctl("kernel/unprivileged_bpf_disabled"),
@@ -234,6 +238,7 @@ mod tests {
                 ("proc/sys/kernel/unprivileged_bpf_disabled", "2\n"),
                 ("proc/self/status", STATUS),
                 ("sys/bus/event_source/devices/kprobe/type", "8\n"),
+                ("proc/sys/kernel/cap_last_cap", "40\n"),
                 ("proc/sys/net/core/bpf_jit_enable", "1\n"),
                 ("boot/config-6.1.0-9-amd64", "CONFIG_KPROBE_EVENTS=y\n"),
                 ("sys/kernel/security/lockdown", "none [integrity] confidentiality\n"),
@@ -257,6 +262,7 @@ mod tests {
             trials: Trials::default(),
             lockdown: Lockdown::Integrity,
             capabilities: 0xc0_0000_0000,
+            cap_last_cap: Some(40),
             uid: 65532,
             hz,
             unprivileged_bpf_disabled: Some(2),

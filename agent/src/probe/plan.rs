@@ -401,6 +401,7 @@ pub(super) mod tests {
             trials: Trials::default(),
             lockdown: Lockdown::None,
             capabilities: u64::MAX,
+            cap_last_cap: Some(40),
             uid: 0,
             hz: 250,
             unprivileged_bpf_disabled: Some(2),

@@ -43,6 +43,9 @@ pub fn missing(features: &Features) -> Vec<&'static str> {
 
 /// One line that says how `binary` comes by the capabilities it needs on this kernel.
 pub fn remedy(features: &Features, binary: &Path) -> String {
+    if features.cap_last_cap.is_some_and(|last| last < CAP_BPF) {
+        return "this kernel does not know them (Linux has them since 5.8): run as root".to_owned();
+    }
     let memlock = if counts_memlock(features) { ",cap_sys_resource" } else { "" };
     format!("run as root, or: setcap cap_bpf,cap_perfmon{memlock}+ep {}", binary.display())
 }
@@ -116,6 +119,8 @@ mod tests {
             remedy_on("6.12.1"),
             "run as root, or: setcap cap_bpf,cap_perfmon+ep /bin/finrace"
         );
+        let old = Features { cap_last_cap: Some(37), ..linux_6_18() };
+        assert!(remedy(&old, Path::new("/bin/finrace")).starts_with("this kernel does not know"));
         assert_eq!(
             remedy_on("5.10.1"),
             "run as root, or: setcap cap_bpf,cap_perfmon,cap_sys_resource+ep /bin/finrace"

@@ -42,18 +42,23 @@ impl Recorded {
         };
         let mut text = row("", &mut self.0.iter().map(|report| report.kernel.clone()));
         text += &row("---", &mut self.0.iter().map(|_| "---".to_owned()));
-        for Run { name, .. } in &spec.runs {
-            text += &row(name, &mut self.0.iter().map(|report| cell(report.runs.get(name))));
+        for run in &spec.runs {
+            text += &row(&run.name, &mut self.0.iter().map(|report| cell(run, report)));
         }
         let releases: Vec<_> = self.0.iter().map(|report| &*report.release).collect();
         Ok(format!("{text}\nReleases: {}.\n", releases.join(", ")))
     }
 }
 
-fn cell(outcome: Option<&Outcome>) -> String {
-    match outcome {
-        Some(Outcome::Played { ok, skipped, .. }) if skipped.is_empty() => ok.to_string(),
-        Some(Outcome::Played { ok, skipped, .. }) => format!("{ok} of {}", ok + skipped.len()),
+fn cell(run: &Run, report: &Report) -> String {
+    match report.runs.get(&run.name) {
+        Some(Outcome::Played { ok, skipped, lost, failed }) => {
+            match ok + skipped.len() + lost.len() + failed.len() {
+                total if total == *ok => ok.to_string(),
+                total => format!("{ok} of {total}"),
+            }
+        }
+        Some(Outcome::Refused { .. }) if run.refused.is_some() => "refused".to_owned(),
         Some(Outcome::Refused { .. } | Outcome::Lost) | None => "–".to_owned(),
     }
 }
