@@ -77,8 +77,8 @@ impl Archive {
         releases
     }
 
-    /// Fetches a kernel's packages. Up to 6.18 one holds all; from 6.19 on that one is empty, and
-    /// the kernel is in a second, from 7.2 on the modules in a third.
+    /// Fetches a kernel's packages. Up to 6.18 one holds all; from 6.19 on the kernel is in a second
+    /// and the modules in a third, which the archive drops when a newer series comes.
     pub(super) fn fetch_kernel(&self, release: &str) -> Result<Vec<PathBuf>> {
         let parts = ["image", "binary", "modules"].map(|part| format!("linux-{part}-{release}"));
         let parts = parts.iter().filter(|name| self.names.contains(name)).map(String::as_str);

@@ -218,6 +218,7 @@ impl<'a> Subject<'a> {
         };
         let start = setup::now();
         let account = machine.boot()?;
+        fs::remove_file(&initramfs).with_context(|| format!("removing {}", initramfs.display()))?;
         let state = match (account.has_ended, account.has_hung) {
             (true, _) => "ended",
             (false, true) => "hung",
@@ -242,6 +243,12 @@ fn conclude(subjects: &[Subject<'_>], reports: &[Report], spec: &Spec) -> Result
         for loss in lost {
             report(&format!("lost with {name}: {}", loss.why));
         }
+    }
+    for result in reports.iter().filter(|result| result.hangs > 0) {
+        report(&format!(
+            "{}: QEMU hung in {} boots, and was started again",
+            result.kernel, result.hangs
+        ));
     }
     let mut count = 0;
     for (subject, result) in subjects.iter().zip(reports) {

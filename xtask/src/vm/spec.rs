@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::fs;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use clap::ValueEnum as _;
 use serde::{Deserialize, Deserializer, de};
 
@@ -34,7 +34,7 @@ pub(super) struct Kernel {
     /// Belongs to the subset that runs before every merge.
     #[serde(default)]
     pub(super) ci: bool,
-    /// Scenarios that cannot be played here, and why.
+    /// Parts of the names of scenarios that cannot be played here, and why.
     #[serde(default)]
     pub(super) skips: BTreeMap<String, String>,
     /// Runs that cannot be had here, beyond what the runs themselves say, and why.
@@ -44,13 +44,13 @@ pub(super) struct Kernel {
 
 /// One start of the live tests in a booted kernel.
 #[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(super) struct Run {
     pub(super) name: String,
     /// For the kernel's command line. Runs that agree in it share a boot.
     #[serde(default)]
     pub(super) cmdline: String,
-    /// For the agent's command line, also that of `finrace check`, which says beforehand whether
-    /// this can be had.
+    /// For the agent's command line.
     #[serde(default)]
     pub(super) arguments: String,
     /// For the live tests.
@@ -61,9 +61,9 @@ pub(super) struct Run {
     pub(super) before: String,
     #[serde(default)]
     pub(super) after: String,
-    /// Where there is what this run needs.
-    #[serde(flatten)]
-    range: Range,
+    /// First and last series that has what this run needs.
+    from: Option<Series>,
+    until: Option<Series>,
     /// Why not elsewhere.
     #[serde(default)]
     pub(super) why: String,
@@ -75,26 +75,14 @@ pub(super) struct Run {
 }
 
 #[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(super) struct Loss {
-    #[serde(flatten)]
-    range: Range,
+    /// First and last series where this is so.
+    from: Option<Series>,
+    until: Option<Series>,
     /// Parts of what failures say. Each must be found in one at least.
     pub(super) failures: Vec<String>,
     pub(super) why: String,
-}
-
-/// First and last series that something holds for.
-#[derive(Debug, Deserialize)]
-struct Range {
-    from: Option<Series>,
-    until: Option<Series>,
-}
-
-impl Range {
-    fn contains(&self, series: Series) -> bool {
-        self.from.is_none_or(|from| series >= from)
-            && self.until.is_none_or(|until| series <= until)
-    }
 }
 
 impl Spec {
@@ -102,7 +90,13 @@ impl Spec {
         let path = root().join("xtask/kernels.toml");
         let text =
             fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
-        toml::from_str(&text).with_context(|| format!("reading {}", path.display()))
+        let spec: Self =
+            toml::from_str(&text).with_context(|| format!("reading {}", path.display()))?;
+        for name in spec.kernels.iter().flat_map(|kernel| kernel.absent.keys()) {
+            let is_known = spec.runs.iter().any(|run| run.name == *name);
+            ensure!(is_known, "{} has no run `{name}`, which is absent", path.display());
+        }
+        Ok(spec)
     }
 }
 
@@ -119,7 +113,7 @@ impl Kernel {
 impl Run {
     /// Why this kernel does not have what the run needs.
     pub(super) fn absent_on<'a>(&'a self, kernel: &'a Kernel) -> Option<&'a str> {
-        if !self.range.contains(kernel.series) {
+        if !kernel.series.is_within(self.from, self.until) {
             return Some(&self.why);
         }
         kernel.absent.get(&self.name).map(String::as_str)
@@ -127,7 +121,7 @@ impl Run {
 
     /// Losses to expect on this kernel.
     pub(super) fn losses_on(&self, kernel: &Kernel) -> impl Iterator<Item = &Loss> {
-        self.lost.iter().filter(|loss| loss.range.contains(kernel.series))
+        self.lost.iter().filter(|loss| kernel.series.is_within(loss.from, loss.until))
     }
 
     /// Whether there is something to try. Where it is known to be absent, only the agent's own word
@@ -157,6 +151,10 @@ impl Series {
     pub(super) fn of(release: &str) -> Option<Self> {
         let mut numbers = release.split(['.', '-', '+']).map(|part| part.parse().ok());
         Some(Self(numbers.next()??, numbers.next()??))
+    }
+
+    fn is_within(self, from: Option<Self>, until: Option<Self>) -> bool {
+        from.is_none_or(|from| self >= from) && until.is_none_or(|until| self <= until)
     }
 }
 
