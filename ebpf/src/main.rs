@@ -54,8 +54,8 @@ fn emit(ring: Ring, record: &Record) {
         // The target's `AtomicU64` has no `fetch_add`; this instruction is as old as BPF.
         // SAFETY: a valid, aligned pointer into the map.
         unsafe {
-            asm!("lock *(u64 *)({count} + 0) += {one}", count = in(reg) count, one = in(reg) 1_u64)
-        };
+            asm!("lock *(u64 *)({count} + 0) += {one}", count = in(reg) count, one = in(reg) 1_u64);
+        }
     }
 }
 
@@ -325,9 +325,9 @@ fn saturated(size: u64) -> u32 {
 fn argument<const N: usize>(ctx: &ProbeContext) -> u64 {
     let words = ctx.as_ptr().cast_const().cast::<u64>();
     // SAFETY: within the context; the verifier checks.
-    let x86_64 = unsafe { words.add(14 - N).read_volatile() }; // di, si, dx, cx
+    let x86_64 = unsafe { words.wrapping_add(14 - N).read_volatile() }; // di, si, dx, cx
     // SAFETY: as above.
-    let aarch64 = unsafe { words.add(N).read_volatile() }; // x0 to x3
+    let aarch64 = unsafe { words.wrapping_add(N).read_volatile() }; // x0 to x3
     match frozen!(FR_SETTINGS.registers) {
         registers::AARCH64 => aarch64,
         _ => x86_64,
