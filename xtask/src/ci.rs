@@ -12,8 +12,9 @@ use crate::{bpf, cargo, report, setup, show, task};
 type Step = (&'static str, fn() -> Result<()>);
 
 /// From fast to slow, as far as one does not need another.
-const STEPS: [Step; 11] = [
+const STEPS: [Step; 12] = [
     ("fmt", || show(cargo().args(["fmt", "--all", "--check"]))),
+    ("docs", || task(&["docs", "--check"])),
     ("set-up", bpf::install),
     ("clippy", clippy),
     ("clippy for BPF", bpf::clippy),
