@@ -84,7 +84,8 @@ pub(super) fn early_response(stage: &mut Stage<'_>) -> Result<()> {
                 .context("starting curl")?;
             let code = String::from_utf8_lossy(&output.stdout).into_owned();
             // A reset can take the answer with it, whatever came before.
-            let is_meant = code == path || path == "reset" && matches!(&*code, "413" | "100" | "000");
+            let is_meant =
+                code == path || path == "reset" && matches!(&*code, "413" | "100" | "000");
             ensure!(is_meant, "curl {headers:?} /{path} was answered {code}");
         }
     }
