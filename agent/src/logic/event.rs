@@ -154,7 +154,11 @@ pub struct Ticks {
 impl Ticks {
     /// `later - earlier`, zero if negative. One tick is 1/HZ, 4 ms at HZ 250.
     pub fn between(self, earlier: u32, later: u32) -> Duration {
-        let ticks = distance(later, earlier).max(0).unsigned_abs();
+        self.duration(distance(later, earlier).max(0).unsigned_abs())
+    }
+
+    /// So many ticks.
+    pub fn duration(self, ticks: u32) -> Duration {
         Duration::from_secs(1) * ticks / self.hz.max(1)
     }
 
