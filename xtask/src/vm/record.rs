@@ -23,9 +23,9 @@ impl Recorded {
     }
 
     /// Replaces what is known of these kernels.
-    pub(super) fn update(reports: &[Report], spec: &Spec) -> Result<()> {
+    pub(super) fn update(reports: Vec<Report>, spec: &Spec) -> Result<()> {
         let known = if path().exists() { Self::read()?.0 } else { Vec::new() };
-        let known = known.into_iter().chain(reports.iter().cloned());
+        let known = known.into_iter().chain(reports);
         let mut by_kernel: BTreeMap<_, _> =
             known.map(|report| (report.kernel.clone(), report)).collect();
         let listed = spec.kernels.iter().filter_map(|kernel| by_kernel.remove(&kernel.name()));
@@ -42,7 +42,9 @@ impl Recorded {
         };
         let mut text = row("", &mut self.0.iter().map(|report| report.kernel.clone()));
         text += &row("---", &mut self.0.iter().map(|_| "---".to_owned()));
-        for run in &spec.runs {
+        let is_recorded =
+            |run: &&Run| self.0.iter().any(|report| report.runs.contains_key(&run.name));
+        for run in spec.runs.iter().filter(is_recorded) {
             text += &row(&run.name, &mut self.0.iter().map(|report| cell(run, report)));
         }
         let releases: Vec<_> = self.0.iter().map(|report| &*report.release).collect();

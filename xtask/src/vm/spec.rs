@@ -127,7 +127,8 @@ impl Run {
     /// Whether there is something to try. Where it is known to be absent, only the agent's own word
     /// on a hook is worth a question.
     pub(super) fn is_tried_on(&self, kernel: &Kernel) -> bool {
-        !self.arguments.is_empty() || self.absent_on(kernel).is_none()
+        let is_about_hooks = !self.arguments.is_empty() && self.environment.is_empty();
+        is_about_hooks || self.absent_on(kernel).is_none()
     }
 }
 

@@ -10,7 +10,7 @@ use super::boot::{Account, Part, Said};
 use super::spec::{Kernel, Run, Spec};
 
 /// Everything that is known of one kernel in the end.
-#[derive(Clone, Deserialize, Serialize)]
+#[derive(Deserialize, Serialize)]
 pub(super) struct Report {
     pub(super) kernel: String,
     pub(super) release: String,
@@ -23,7 +23,7 @@ pub(super) struct Report {
 }
 
 /// How a run has ended.
-#[derive(Clone, Deserialize, Serialize)]
+#[derive(Deserialize, Serialize)]
 #[serde(tag = "state", rename_all = "snake_case")]
 pub(super) enum Outcome {
     Played {
