@@ -198,6 +198,20 @@ impl Session {
         ])
     }
 
+    /// Finds the verdicts as of now.
+    pub fn assess(&mut self) -> Nanos {
+        let now = monotonic();
+        self.engine.table.assess(now);
+        now
+    }
+
+    /// The wall time of a stamp, in UTC.
+    pub fn rfc3339(&self, time: Nanos) -> String {
+        let since = time.since(self.start);
+        let time = self.started.checked_add(since).unwrap_or(self.started);
+        humantime::format_rfc3339_micros(time).to_string()
+    }
+
     pub fn elapsed(&self) -> Duration {
         monotonic().since(self.start)
     }
@@ -291,6 +305,7 @@ impl Session {
         let answer = match route {
             Route::Ready => Reply::Ready(true),
             Route::Metrics(format) => {
+                self.assess();
                 let status = self.status();
                 Reply::Metrics(metrics::encode(&mut self.engine.table, status, format))
             }

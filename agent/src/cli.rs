@@ -8,6 +8,7 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::http::MAX_REQUESTS;
 use crate::logic::model::{Class, Endpoint, Incident, Observation, Origin};
+use crate::logic::verdict::State;
 use crate::probe::attach::Forced;
 use crate::probe::plan::{Hook, Job};
 
@@ -118,12 +119,18 @@ pub struct Filter {
 pub struct Report {
     #[command(flatten)]
     pub kernel: Kernel,
-    /// How long to observe; 10 s with --demo.
+    /// How long to observe [default: 1m, with --demo 10s].
     #[arg(long = "for", value_name = "DURATION", value_parser = duration)]
     pub duration: Option<Duration>,
     /// One JSON object.
     #[arg(long)]
     pub json: bool,
+    /// Compare with an earlier report, saved with --json: did the change work?
+    #[arg(long, value_name = "FILE")]
+    pub against: Option<PathBuf>,
+    /// Exit with status 3 if a peer has one of these verdicts.
+    #[arg(long, value_name = "VERDICT,...", value_delimiter = ',')]
+    pub fail_on: Vec<State>,
 }
 
 #[derive(Args, Debug)]
@@ -259,6 +266,7 @@ mod tests {
     fn bad_usage_names_the_offending_text() {
         refuse("finrace report --for 5x", "5x");
         refuse("finrace report --for 0s", "0s");
+        refuse("finrace report --fail-on racing,late", "late");
         refuse("finrace watch --class fin_cross", "fin_cross");
         refuse("finrace watch --peer 10.0.0.300", "10.0.0.300");
         refuse("finrace watch --port 70000", "70000");

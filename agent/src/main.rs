@@ -1,5 +1,5 @@
 //! Parses, sets logging up, runs, and turns an error into an exit status: 0 done, 1 failed, 2 bad
-//! usage.
+//! usage, 3 a verdict that `report --fail-on` names.
 
 use std::process::ExitCode;
 
@@ -29,7 +29,13 @@ fn run(command: Command) -> Result<ExitCode> {
         .context("starting the runtime")?;
     match command {
         Command::Watch(args) => runtime.block_on(watch::run(&args))?,
-        Command::Report(args) => runtime.block_on(report::run(&args))?,
+        Command::Report(args) => {
+            return Ok(if runtime.block_on(report::run(&args))? {
+                ExitCode::SUCCESS
+            } else {
+                ExitCode::from(3)
+            });
+        }
         Command::Serve(args) => runtime.block_on(app::serve(&args))?,
         Command::Check(args) => {
             return Ok(if check::run(&args)? { ExitCode::SUCCESS } else { ExitCode::FAILURE });

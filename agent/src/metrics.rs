@@ -23,8 +23,9 @@ use prometheus_client::encoding::{
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::{Registry, Unit};
 
-use crate::logic::idle::Histogram;
-use crate::logic::model::Closer;
+use crate::logic::estimate::Population;
+use crate::logic::histogram::Histogram;
+use crate::logic::model::{Closer, Nanos};
 use crate::logic::table::{Stats, Table};
 pub use format::Format;
 pub use process::ProcessStatus;
@@ -78,7 +79,7 @@ pub struct Fill {
 /// The table is lent to the registry for the time of the call, since a collector must own what it
 /// reads; it is back afterwards.
 pub fn encode(table: &mut Table, status: Status, format: Format) -> String {
-    let lent = std::mem::replace(table, Table::new(0, Duration::ZERO));
+    let lent = std::mem::replace(table, Table::new(0, Duration::ZERO, Nanos(0)));
     let scrape = Arc::new(Scrape { table: lent, status });
     let mut registry = Registry::default();
     registry.register_collector(Box::new(Arc::clone(&scrape)));
@@ -125,7 +126,7 @@ impl Scrape {
                 ("peer", row.key.to_string().into()),
                 ("netns", row.key.netns.to_string().into()),
             ];
-            labels.extend(row.process().map(|name| ("process", name.into())));
+            labels.extend(row.stats.process().map(|name| ("process", name.into())));
             (labels, &row.stats)
         });
         let others = self.table.others().map(|(role, stats)| {
@@ -273,7 +274,8 @@ fn encode_peers(out: &mut DescriptorEncoder<'_>, peers: &Level<'_>) -> fmt::Resu
     let help = "Time from the peer's FIN to our write into the closing connection.";
     histograms(out, "finrace_fin_age_at_write", help, peers, |stats| &stats.fin_age)?;
     let help = "Time that a socket stayed in CLOSE_WAIT until we closed it.";
-    histograms(out, "finrace_close_wait", help, peers, |stats| &stats.dwell)
+    histograms(out, "finrace_close_wait", help, peers, |stats| &stats.dwell)?;
+    judgements(out, "finrace", "", peers)
 }
 
 fn encode_ports(out: &mut DescriptorEncoder<'_>, ports: &Level<'_>) -> fmt::Result {
@@ -282,7 +284,57 @@ fn encode_ports(out: &mut DescriptorEncoder<'_>, ports: &Level<'_>) -> fmt::Resu
     let help = "As finrace_idle_before_close, over all peers of a port.";
     idle(out, "finrace_port_idle_before_close", help, ports)?;
     let help = "As finrace_reuse_gap, over all peers of a port.";
-    histograms(out, "finrace_port_reuse_gap", help, ports, |stats| &stats.reuse_gap)
+    histograms(out, "finrace_port_reuse_gap", help, ports, |stats| &stats.reuse_gap)?;
+    judgements(out, "finrace_port", " Over all peers of a port.", ports)
+}
+
+/// End of a name, help, and value.
+type Timeout<'a> = (&'a str, &'a str, fn(&Population) -> f64);
+
+/// What the observations amount to: timeouts, exposure, verdict.
+fn judgements(
+    out: &mut DescriptorEncoder<'_>,
+    prefix: &str,
+    level_help: &str,
+    level: &Level<'_>,
+) -> fmt::Result {
+    let seconds = Some(&Unit::Seconds);
+    let timeouts: [Timeout<'_>; 3] = [
+        ("", "Idle timeout of a side, estimated from its closes.", |p| p.value),
+        ("_low", "The earliest that such a close is to be expected.", |p| p.low),
+        ("_high", "The latest such close seen.", |p| p.high),
+    ];
+    for (suffix, help, of) in timeouts {
+        let name = format!("{prefix}_idle_timeout{suffix}");
+        let help = format!("{help}{level_help}");
+        let mut family = out.encode_descriptor(&name, &help, seconds, MetricType::Gauge)?;
+        for (labels, stats) in level {
+            for closer in Closer::ALL {
+                let Some(estimate) = stats.idle(*closer).estimate() else { continue };
+                let labels = (labels.as_slice(), [("closer", closer.as_str())]);
+                family.encode_family(&labels)?.encode_gauge(&of(&estimate.main))?;
+            }
+        }
+    }
+    let name = format!("{prefix}_exposure_races_per_hour");
+    let help =
+        format!("Races to be expected, from gaps, idle timeout and round-trip time.{level_help}");
+    let mut family = out.encode_descriptor(&name, &help, None, MetricType::Gauge)?;
+    for (labels, stats) in level {
+        if let Some(expected) = stats.expected() {
+            family.encode_family(labels)?.encode_gauge(&expected)?;
+        }
+    }
+    let name = format!("{prefix}_verdict");
+    let help = format!("1 for the verdict that holds; the others are left out.{level_help}");
+    let mut family = out.encode_descriptor(&name, &help, None, MetricType::Gauge)?;
+    for (labels, stats) in level {
+        if let Some(state) = stats.verdict() {
+            let labels = (labels.as_slice(), [("verdict", state.as_str())]);
+            family.encode_family(&labels)?.encode_gauge(&1_u64)?;
+        }
+    }
+    Ok(())
 }
 
 fn races(

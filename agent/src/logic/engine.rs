@@ -23,7 +23,7 @@ impl Engine {
         Self {
             tracker: Tracker::new(settings, listeners),
             joiner: Joiner::default(),
-            table: Table::new(max_rows, settings.threshold),
+            table: Table::new(max_rows, settings.threshold, settings.start),
         }
     }
 

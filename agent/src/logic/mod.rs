@@ -1,12 +1,22 @@
 //! The decisions of finrace as plain functions over plain data: no I/O, no clock, no aya.
 
+pub mod advice;
 pub mod classify;
 pub mod engine;
+pub mod estimate;
 pub mod event;
-pub mod idle;
+pub mod explain;
+pub mod exposure;
+pub mod gaps;
+pub mod histogram;
 pub mod join;
+pub mod knobs;
+pub mod latest;
 pub mod model;
+pub mod order;
 pub mod peer;
 pub mod recent;
 pub mod table;
 pub mod tracker;
+pub mod verdict;
+pub mod window;

@@ -4,6 +4,7 @@
 //! cannot. The counts of a row that left stay in the row `other` of its role, so that a sum over
 //! the rows never goes back.
 
+mod lately;
 mod stats;
 #[cfg(test)]
 mod tests;
@@ -11,11 +12,11 @@ mod tests;
 use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
 
-use super::idle::Estimate;
+use super::estimate::Estimate;
 use super::model::{Cause, Class, Close, Closer, Incident, Nanos, Observation, Origin, Role};
 use super::peer::{PortKey, RowKey};
+use stats::RecentCloses;
 pub use stats::{IdleTimes, Stats, Tally};
-use stats::{Label, RecentCloses};
 
 /// Roll-ups are few: a port of a namespace. They are never evicted, so there must be an end.
 const MAX_PORTS: usize = 4096;
@@ -34,7 +35,6 @@ const SLACK: Duration = Duration::from_millis(50);
 pub struct Row {
     pub key: RowKey,
     pub stats: Stats,
-    process: Label,
     observations: u32,
     rank: Rank,
     /// Where the row stands in the order of eviction, see [`Rank`].
@@ -44,22 +44,16 @@ pub struct Row {
 }
 
 impl Row {
-    fn new(key: RowKey, time: Nanos) -> Self {
+    fn new(key: RowKey, start: Nanos, time: Nanos) -> Self {
         Self {
             key,
-            stats: Stats::default(),
-            process: Label::default(),
+            stats: Stats::new(start),
             observations: 0,
             rank: Rank::Fleeting,
             since: time,
             last_seen: time,
             last_race: None,
         }
-    }
-
-    /// The local process seen most often with this peer.
-    pub fn process(&self) -> Option<&str> {
-        self.process.name()
     }
 
     pub const fn last_seen(&self) -> Nanos {
@@ -79,7 +73,7 @@ enum Rank {
 }
 
 /// What was observed at one port, over all its peers.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Port {
     pub stats: Stats,
     recent: RecentCloses,
@@ -90,6 +84,8 @@ pub struct Port {
 pub struct Table {
     max_rows: usize,
     threshold: Duration,
+    /// When watching began.
+    start: Nanos,
     index: HashMap<RowKey, usize>,
     rows: Vec<Row>,
     /// Every row by rank, then by age: the first is the next to leave.
@@ -103,16 +99,17 @@ pub struct Table {
 }
 
 impl Table {
-    /// `threshold` is the gap from which a write counts as a reuse.
-    pub fn new(max_rows: usize, threshold: Duration) -> Self {
+    /// `threshold` is the gap from which a write counts as a reuse, `start` when watching began.
+    pub fn new(max_rows: usize, threshold: Duration, start: Nanos) -> Self {
         Self {
             max_rows,
             threshold,
+            start,
             index: HashMap::new(),
             rows: Vec::new(),
             order: BTreeSet::new(),
-            other_client: Stats::default(),
-            other_server: Stats::default(),
+            other_client: Stats::new(start),
+            other_server: Stats::new(start),
             ports: HashMap::new(),
             evictions: 0,
             port_overflow: 0,
@@ -130,7 +127,9 @@ impl Table {
         if let Observation::Incident(Incident { other_view: Some(view), .. }) = observation
             && is_race
         {
-            self.update(&view.origin, view.time, true, |stats| stats.seen += 1);
+            self.update(&view.origin, view.time, true, |stats| {
+                stats.add_seen(view.cause, view.time);
+            });
         }
     }
 
@@ -142,7 +141,8 @@ impl Table {
         };
         let has_room = self.ports.len() < MAX_PORTS || self.ports.contains_key(&key.port());
         if has_room {
-            change(&mut self.ports.entry(key.port()).or_default().stats);
+            let new = || Port { stats: Stats::new(self.start), recent: RecentCloses::default() };
+            change(&mut self.ports.entry(key.port()).or_insert_with(new).stats);
         } else {
             self.port_overflow += 1;
         }
@@ -153,9 +153,6 @@ impl Table {
             return;
         };
         change(&mut row.stats);
-        if let Some(process) = &origin.process {
-            row.process.vote(&process.name);
-        }
         row.observations = row.observations.saturating_add(1);
         row.last_seen = row.last_seen.max(time);
         if is_race {
@@ -177,7 +174,7 @@ impl Table {
 
     /// A slot for a new row, or none if every row matters more than a newcomer.
     fn make_room(&mut self, key: RowKey, now: Nanos) -> Option<usize> {
-        let row = Row::new(key, now);
+        let row = Row::new(key, self.start, now);
         let place = (row.rank, row.since);
         let slot = if self.rows.len() < self.max_rows {
             self.rows.push(row);
@@ -214,8 +211,18 @@ impl Table {
         }
     }
 
+    /// Finds the verdicts anew.
+    pub fn assess(&mut self, now: Nanos) {
+        for row in &mut self.rows {
+            row.stats.assess(row.key.role(), self.threshold, now);
+        }
+        for (key, port) in &mut self.ports {
+            port.stats.assess(key.role, self.threshold, now);
+        }
+    }
+
     /// The idle timeout of `closer`: of the row if it has told one, else of its port.
-    pub fn estimate(&self, key: &RowKey, closer: Closer) -> Option<Estimate> {
+    pub fn estimate(&self, key: &RowKey, closer: Closer) -> Option<&Estimate> {
         let of_row = self.row(key).and_then(|row| row.stats.idle(closer).estimate());
         of_row.or_else(|| self.port(&key.port())?.stats.idle(closer).estimate())
     }
@@ -229,7 +236,7 @@ impl Table {
         let ip = (key.role() == Role::Client).then(|| key.ip());
         self.port(&key.port()).is_some_and(|port| {
             Closer::ALL.iter().any(|closer| {
-                let spread = self.estimate(key, *closer).map(|estimate| estimate.spread);
+                let spread = self.estimate(key, *closer).map(Estimate::spread);
                 port.recent.are_scattered(time, *closer, ip, spread.unwrap_or_default())
             })
         })
@@ -246,8 +253,8 @@ impl Table {
         match estimate {
             // Nobody closed: there is only a limit that the gap was over.
             _ if is_over && incident.class == Class::SilentDrop => Cause::Idle,
-            Some(Estimate { timeout, spread, .. })
-                if is_over && idle.saturating_add(spread + rtt + SLACK) >= timeout =>
+            Some(estimate)
+                if is_over && (idle + rtt + SLACK).as_secs_f64() >= estimate.lowest() =>
             {
                 Cause::Idle
             }
@@ -259,11 +266,8 @@ impl Table {
 
     /// Whether a request after this gap came just when the server side's idle timeout was due.
     pub fn is_at_timeout(&self, key: &RowKey, gap: Duration, rtt: Option<Duration>) -> bool {
-        self.estimate(key, server_side(key.role())).is_some_and(
-            |Estimate { timeout, spread, .. }| {
-                gap.abs_diff(timeout) <= spread + rtt.unwrap_or_default() + SLACK
-            },
-        )
+        let estimate = self.estimate(key, server_side(key.role()));
+        estimate.is_some_and(|estimate| estimate.is_near(gap, rtt.unwrap_or_default() + SLACK))
     }
 
     pub fn row(&self, key: &RowKey) -> Option<&Row> {
@@ -327,8 +331,6 @@ impl Table {
 
 /// Whose idle timeout a request of this role, or to it, can meet.
 const fn server_side(role: Role) -> Closer {
-    match role {
-        Role::Server => Closer::Local,
-        Role::Client | Role::Unknown => Closer::Peer,
-    }
+    let [server, _] = lately::sides(role);
+    server
 }

@@ -7,7 +7,7 @@ use crate::logic::model::{
 };
 
 fn empty() -> (Table, Status) {
-    (Table::new(2000, Duration::from_millis(200)), Status::default())
+    (Table::new(2000, Duration::from_millis(200), Nanos(0)), Status::default())
 }
 
 fn origin(role: Role, ip: impl Into<IpAddr>, process: Option<&str>) -> Origin {
@@ -24,7 +24,7 @@ fn origin(role: Role, ip: impl Into<IpAddr>, process: Option<&str>) -> Origin {
 
 /// A proxy between a server that closes first and some clients, with less room than peers.
 fn busy() -> (Table, Status) {
-    let mut table = Table::new(4, Duration::from_millis(200));
+    let mut table = Table::new(4, Duration::from_millis(200), Nanos(0));
     let upstream = || origin(Role::Client, [10, 0, 0, 5], Some("nginx: \"a\\b\""));
     let v6 = || origin(Role::Client, Ipv6Addr::LOCALHOST, None);
     let visitor = |n| origin(Role::Server, [192, 0, 2, n], None);

@@ -3,7 +3,8 @@
 //! counted exactly.
 //!
 //! A scenario makes traffic and states claims about the lines on its ports. One `finrace watch`
-//! runs through all of them, and the claims are checked when it has ended. A finrace that sees
+//! runs through all of them, and the claims are checked when it has ended; so does one `finrace
+//! report`, whose verdicts may blame nobody. A finrace that sees
 //! nothing fails too: each scenario demands lines about its ports.
 
 #![expect(clippy::print_stdout, reason = "prints one line per scenario")]
@@ -15,6 +16,7 @@ mod stage;
 mod stores;
 mod streams;
 mod tls;
+mod verdicts;
 
 use std::fs;
 use std::path::PathBuf;
@@ -27,6 +29,7 @@ use anyhow::{Context, Result, anyhow, ensure};
 use crate::setup::{self, Process};
 use lines::Lines;
 use stage::{Kit, Stage};
+use verdicts::Verdicts;
 
 /// Checks that ordinary traffic counts as no race.
 #[derive(clap::Args, Debug)]
@@ -86,22 +89,18 @@ pub(crate) fn run(args: LookalikeArgs) -> Result<()> {
     fs::create_dir_all(&dir).with_context(|| format!("creating {}", dir.display()))?;
     let kit = Kit::new(dir, finrace)?;
 
-    let lines_path = kit.dir.join("finrace.jsonl");
-    let mut watch = Command::new("sh");
-    watch.args(["-c", r#"exec "$0" watch --json >"$1""#]).arg(&kit.finrace).arg(&lines_path);
-    let mut watch = Process::spawn("finrace", watch, &kit.dir)?;
-    watch.wait_output("attached", Duration::from_secs(20))?;
+    let watch = Finrace::start("watch", &kit)?;
+    let report = Finrace::start("report", &kit)?;
 
     let mut results = play(&kit, &quiet);
     results.extend(play(&kit, &loud));
     sleep(SETTLE);
-    watch.stop()?;
-
-    let lines = Lines::read(&lines_path)?;
+    let lines = Lines::read(&watch.stop()?)?;
+    let verdicts = Verdicts::read(&report.stop()?)?;
     let mut failed = 0;
     for (name, played) in results {
         let faults = match played {
-            Ok(stage) => stage.faults(&lines),
+            Ok(stage) => stage.faults(&lines, &verdicts),
             Err(error) => vec![format!("the traffic itself: {error:#}")],
         };
         if faults.is_empty() {
@@ -114,6 +113,30 @@ pub(crate) fn run(args: LookalikeArgs) -> Result<()> {
     }
     ensure!(failed == 0, "{failed} scenarios failed; logs are in {}", kit.dir.display());
     Ok(())
+}
+
+/// A running command of finrace with `--json`.
+struct Finrace {
+    process: Process,
+    /// Its standard output.
+    output: PathBuf,
+}
+
+impl Finrace {
+    fn start(command: &str, kit: &Kit) -> Result<Self> {
+        let output = kit.dir.join(format!("{command}.json"));
+        let mut shell = Command::new("sh");
+        shell.args(["-c", r#"exec "$0" "$1" --json --for 1h >"$2""#]);
+        shell.arg(&kit.finrace).arg(command).arg(&output);
+        let mut process = Process::spawn(&format!("finrace-{command}"), shell, &kit.dir)?;
+        process.wait_output("attached", Duration::from_secs(20))?;
+        Ok(Self { process, output })
+    }
+
+    fn stop(self) -> Result<PathBuf> {
+        self.process.stop()?;
+        Ok(self.output)
+    }
 }
 
 type Played<'a> = (&'static str, Result<Stage<'a>>);

@@ -11,6 +11,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 
 use super::lines::{Claim, EPHEMERAL, Lines};
+use super::verdicts::Verdicts;
 use crate::link::{Link, command_in};
 use crate::setup::{self, Process};
 
@@ -102,6 +103,8 @@ pub(super) struct Stage<'a> {
     pub(super) dir: PathBuf,
     name: &'static str,
     ports: Vec<u16>,
+    /// Those of them on which nothing is wrong.
+    innocent: Vec<u16>,
     claims: Vec<Claim>,
 }
 
@@ -109,12 +112,13 @@ impl<'a> Stage<'a> {
     pub(super) fn new(name: &'static str, kit: &'a Kit) -> Result<Self> {
         let dir = kit.dir.join(name);
         fs::create_dir(&dir).with_context(|| format!("creating {}", dir.display()))?;
-        Ok(Self { kit, dir, name, ports: Vec::new(), claims: Vec::new() })
+        Ok(Self { kit, dir, name, ports: Vec::new(), innocent: Vec::new(), claims: Vec::new() })
     }
 
-    /// A port of this scenario's own on which no race may be reported.
+    /// A port of this scenario's own on which no race may be reported, and nobody blamed.
     pub(super) fn port(&mut self) -> Result<u16> {
         let port = self.race_port()?;
+        self.innocent.push(port);
         self.none(port, "event=race");
         Ok(port)
     }
@@ -149,14 +153,15 @@ impl<'a> Stage<'a> {
         self.claims.push(Claim { port, count, pattern: pattern.into() });
     }
 
-    /// What is wrong with the lines on this scenario's ports.
-    pub(super) fn faults(&self, lines: &Lines) -> Vec<String> {
+    /// What is wrong with the lines and verdicts on this scenario's ports.
+    pub(super) fn faults(&self, lines: &Lines, verdicts: &Verdicts) -> Vec<String> {
         let mut faults = Vec::new();
         if self.ports.iter().all(|port| lines.about(*port).is_empty()) {
             faults.push("no line about any of its ports".to_owned());
         }
         faults.extend(self.ports.iter().filter_map(|port| lines.wrong_roles(*port)));
         faults.extend(self.claims.iter().filter_map(|claim| claim.fault(lines)));
+        faults.extend(self.innocent.iter().filter_map(|port| verdicts.blame(*port)));
         faults
     }
 

@@ -2,13 +2,24 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use crate::logic::idle::{Estimate, Histogram, IDLE_BOUNDS, Reservoir, SHORT_BOUNDS, estimate};
-use crate::logic::model::{Cause, Class, Close, Closer, Evidence, How, Nanos, Observation};
+use super::lately::{Lately, sides};
+use crate::logic::estimate::{Estimate, of_closes};
+use crate::logic::exposure::Exposure;
+use crate::logic::gaps::Bucket;
+use crate::logic::histogram::{Histogram, IDLE_BOUNDS, SHORT_BOUNDS};
+use crate::logic::latest::Latest;
+use crate::logic::model::{
+    Cause, Class, Close, Closer, Evidence, How, Incident, Nanos, Observation, Role,
+};
+use crate::logic::verdict::{Facts, State, assess};
 
-/// Counts and distributions. The counts only grow; the reservoirs hold the latest values.
+/// Closes older than this say nothing of the timeout now.
+const EVIDENCE_AGE: Duration = Duration::from_hours(24);
+
+/// Counts and distributions, which only grow, and what is known of late.
 #[derive(Clone, Debug)]
 pub struct Stats {
     pub closes: BTreeMap<(Closer, How, Evidence), u64>,
@@ -16,27 +27,21 @@ pub struct Stats {
     /// Races seen from this end too, but counted on the row of the other one.
     pub seen: u64,
     pub reuse_gap: Histogram,
-    pub reuse_gaps: Reservoir,
     pub fin_age: Histogram,
     pub dwell: Histogram,
     closed_by_peer: IdleTimes,
     closed_by_us: IdleTimes,
+    lately: Lately,
+    process: Label,
+    assessment: Option<Assessment>,
 }
 
-impl Default for Stats {
-    fn default() -> Self {
-        Self {
-            closes: BTreeMap::new(),
-            incidents: BTreeMap::new(),
-            seen: 0,
-            reuse_gap: Histogram::new(&IDLE_BOUNDS),
-            reuse_gaps: Reservoir::default(),
-            fin_age: Histogram::new(&SHORT_BOUNDS),
-            dwell: Histogram::new(&SHORT_BOUNDS),
-            closed_by_peer: IdleTimes::default(),
-            closed_by_us: IdleTimes::default(),
-        }
-    }
+/// What all this amounts to.
+#[derive(Clone, Copy, Debug)]
+struct Assessment {
+    state: State,
+    exposure: Option<Exposure>,
+    expected: Option<f64>,
 }
 
 /// How often, and when last.
@@ -51,30 +56,77 @@ pub struct Tally {
 pub struct IdleTimes {
     /// Of connections that were idle for exactly this long.
     pub histogram: Histogram,
-    pub exact: Reservoir,
+    pub exact: Latest,
     /// Ended by a farewell: idle for at most this long.
-    pub upper_bound: Reservoir,
+    pub upper_bound: Latest,
+    /// Made when it is asked for, gone with the next close.
+    estimate: OnceLock<Option<Estimate>>,
 }
 
-impl Default for IdleTimes {
-    fn default() -> Self {
+impl IdleTimes {
+    const fn new() -> Self {
         Self {
             histogram: Histogram::new(&IDLE_BOUNDS),
-            exact: Reservoir::default(),
-            upper_bound: Reservoir::default(),
+            exact: Latest::new(),
+            upper_bound: Latest::new(),
+            estimate: OnceLock::new(),
+        }
+    }
+
+    /// From the exact values, else from upper bounds that agree with each other.
+    pub fn estimate(&self) -> Option<&Estimate> {
+        let of = |latest: &Latest, is_upper_bound| {
+            of_closes(&latest.timed().collect::<Vec<_>>(), is_upper_bound)
+        };
+        let made = self
+            .estimate
+            .get_or_init(|| of(&self.exact, false).or_else(|| of(&self.upper_bound, true)));
+        made.as_ref()
+    }
+
+    /// Whether idle connections were closed again and again, be it after no certain time.
+    fn is_repeated(&self) -> bool {
+        let mut seconds: Vec<_> =
+            self.exact.timed().chain(self.upper_bound.timed()).map(|(second, _)| second).collect();
+        seconds.sort_unstable();
+        seconds.dedup();
+        seconds.len() >= 20
+    }
+
+    fn add(&mut self, close: &Close) {
+        let latest = match close.evidence {
+            Evidence::Idle => {
+                self.histogram.add(close.idle);
+                &mut self.exact
+            }
+            Evidence::UpperBound => &mut self.upper_bound,
+            Evidence::Unanswered | Evidence::AfterData | Evidence::Unused => return,
+        };
+        if latest.add(close.time, close.idle) {
+            latest.forget(close.time, EVIDENCE_AGE);
+            self.estimate.take();
         }
     }
 }
 
-impl IdleTimes {
-    /// From the exact values, else from upper bounds that agree with each other.
-    pub fn estimate(&self) -> Option<Estimate> {
-        let of = |values: &Reservoir| estimate(&values.sorted());
-        of(&self.exact).or_else(|| of(&self.upper_bound))
-    }
-}
-
 impl Stats {
+    /// Nothing was seen yet since `start`.
+    pub fn new(start: Nanos) -> Self {
+        Self {
+            closes: BTreeMap::new(),
+            incidents: BTreeMap::new(),
+            seen: 0,
+            reuse_gap: Histogram::new(&IDLE_BOUNDS),
+            fin_age: Histogram::new(&SHORT_BOUNDS),
+            dwell: Histogram::new(&SHORT_BOUNDS),
+            closed_by_peer: IdleTimes::new(),
+            closed_by_us: IdleTimes::new(),
+            lately: Lately::new(start),
+            process: Label::default(),
+            assessment: None,
+        }
+    }
+
     pub const fn idle(&self, closer: Closer) -> &IdleTimes {
         match closer {
             Closer::Peer => &self.closed_by_peer,
@@ -87,42 +139,75 @@ impl Stats {
         races.map(|(_, tally)| tally.count).sum()
     }
 
+    /// The local process seen most often.
+    pub fn process(&self) -> Option<&str> {
+        self.process.name()
+    }
+
+    /// The verdict as of the last assessment; none before, and for a mixture.
+    pub fn verdict(&self) -> Option<State> {
+        self.assessment.map(|assessment| assessment.state)
+    }
+
+    /// Races to come, as computed at the last assessment.
+    pub fn exposure(&self) -> Option<Exposure> {
+        self.assessment?.exposure
+    }
+
+    /// Races to be expected in an hour, computed or seen, as of the last assessment.
+    pub fn expected(&self) -> Option<f64> {
+        self.assessment?.expected
+    }
+
     pub(super) fn add(&mut self, observation: &Observation) {
+        let origin = observation.origin();
+        if let Some(process) = &origin.process {
+            self.process.vote(&process.name);
+        }
+        if let Some(rtt) = origin.rtt {
+            self.lately.note_rtt(observation.time(), rtt);
+        }
         match observation {
-            Observation::Close(close) => self.add_close(close),
+            Observation::Close(close) => {
+                *self.closes.entry((close.closer, close.how, close.evidence)).or_default() += 1;
+                self.lately.note_close(close);
+                let idle = match close.closer {
+                    Closer::Peer => &mut self.closed_by_peer,
+                    Closer::Local => &mut self.closed_by_us,
+                };
+                idle.add(close);
+            }
             Observation::Reuse(reuse) => {
                 self.reuse_gap.add(reuse.gap);
-                self.reuse_gaps.add(reuse.gap);
+                self.lately.note_reuse(reuse);
             }
-            Observation::Dwell(dwell) => self.dwell.add(dwell.dwell),
-            Observation::Incident(incident) => {
-                let tally = self.incidents.entry((incident.class, incident.cause)).or_default();
-                tally.count += 1;
-                tally.last_seen = tally.last_seen.max(incident.time);
-                if let Some(fin_age) = incident.fin_age {
-                    self.fin_age.add(fin_age);
-                }
+            Observation::Dwell(dwell) => {
+                self.dwell.add(dwell.dwell);
+                self.lately.note_dwell(dwell);
             }
+            Observation::Incident(incident) => self.add_incident(incident),
         }
     }
 
-    fn add_close(&mut self, close: &Close) {
-        *self.closes.entry((close.closer, close.how, close.evidence)).or_default() += 1;
-        let idle = match close.closer {
-            Closer::Peer => &mut self.closed_by_peer,
-            Closer::Local => &mut self.closed_by_us,
-        };
-        match close.evidence {
-            Evidence::Idle => {
-                idle.histogram.add(close.idle);
-                idle.exact.add(close.idle);
-            }
-            Evidence::UpperBound => idle.upper_bound.add(close.idle),
-            Evidence::Unanswered | Evidence::AfterData | Evidence::Unused => {}
+    fn add_incident(&mut self, incident: &Incident) {
+        let tally = self.incidents.entry((incident.class, incident.cause)).or_default();
+        tally.count += 1;
+        tally.last_seen = tally.last_seen.max(incident.time);
+        if let Some(fin_age) = incident.fin_age {
+            self.fin_age.add(fin_age);
+        }
+        if incident.class.is_race() {
+            self.lately.note_race(incident);
         }
     }
 
-    /// Adds the counts of a row that leaves. Its exact values go: a mixture has no timeout.
+    /// A race of this end, which counts on the row of the other one.
+    pub(super) fn add_seen(&mut self, cause: Cause, time: Nanos) {
+        self.seen += 1;
+        self.lately.note_seen(cause, time);
+    }
+
+    /// Adds the counts of a row that leaves. What is known of late goes: a mixture has no timeout.
     pub(super) fn absorb(&mut self, gone: &Self) {
         for (kind, count) in &gone.closes {
             *self.closes.entry(*kind).or_default() += count;
@@ -138,6 +223,34 @@ impl Stats {
         self.dwell.absorb(&gone.dwell);
         self.closed_by_peer.histogram.absorb(&gone.closed_by_peer.histogram);
         self.closed_by_us.histogram.absorb(&gone.closed_by_us.histogram);
+    }
+
+    /// Finds the verdict anew.
+    pub(super) fn assess(&mut self, role: Role, threshold: Duration, now: Nanos) {
+        self.lately.turn(now);
+        let facts = self.facts(role, threshold, now);
+        self.assessment = Some(Assessment {
+            state: assess(&facts, self.verdict()),
+            exposure: facts.exposure,
+            expected: facts.expected(),
+        });
+    }
+
+    /// Gaps before reuses, of the last hour or two.
+    pub fn gaps(&self) -> Vec<Bucket> {
+        self.lately.gaps()
+    }
+
+    /// What a verdict rests on, as of `now`.
+    pub fn facts(&self, role: Role, threshold: Duration, now: Nanos) -> Facts {
+        let [server, client] = sides(role);
+        Facts {
+            server_timeout: self.idle(server).estimate().cloned(),
+            client_timeout: self.idle(client).estimate().cloned(),
+            is_server_first_again: self.idle(server).is_repeated(),
+            reuses: self.reuse_gap.count(),
+            ..self.lately.facts(role, threshold, now)
+        }
     }
 }
 

@@ -1,0 +1,160 @@
+//! Verdicts for people: one sentence each, with the numbers that it rests on.
+
+use std::time::Duration;
+
+use super::estimate::{Estimate, Population};
+use super::exposure::Exposure;
+use super::verdict::{Facts, Races, State};
+
+/// One sentence, with the numbers that it rests on. `client` and `server` are what to call the two
+/// sides: "nginx", "the peer".
+pub fn sentence(facts: &Facts, state: State, client: &str, server: &str) -> String {
+    let closes_after = facts.server_timeout.as_ref().map(|estimate| {
+        format!("{server} closes idle connections after {}", of_estimate(estimate))
+    });
+    let reuses = if facts.reuses > 0 {
+        format!("{client} reuses them after up to {}", short(facts.longest_gap))
+    } else {
+        format!("{client} was not seen to reuse any after a gap")
+    };
+    let lost =
+        |count: u32| format!("{count} request{} lost in {}", plural(count), short(facts.length));
+    let text = match state {
+        State::Racing => {
+            let known = closes_after.map_or_else(
+                || format!("{server} closes idle connections that {client} still uses"),
+                |closes| format!("{closes}, {reuses}"),
+            );
+            format!("{known}: {}", lost(facts.idle_races()))
+        }
+        State::Dropping => {
+            let limit = facts.drop_limit.map_or_else(String::new, |(passed, failed)| {
+                format!(
+                    " (after {} they still worked, after {} no more)",
+                    short(passed),
+                    short(failed)
+                )
+            });
+            format!(
+                "something between {client} and {server} forgets idle connections without a word{limit}: {}",
+                lost(facts.drops)
+            )
+        }
+        State::Leaking => match facts.long_dwell().filter(|_| facts.old_fins == 0) {
+            Some(dwell) => format!(
+                "{client} does not watch its idle connections: it keeps those that {server} has closed for {} (median)",
+                short(dwell)
+            ),
+            None => format!(
+                "{client} does not watch its idle connections: {} of {} late requests met a FIN over a second old",
+                facts.old_fins, facts.stale
+            ),
+        },
+        State::Exposed => {
+            let closes = closes_after
+                .unwrap_or_else(|| format!("{server} closes first, after no certain time"));
+            let expected = facts.exposure.map_or_else(String::new, |exposure| {
+                format!(": {} to be expected", per_hour(exposure))
+            });
+            format!("{closes}, {reuses}{expected}")
+        }
+        State::Safe => {
+            let order = format!(
+                "{client} closes first: {} of {} idle connections",
+                facts.client_first,
+                facts.idle_closes()
+            );
+            let after =
+                facts.client_timeout.as_ref().map(|e| format!(", after {}", of_estimate(e)));
+            let margin = facts.client_timeout.as_ref().zip(facts.server_low()).map(|(own, low)| {
+                let margin = low - own.main.high;
+                if margin > 0.0 {
+                    format!("; {server} would after {low:.3} s: margin {margin:.3} s")
+                } else {
+                    String::new()
+                }
+            });
+            format!("{order}{}{}", after.unwrap_or_default(), margin.unwrap_or_default())
+        }
+        State::Unknown => format!("too little was seen: {} to go", facts.missing()),
+    };
+    capital(&text)
+}
+
+/// Sentences on races whose cure is not a timeout.
+pub fn notes(facts: &Facts, server: &str) -> Vec<String> {
+    let mut notes = Vec::new();
+    let Races { lifetime, rollout, .. } = facts.races;
+    if lifetime > 0 {
+        notes.push(capital(&format!(
+            "{server} closed {lifetime} connection{} under a request well before its idle timeout: a limit on \
+             requests or on the age of a connection. Raise that limit, or let the client's be lower",
+            plural(lifetime)
+        )));
+    }
+    if rollout > 0 {
+        notes.push(capital(&format!(
+            "{rollout} request{} met {server} while it closed all its connections: a restart, reload or \
+             rollout. Let it drain: stop new requests first, then close",
+            plural(rollout)
+        )));
+    }
+    notes
+}
+
+/// `2.00 s (41 closes, 1.99 to 2.01 s)`, or two of them.
+fn of_estimate(estimate: &Estimate) -> String {
+    let one = |p: &Population| {
+        let at_most = if estimate.is_upper_bound { "at most " } else { "" };
+        let range = if p.high - p.low > (p.value / 50.0).max(0.05) {
+            format!(", {:.3} to {:.3} s", p.low, p.high)
+        } else {
+            String::new()
+        };
+        format!("{at_most}{:.3} s ({} closes{range})", p.value, p.count)
+    };
+    let all: Vec<_> = estimate.populations().map(one).collect();
+    if all.len() > 1 {
+        format!("{} ({} timeouts)", all.join(" or "), all.len())
+    } else {
+        all.concat()
+    }
+}
+
+/// `14 races an hour`, `fewer than 0.2 races an hour`.
+pub fn per_hour(exposure: Exposure) -> String {
+    let number = |value: f64| {
+        if value >= 10.0 { format!("{value:.0}") } else { format!("{value:.1}") }
+    };
+    if exposure.races >= 0.05 {
+        format!("{} races an hour", number(exposure.races))
+    } else {
+        format!("fewer than {} races an hour", number(exposure.at_most.max(0.1)))
+    }
+}
+
+/// Durations for people: `250 ms`, `4.98 s`, `12 min`.
+pub fn short(duration: Duration) -> String {
+    let seconds = duration.as_secs_f64();
+    match seconds {
+        ..1.0 => format!("{:.0} ms", seconds * 1e3),
+        ..100.0 => format!("{seconds:.2} s"),
+        ..600.0 => format!("{seconds:.0} s"),
+        ..7200.0 => format!("{:.0} min", seconds / 60.0),
+        _ => format!("{:.1} h", seconds / 3600.0),
+    }
+}
+
+const fn plural(count: u32) -> &'static str {
+    if count == 1 { "" } else { "s" }
+}
+
+/// A sentence begins with a capital, but for names and addresses.
+fn capital(text: &str) -> String {
+    let is_word = ["the ", "something ", "too "].iter().any(|word| text.starts_with(word));
+    let mut rest = text.chars();
+    match rest.next() {
+        Some(first) if is_word => first.to_uppercase().chain(rest).collect(),
+        _ => text.to_owned(),
+    }
+}

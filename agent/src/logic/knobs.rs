@@ -1,0 +1,171 @@
+//! Which setting of which software decides how long it keeps an idle connection: data, with the
+//! source of each default.
+//!
+//! Defaults change between versions and are changed by people: they are only good for a guess at
+//! what the other end may be. What is said about a timeout is always the measurement.
+
+mod clients;
+mod clouds;
+mod proxies;
+mod servers;
+
+/// Version of the table: the day it was last checked against its sources.
+pub const CHECKED: &str = "2026-11-25";
+
+/// A program, a library or a service, with all its settings of this kind.
+#[derive(Debug)]
+pub struct Software {
+    /// As its users call it.
+    pub name: &'static str,
+    /// Names of its processes (`comm`, at most 15 bytes). A `*` at either end stands for
+    /// anything.
+    /// Empty where it never runs on a host that we watch, or inside of others' processes.
+    pub processes: &'static [&'static str],
+    pub knobs: &'static [Knob],
+    /// What turns connection reuse towards servers off, ready to be pasted; empty if nothing does.
+    pub no_reuse: &'static str,
+    /// What makes it send a request again that met a closing connection; says so where this is
+    /// for idempotent requests only. Empty if nothing does.
+    pub retry: &'static str,
+}
+
+impl Software {
+    /// What can be set on that side.
+    pub fn knob(&self, side: Side) -> Option<&'static Knob> {
+        self.knobs.iter().find(|knob| knob.side == side && !knob.name.is_empty())
+    }
+}
+
+/// Towards whom a setting holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    /// Its own pool of connections to servers.
+    Client,
+    /// Connections that its clients opened.
+    Server,
+    /// Connections through it: it forgets them, or resets them, and sends no FIN.
+    Middlebox,
+}
+
+impl Side {
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Client => "client",
+            Self::Server => "server",
+            Self::Middlebox => "middlebox",
+        }
+    }
+}
+
+/// One setting.
+#[derive(Debug)]
+pub struct Knob {
+    pub side: Side,
+    /// As it is written in a configuration; empty where the value is fixed.
+    pub name: &'static str,
+    /// Where it is written: "`upstream` block", "command line".
+    pub place: &'static str,
+    /// Newest first.
+    pub defaults: &'static [Default],
+    pub unit: Unit,
+    /// A line that can be pasted. `{}` is the value in [`Knob::unit`]. Empty where nothing can.
+    pub line: &'static str,
+    /// What it is easily confused with, or what else must hold; a sentence or empty.
+    pub note: &'static str,
+    /// File and line at a version, or the page, that the defaults are from.
+    pub source: &'static str,
+}
+
+/// What holds if nobody sets it.
+#[derive(Clone, Copy, Debug)]
+pub struct Default {
+    /// Seconds; none where idle connections are kept without a limit.
+    pub seconds: Option<f64>,
+    /// First version with this default; empty for the oldest known.
+    pub since: &'static str,
+}
+
+/// What a value is written in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unit {
+    /// Whole seconds.
+    Seconds,
+    /// Seconds, with a fraction if need be.
+    Fraction,
+    Milliseconds,
+}
+
+/// The whole table.
+pub fn all() -> impl Iterator<Item = &'static Software> {
+    [proxies::ALL, servers::ALL, clients::ALL, clouds::ALL].into_iter().flatten()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_entry_has_its_form() {
+        let mut names = Vec::new();
+        for software in all() {
+            let name = software.name;
+            assert!(!name.is_empty() && !software.knobs.is_empty(), "{name}");
+            names.push(name);
+            for process in software.processes {
+                // What `comm` can hold, less a wildcard.
+                assert!((1..=15).contains(&process.trim_matches('*').len()), "{name}: {process}");
+            }
+            for knob in software.knobs {
+                let what = format!("{name}: {}", knob.name);
+                assert!(!knob.source.is_empty() && !knob.defaults.is_empty(), "{what}");
+                assert!(knob.line.is_empty() || knob.line.matches("{}").count() == 1, "{what}");
+                assert!(knob.note.is_empty() || knob.note.ends_with('.'), "{what}");
+                // What cannot be set has no line.
+                assert!(!knob.name.is_empty() || knob.line.is_empty(), "{what}");
+                assert!(knob.side != Side::Middlebox || software.processes.is_empty(), "{what}");
+                let seconds = knob.defaults.iter().filter_map(|default| default.seconds);
+                assert!(seconds.into_iter().all(|value| value > 0.0), "{what}");
+                assert!(knob.defaults.iter().rev().skip(1).all(|d| !d.since.is_empty()), "{what}");
+            }
+        }
+        let count = names.len();
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), count, "a name is there twice");
+        assert!(count > 50, "only {count}");
+        assert_eq!(CHECKED.len(), "2026-11-25".len());
+    }
+
+    /// What people run most, and what can be pasted for it.
+    #[test]
+    fn lines_to_paste() {
+        let check = |name: &str, side: Side, line: &str| {
+            let software = all().find(|software| software.name == name).expect(name);
+            assert_eq!(software.knob(side).map(|knob| knob.line), Some(line), "{name}");
+        };
+        check("nginx", Side::Client, "keepalive_timeout {}ms;");
+        check("nginx", Side::Server, "keepalive_timeout {}ms;");
+        check("gunicorn", Side::Server, "--keep-alive {}");
+        check("uvicorn", Side::Server, "--timeout-keep-alive {}");
+        for (name, sides) in [
+            ("HAProxy", [true, true]),
+            ("Envoy", [true, true]),
+            ("Traefik", [true, true]),
+            ("Caddy", [true, true]),
+            ("Apache httpd", [true, true]),
+            ("h2o", [true, true]),
+            ("Node.js", [true, true]),
+            ("uWSGI", [false, true]),
+            ("Puma", [false, true]),
+            ("Tomcat", [false, true]),
+            ("Jetty", [true, true]),
+            ("Go net/http", [true, true]),
+        ] {
+            let software = all().find(|software| software.name == name).expect(name);
+            for (side, expected) in [Side::Client, Side::Server].into_iter().zip(sides) {
+                let has = software.knob(side).is_some_and(|knob| !knob.line.is_empty());
+                assert_eq!(has, expected, "{name} {side:?}");
+            }
+        }
+    }
+}

@@ -1,0 +1,223 @@
+//! What a row knows of late: the facts that a verdict rests on.
+
+use std::time::Duration;
+
+use crate::logic::exposure::{Grounds, exposure};
+use crate::logic::gaps::{Bucket, Gaps, sum};
+use crate::logic::latest::Latest;
+use crate::logic::model::{
+    Cause, Class, Close, Closer, Dwell, Evidence, Incident, Nanos, Reuse, Role,
+};
+use crate::logic::order::Order;
+use crate::logic::verdict::{Facts, Races, is_old};
+use crate::logic::window::Window;
+
+/// Traffic changes by the hour: what was used and closed is looked at for one to two.
+const TRAFFIC: Duration = Duration::from_hours(1);
+
+/// A request lost at noon is still a reason to act in the evening.
+const LOSSES: Duration = Duration::from_hours(12);
+
+/// All of it in bounded memory.
+#[derive(Clone, Debug)]
+pub(super) struct Lately {
+    traffic: Window<Traffic>,
+    losses: Window<Losses>,
+    order: Order,
+    /// Of sockets that nothing was written to.
+    dwells: Latest,
+}
+
+#[derive(Clone, Debug, Default)]
+struct Traffic {
+    /// Idle times that ended with a use, with a close by the peer, and by us.
+    uses: Gaps,
+    by_peer: Gaps,
+    by_us: Gaps,
+    longest_gap: Duration,
+    /// The shortest.
+    rtt: Option<Duration>,
+}
+
+#[derive(Clone, Debug, Default)]
+struct Losses {
+    races: Races,
+    seen: u32,
+    drops: u32,
+    shortest_drop: Option<Duration>,
+    stale: u32,
+    old_fins: u32,
+}
+
+impl Lately {
+    pub(super) fn new(start: Nanos) -> Self {
+        Self {
+            traffic: Window::new(TRAFFIC, start),
+            losses: Window::new(LOSSES, start),
+            order: Order::default(),
+            dwells: Latest::new(),
+        }
+    }
+
+    /// Lets go what is old by `now`.
+    pub(super) fn turn(&mut self, now: Nanos) {
+        self.traffic.at(now);
+        self.losses.at(now);
+    }
+
+    pub(super) fn note_rtt(&mut self, time: Nanos, rtt: Duration) {
+        let traffic = self.traffic.at(time);
+        traffic.rtt = Some(traffic.rtt.map_or(rtt, |least| least.min(rtt)));
+    }
+
+    pub(super) fn note_reuse(&mut self, reuse: &Reuse) {
+        let traffic = self.traffic.at(reuse.time);
+        traffic.uses.add(reuse.gap);
+        traffic.longest_gap = traffic.longest_gap.max(reuse.gap);
+    }
+
+    pub(super) fn note_close(&mut self, close: &Close) {
+        if matches!(close.evidence, Evidence::Idle | Evidence::UpperBound) {
+            self.order.add(close.time, close.closer);
+            self.end(close.time, close.closer, close.idle);
+        }
+    }
+
+    /// An idle time ended with a close by that side.
+    fn end(&mut self, time: Nanos, closer: Closer, idle: Duration) {
+        let traffic = self.traffic.at(time);
+        match closer {
+            Closer::Peer => traffic.by_peer.add(idle),
+            Closer::Local => traffic.by_us.add(idle),
+        }
+    }
+
+    pub(super) fn note_dwell(&mut self, dwell: &Dwell) {
+        if !dwell.written {
+            self.dwells.add(dwell.time, dwell.dwell);
+        }
+    }
+
+    pub(super) fn note_race(&mut self, race: &Incident) {
+        let Incident { time, class, cause, gap, fin_age, .. } = *race;
+        self.order.note_race();
+        // A close that a request crossed does not count as one of an idle connection.
+        let is_close_of_its_own = matches!(class, Class::StaleWrite | Class::LateRequest);
+        if cause == Cause::Idle && class != Class::SilentDrop && !is_close_of_its_own {
+            let [server, _] = sides(race.origin.role);
+            self.end(time, server, gap.unwrap_or_default());
+        }
+        let losses = self.losses.at(time);
+        if class == Class::SilentDrop {
+            losses.drops = losses.drops.saturating_add(1);
+            let least = losses.shortest_drop;
+            losses.shortest_drop =
+                gap.map(|gap| least.map_or(gap, |least| least.min(gap))).or(least);
+            return;
+        }
+        let count = match cause {
+            Cause::Idle => &mut losses.races.idle,
+            Cause::Lifetime => &mut losses.races.lifetime,
+            Cause::Rollout => &mut losses.races.rollout,
+            Cause::Unknown => &mut losses.races.unknown,
+        };
+        *count = count.saturating_add(1);
+        if class == Class::StaleWrite {
+            let rtt = race.origin.rtt.unwrap_or_default();
+            losses.stale = losses.stale.saturating_add(1);
+            losses.old_fins += u32::from(fin_age.is_some_and(|age| is_old(age, rtt)));
+        }
+    }
+
+    /// A race that counts at the client's row.
+    pub(super) fn note_seen(&mut self, cause: Cause, time: Nanos) {
+        if cause == Cause::Idle {
+            self.order.note_race();
+            self.losses.at(time).seen += 1;
+        }
+    }
+
+    fn sum(&self, of: fn(&Traffic) -> &Gaps) -> Vec<Bucket> {
+        sum(&self.traffic.spans().map(of))
+    }
+
+    /// Gaps before reuses.
+    pub(super) fn gaps(&self) -> Vec<Bucket> {
+        self.sum(|traffic| &traffic.uses)
+    }
+
+    /// What is known as of `now`, but for the timeouts.
+    pub(super) fn facts(&self, role: Role, threshold: Duration, now: Nanos) -> Facts {
+        let Self { traffic, losses, order, dwells } = self;
+        let [server, client] = sides(role);
+        let dwell = dwells.quantile(0.5).filter(|_| role == Role::Client);
+        let rtt = traffic.spans().into_iter().filter_map(|span| span.rtt).min();
+        let drop = losses.spans().into_iter().filter_map(|span| span.shortest_drop).min();
+        let closed = |closer| match closer {
+            Closer::Peer => self.sum(|traffic| &traffic.by_peer),
+            Closer::Local => self.sum(|traffic| &traffic.by_us),
+        };
+        let uses = self.gaps();
+        let exposure = exposure(&Grounds {
+            uses: &uses,
+            by_server: &closed(server),
+            by_client: &closed(client),
+            length: traffic.length(now),
+            rtt: rtt.unwrap_or_default(),
+            reaction: dwell,
+        });
+        let longest = traffic.spans().map(|span| span.longest_gap).into_iter().max();
+        Facts {
+            role,
+            length: losses.length(now),
+            threshold,
+            server_timeout: None,
+            client_timeout: None,
+            server_first: order.by(server),
+            client_first: order.by(client),
+            client_in_a_row: order.in_a_row(client),
+            is_server_first_again: false,
+            server_share_before: order.share_before_row(client),
+            reuses: 0,
+            reuses_per_second: rate(&uses, traffic.length(now)),
+            longest_gap: longest.unwrap_or_default(),
+            exposure,
+            races: Races {
+                idle: losses.sum(|span| span.races.idle),
+                lifetime: losses.sum(|span| span.races.lifetime),
+                rollout: losses.sum(|span| span.races.rollout),
+                unknown: losses.sum(|span| span.races.unknown),
+            },
+            seen: losses.sum(|span| span.seen),
+            drops: losses.sum(|span| span.drops),
+            drop_limit: drop.and_then(|drop| self.drop_limit(&uses, drop)),
+            stale: losses.sum(|span| span.stale),
+            old_fins: losses.sum(|span| span.old_fins),
+            dwell: dwell.map(|median| (median, u32::try_from(dwells.len()).unwrap_or(u32::MAX))),
+            rtt,
+        }
+    }
+
+    /// The longest gap that passed and the shortest that did not; none where longer gaps passed,
+    /// more than were dropped.
+    fn drop_limit(&self, uses: &[Bucket], shortest: Duration) -> Option<(Duration, Duration)> {
+        let limit = shortest.as_secs_f64();
+        let drops = self.losses.sum(|span| span.drops);
+        let above: u32 = uses.iter().filter(|gap| gap.low > limit).map(|gap| gap.count).sum();
+        let passed = uses.iter().rev().find(|gap| gap.high <= limit)?;
+        (above <= drops).then(|| (Duration::from_secs_f64(passed.low), shortest))
+    }
+}
+
+/// Whose closes are those of the side that answers requests, and of the one that sends them.
+pub(super) const fn sides(role: Role) -> [Closer; 2] {
+    match role {
+        Role::Server => [Closer::Local, Closer::Peer],
+        Role::Client | Role::Unknown => [Closer::Peer, Closer::Local],
+    }
+}
+
+fn rate(uses: &[Bucket], length: Duration) -> f64 {
+    let count: f64 = uses.iter().map(|gap| f64::from(gap.count)).sum();
+    count / length.as_secs_f64().max(1.0)
+}

@@ -1,0 +1,189 @@
+//! What the numbers of a peer amount to, in one word.
+//!
+//! One rule is behind it: the side that sends requests must close idle connections before the side
+//! that answers them. Pure: the facts in, the word out; what was said before only decides where a
+//! change would be a flutter.
+
+use std::time::Duration;
+
+use super::estimate::{Estimate, MIN_CLOSES};
+use super::explain::short;
+use super::exposure::Exposure;
+use super::model::{Role, words};
+
+words! {
+    /// One for each peer and role; the worst first.
+    State {
+        /// Requests are lost to an idle timeout.
+        Racing = "racing",
+        /// Requests are lost to something that forgot the connection without a word.
+        Dropping = "dropping",
+        /// Our pool does not notice that connections were closed.
+        Leaking = "leaking",
+        /// The answering side closes first: races are to be expected.
+        Exposed = "exposed",
+        /// Too little was seen.
+        Unknown = "unknown",
+        /// The requesting side closes first.
+        Safe = "safe",
+    }
+}
+
+/// Closes in a row, all by the requesting side, that prove that the order has turned.
+pub const TURNED: u32 = 20;
+
+/// A FIN that was there for longer, beside ten round trips, was not raced against: nobody looked.
+const OLD_FIN: Duration = Duration::from_secs(1);
+
+/// Sockets that stay in CLOSE_WAIT for longer (the median) are not watched.
+const LONG_DWELL: Duration = Duration::from_secs(10);
+
+/// Whether a request that met a FIN of this age tells of a pool that does not watch its sockets.
+pub fn is_old(fin_age: Duration, rtt: Duration) -> bool {
+    fin_age > OLD_FIN + 10 * rtt
+}
+
+/// Counts of races by cause, those of silent drops left out.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Races {
+    pub idle: u32,
+    pub lifetime: u32,
+    pub rollout: u32,
+    pub unknown: u32,
+}
+
+/// All that is known of a peer of late. `server` is the side that answers requests, whichever of the
+/// two is on this host.
+#[derive(Clone, Debug)]
+pub struct Facts {
+    pub role: Role,
+    /// How long was looked at for lost requests.
+    pub length: Duration,
+    /// The gap from which a write counts as a reuse.
+    pub threshold: Duration,
+    pub server_timeout: Option<Estimate>,
+    pub client_timeout: Option<Estimate>,
+    /// Of the latest closes of idle connections, those by either side.
+    pub server_first: u32,
+    pub client_first: u32,
+    /// The server has closed many, at many times, be it after no certain time.
+    pub is_server_first_again: bool,
+    /// The last so many were all by the client, and there was no race since.
+    pub client_in_a_row: u32,
+    /// The server's share of those before, where there are any.
+    pub server_share_before: Option<f64>,
+    /// Ever since watching began.
+    pub reuses: u64,
+    pub reuses_per_second: f64,
+    pub longest_gap: Duration,
+    pub exposure: Option<Exposure>,
+    pub races: Races,
+    /// Races seen here and counted at the client's row.
+    pub seen: u32,
+    pub drops: u32,
+    /// The longest gap that passed and the shortest that did not.
+    pub drop_limit: Option<(Duration, Duration)>,
+    /// Requests written after a FIN, and those of them that [`is_old`] says it of.
+    pub stale: u32,
+    pub old_fins: u32,
+    /// Median time in CLOSE_WAIT of sockets that nothing was written to, and their number.
+    pub dwell: Option<(Duration, u32)>,
+    pub rtt: Option<Duration>,
+}
+
+impl Facts {
+    pub fn idle_closes(&self) -> u32 {
+        self.server_first + self.client_first
+    }
+
+    /// The share of idle connections that the answering side closed.
+    fn server_share(&self) -> f64 {
+        f64::from(self.server_first) / f64::from(self.idle_closes().max(1))
+    }
+
+    /// Whether the client closes first now: so many in a row were no chance at the server's share
+    /// before. Of that, no more than a few in a hundred is ever left unseen.
+    fn has_turned(&self) -> bool {
+        let share = self.server_share_before.unwrap_or(0.0).max(0.03);
+        let chance = (1.0 - share).max(0.0).powf(self.client_in_a_row.into());
+        self.client_in_a_row >= TURNED && chance < 0.01
+    }
+
+    /// Races to be expected in an hour: what is computed, or what was seen, if that is more.
+    pub fn expected(&self) -> Option<f64> {
+        let hours = self.length.as_secs_f64() / 3600.0;
+        let is_seen = self.idle_races() > 0 && hours > 0.0 && !self.has_turned();
+        let seen = is_seen.then(|| f64::from(self.idle_races()) / hours);
+        let computed = self.exposure.map(|exposure| exposure.races);
+        [seen, computed].into_iter().flatten().reduce(f64::max)
+    }
+
+    /// Requests lost to an idle timeout, whichever end they count at.
+    pub fn idle_races(&self) -> u32 {
+        self.races.idle + self.seen
+    }
+
+    /// Median dwell, if our pool does not seem to watch its sockets.
+    pub fn long_dwell(&self) -> Option<Duration> {
+        let (dwell, count) = self.dwell?;
+        let limit = LONG_DWELL + 10 * self.rtt.unwrap_or_default();
+        (self.role == Role::Client && count >= MIN_CLOSES && dwell > limit).then_some(dwell)
+    }
+
+    /// What the requesting side closes before: the lowest known timeout of the other one.
+    pub fn server_low(&self) -> Option<f64> {
+        self.server_timeout.as_ref().map(Estimate::lowest)
+    }
+
+    /// What is still to be seen before anything can be said.
+    pub fn missing(&self) -> String {
+        let missing = MIN_CLOSES.saturating_sub(self.idle_closes());
+        let gap = || format!("a reuse after a gap of over {}", short(self.threshold));
+        if missing > 0 {
+            let plural = if missing == 1 { "" } else { "s" };
+            let more = if self.idle_closes() > 0 { "more " } else { "" };
+            format!("{missing} {more}close{plural} of an idle connection")
+        } else if self.reuses == 0 && self.server_first > 0 {
+            gap()
+        } else {
+            let seen = self.idle_closes();
+            format!("closes that agree on an idle timeout ({seen} seen do not)")
+        }
+    }
+}
+
+/// The word for these facts. `before` is what was said last: a change for the better takes more
+/// than one for the worse, and where both might be said, the word stays.
+pub fn assess(facts: &Facts, before: Option<State>) -> State {
+    let races = facts.idle_races();
+    let has_turned = facts.has_turned();
+    if facts.drops > 0 && facts.drops >= races && !has_turned {
+        return State::Dropping;
+    }
+    if facts.old_fins >= 2 && facts.old_fins * 2 > facts.stale.max(races) && !has_turned {
+        return State::Leaking;
+    }
+    if races > 0 && !has_turned {
+        return State::Racing;
+    }
+    if facts.long_dwell().is_some() && !has_turned {
+        return State::Leaking;
+    }
+    let limit = match before {
+        Some(State::Safe) => 0.10,
+        Some(State::Exposed | State::Racing | State::Leaking) => 0.02,
+        Some(State::Dropping | State::Unknown) | None => 0.05,
+    };
+    let is_server_first = !has_turned && facts.server_share() > limit;
+    let is_known = facts.server_timeout.is_some() || facts.is_server_first_again;
+    if is_server_first && is_known && facts.idle_closes() >= MIN_CLOSES && facts.reuses > 0 {
+        return State::Exposed;
+    }
+    if !is_server_first && facts.client_first >= MIN_CLOSES {
+        return State::Safe;
+    }
+    State::Unknown
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,211 @@
+use super::*;
+use crate::logic::estimate::of_closes;
+use crate::logic::explain::{notes, sentence};
+
+/// Nothing was seen in ten minutes.
+fn nothing() -> Facts {
+    Facts {
+        role: Role::Client,
+        length: Duration::from_mins(10),
+        threshold: Duration::from_millis(200),
+        server_timeout: None,
+        client_timeout: None,
+        server_first: 0,
+        client_first: 0,
+        is_server_first_again: false,
+        client_in_a_row: 0,
+        server_share_before: None,
+        reuses: 0,
+        reuses_per_second: 0.0,
+        longest_gap: Duration::ZERO,
+        exposure: None,
+        races: Races::default(),
+        seen: 0,
+        drops: 0,
+        drop_limit: None,
+        stale: 0,
+        old_fins: 0,
+        dwell: None,
+        rtt: Some(Duration::from_millis(1)),
+    }
+}
+
+fn after(seconds: f64, closes: u32) -> Option<Estimate> {
+    let idle = Duration::from_secs_f64(seconds);
+    of_closes(&(0..closes).map(|second| (second, idle)).collect::<Vec<_>>(), false)
+}
+
+/// The server closes after 2 s, the client uses connections for up to 1.9 s.
+fn server_first() -> Facts {
+    Facts {
+        server_timeout: after(2.0, 40),
+        server_first: 40,
+        reuses: 300,
+        longest_gap: Duration::from_millis(1_900),
+        ..nothing()
+    }
+}
+
+/// The client closes after 1 s, and the server would after 2 s.
+fn client_first() -> Facts {
+    Facts {
+        client_timeout: after(1.0, 30),
+        client_first: 30,
+        client_in_a_row: 30,
+        server_first: 0,
+        ..server_first()
+    }
+}
+
+fn with_races(idle: u32, facts: Facts) -> Facts {
+    Facts { races: Races { idle, ..Races::default() }, ..facts }
+}
+
+#[test]
+fn words() {
+    let check = |name: &str, facts: Facts, expected: State| {
+        assert_eq!(assess(&facts, None), expected, "{name}");
+    };
+    check("nothing", nothing(), State::Unknown);
+    check("the server first", server_first(), State::Exposed);
+    check("never used again", Facts { reuses: 0, ..server_first() }, State::Unknown);
+    check("four closes", Facts { server_first: 4, ..server_first() }, State::Unknown);
+    check("no timeout", Facts { server_timeout: None, ..server_first() }, State::Unknown);
+    check("a race", with_races(1, server_first()), State::Racing);
+    check("seen from the server", Facts { seen: 1, ..server_first() }, State::Racing);
+    check("a race, little else", with_races(1, nothing()), State::Racing);
+    check("the client first", client_first(), State::Safe);
+    check(
+        "four by the client",
+        Facts { client_first: 4, client_in_a_row: 4, ..client_first() },
+        State::Unknown,
+    );
+
+    let other = Races { lifetime: 9, rollout: 9, ..Races::default() };
+    check("other races", Facts { races: other, ..client_first() }, State::Safe);
+    check("drops", Facts { drops: 2, ..nothing() }, State::Dropping);
+    check(
+        "more drops than races",
+        Facts { drops: 2, ..with_races(1, server_first()) },
+        State::Dropping,
+    );
+    check(
+        "more races than drops",
+        Facts { drops: 1, ..with_races(2, server_first()) },
+        State::Racing,
+    );
+
+    let old = Facts { stale: 6, old_fins: 5, ..with_races(6, server_first()) };
+    check("old FINs", old.clone(), State::Leaking);
+    check("one old FIN", Facts { old_fins: 1, ..old.clone() }, State::Racing);
+    check("few old FINs", Facts { old_fins: 3, ..old }, State::Racing);
+    let dwell = |seconds, count| Some((Duration::from_secs(seconds), count));
+    check("long in CLOSE_WAIT", Facts { dwell: dwell(30, 9), ..server_first() }, State::Leaking);
+    check("not that long", Facts { dwell: dwell(9, 9), ..server_first() }, State::Exposed);
+    check("only four", Facts { dwell: dwell(30, 4), ..server_first() }, State::Exposed);
+    let server = Facts { role: Role::Server, dwell: dwell(30, 9), ..server_first() };
+    check("a server may wait", server, State::Exposed);
+}
+
+#[test]
+fn words_do_not_flutter() {
+    let check = |before, server_first, expected| {
+        let facts = Facts { server_first, client_first: 100, client_in_a_row: 3, ..client_first() };
+        let facts = Facts { server_timeout: after(2.0, 40), ..facts };
+        assert_eq!(assess(&facts, before), expected, "{before:?} {server_first}");
+    };
+    check(None, 3, State::Safe);
+    check(None, 8, State::Exposed);
+    for server_first in [3, 8] {
+        check(Some(State::Safe), server_first, State::Safe);
+        check(Some(State::Exposed), server_first, State::Exposed);
+    }
+    check(Some(State::Safe), 12, State::Exposed);
+    check(Some(State::Exposed), 2, State::Safe);
+}
+
+#[test]
+fn a_change_shows_at_once_when_the_order_has_turned() {
+    let facts = Facts { server_first: 40, ..with_races(9, client_first()) };
+    let check = |client_in_a_row, share, expected| {
+        let facts = Facts { client_in_a_row, server_share_before: share, ..facts.clone() };
+        assert_eq!(assess(&facts, Some(State::Racing)), expected, "{client_in_a_row} {share:?}");
+    };
+    check(TURNED - 1, Some(1.0), State::Racing);
+    check(TURNED, Some(1.0), State::Safe);
+    // Where the server closed one in ten, twenty by the client are nothing out of the ordinary.
+    check(TURNED, Some(0.1), State::Racing);
+    check(44, Some(0.1), State::Safe);
+    check(100, None, State::Racing);
+    check(152, None, State::Safe);
+}
+
+#[test]
+fn sentences() {
+    let check = |facts: Facts, expected: &str| {
+        let state = assess(&facts, None);
+        assert_eq!(sentence(&facts, state, "nginx", "10.0.0.5:80"), expected);
+    };
+    check(nothing(), "Too little was seen: 5 closes of an idle connection to go");
+    check(
+        Facts { server_first: 2, ..nothing() },
+        "Too little was seen: 3 more closes of an idle connection to go",
+    );
+    check(
+        Facts { reuses: 0, ..server_first() },
+        "Too little was seen: a reuse after a gap of over 200 ms to go",
+    );
+    check(
+        Facts { server_timeout: None, ..server_first() },
+        "Too little was seen: closes that agree on an idle timeout (40 seen do not) to go",
+    );
+    check(
+        with_races(6, server_first()),
+        "10.0.0.5:80 closes idle connections after 2.000 s (40 closes), nginx reuses them after up to \
+         1.90 s: 6 requests lost in 10 min",
+    );
+    let exposure =
+        Exposure { races: 13.7, at_most: 20.0, window: Duration::ZERO, gaps: 12.0, near: 0.1 };
+    check(
+        Facts { exposure: Some(exposure), ..server_first() },
+        "10.0.0.5:80 closes idle connections after 2.000 s (40 closes), nginx reuses them after up to \
+         1.90 s: 14 races an hour to be expected",
+    );
+    check(
+        client_first(),
+        "nginx closes first: 30 of 30 idle connections, after 1.000 s (30 closes); 10.0.0.5:80 would \
+         after 2.000 s: margin 1.000 s",
+    );
+    let limit = Some((Duration::from_secs(340), Duration::from_mins(6)));
+    check(
+        Facts { drops: 1, drop_limit: limit, ..nothing() },
+        "Something between nginx and 10.0.0.5:80 forgets idle connections without a word (after 340 s \
+         they still worked, after 360 s no more): 1 request lost in 10 min",
+    );
+    check(
+        Facts { stale: 6, old_fins: 5, ..with_races(6, server_first()) },
+        "nginx does not watch its idle connections: 5 of 6 late requests met a FIN over a second old",
+    );
+    check(
+        Facts { dwell: Some((Duration::from_secs(30), 9)), ..server_first() },
+        "nginx does not watch its idle connections: it keeps those that 10.0.0.5:80 has closed for \
+         30.00 s (median)",
+    );
+    let two = (0..20).flat_map(|second| [5, 65].map(|idle| (second, Duration::from_secs(idle))));
+    let two: Vec<_> = two.collect();
+    check(
+        Facts { server_timeout: of_closes(&two, false), ..server_first() },
+        "10.0.0.5:80 closes idle connections after 65.000 s (20 closes) or 5.000 s (20 closes) (2 \
+         timeouts), nginx reuses them after up to 1.90 s",
+    );
+}
+
+#[test]
+fn other_races_have_their_own_words_and_no_timeout() {
+    let races = Races { lifetime: 1, rollout: 2, ..Races::default() };
+    let all = notes(&Facts { races, ..nothing() }, "10.0.0.5:80");
+    assert_eq!(all.len(), 2);
+    assert!(all[0].contains("limit on requests"), "{}", all[0]);
+    assert!(all[1].contains("rollout"), "{}", all[1]);
+    assert!(notes(&nothing(), "x").is_empty());
+}

@@ -1,0 +1,480 @@
+//! The report as its JSON form has it. Durations are in seconds.
+
+use std::cmp::Reverse;
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use serde::Serialize;
+
+use super::against::{Against, Before};
+use crate::app::Session;
+use crate::logic::advice::{self, Advice, Alternative, advise};
+use crate::logic::estimate::{Estimate, Population};
+use crate::logic::explain::{notes, sentence};
+use crate::logic::knobs::Side;
+use crate::logic::latest::Latest;
+use crate::logic::model::{Closer, Nanos, Role};
+use crate::logic::peer::Peer;
+use crate::logic::table::Stats;
+use crate::logic::verdict::{Facts, State};
+
+/// Version of the JSON form; a change that breaks a reader raises it.
+pub(super) const SCHEMA: &str = "finrace.report/2";
+
+#[derive(Debug, Serialize)]
+pub(super) struct Document {
+    schema: &'static str,
+    started: String,
+    pub(super) seconds: f64,
+    pub(super) kernel: String,
+    hooks: BTreeMap<&'static str, &'static str>,
+    pub(super) lost: BTreeMap<&'static str, u64>,
+    pub(super) peers: Vec<PeerReport>,
+    /// The same events summed by port, whatever the peer: they outlive evicted peers.
+    ports: Vec<PeerReport>,
+}
+
+#[derive(Debug, Serialize)]
+pub(super) struct PeerReport {
+    pub(super) role: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) netns: Option<u32>,
+    pub(super) peer: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) process: Option<String>,
+    pub(super) verdict: &'static str,
+    pub(super) sentence: String,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(super) notes: Vec<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    missing: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) exposure_per_hour: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) exposure: Option<ExposureReport>,
+    pub(super) order: Order,
+    closes: BTreeMap<&'static str, Closes>,
+    pub(super) reuse: Reuse,
+    pub(super) races: BTreeMap<&'static str, u64>,
+    /// When each class was last seen, RFC 3339.
+    pub(super) last_seen: BTreeMap<&'static str, String>,
+    causes: BTreeMap<&'static str, u64>,
+    incidents: BTreeMap<&'static str, u64>,
+    /// Races of this side that are counted at the client's row, whose end is on this host too.
+    pub(super) seen: u64,
+    pub(super) idle_timeout: BTreeMap<&'static str, Timeout>,
+    pub(super) advice: Vec<AdviceReport>,
+    pub(super) alternatives: Vec<AlternativeReport>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) against: Option<Against>,
+    #[serde(skip)]
+    pub(super) state: State,
+}
+
+/// Who closed idle connections, of late. The client is the side that sends requests.
+#[derive(Debug, Serialize)]
+pub(super) struct Order {
+    pub(super) client_first: u32,
+    pub(super) server_first: u32,
+    client_in_a_row: u32,
+}
+
+#[derive(Debug, Serialize)]
+pub(super) struct ExposureReport {
+    pub(super) per_hour: f64,
+    pub(super) at_most_per_hour: f64,
+    /// A request that begins within this time around the close is lost.
+    pub(super) window_seconds: f64,
+    rtt_seconds: f64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reaction_seconds: Option<f64>,
+    /// Gaps just before the close that the figure rests on.
+    gaps: f64,
+    /// Share of all gaps in the last tenth before the timeout.
+    pub(super) share_near: f64,
+    /// Gaps at the timeout cannot be seen: their density is that just below it.
+    extrapolated: bool,
+}
+
+/// Closes of one closer.
+#[derive(Debug, Serialize)]
+struct Closes {
+    total: u64,
+    by_evidence: BTreeMap<&'static str, u64>,
+    /// Idle time at those closes that ended an idle connection.
+    idle: Quantiles,
+}
+
+#[derive(Debug, Serialize)]
+pub(super) struct Quantiles {
+    pub(super) count: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    p50_seconds: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    p99_seconds: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    max_seconds: Option<f64>,
+}
+
+#[derive(Debug, Serialize)]
+pub(super) struct Reuse {
+    #[serde(flatten)]
+    pub(super) gaps: Quantiles,
+    /// Lower and upper bound in seconds, count; of the last half an hour to an hour.
+    pub(super) buckets: Vec<(f64, f64, u32)>,
+}
+
+#[derive(Debug, Serialize)]
+pub(super) struct Timeout {
+    pub(super) seconds: f64,
+    pub(super) low_seconds: f64,
+    pub(super) high_seconds: f64,
+    closes: u32,
+    share: f64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    confidence: Option<&'static str>,
+    #[serde(skip_serializing_if = "is_false")]
+    upper_bound: bool,
+    /// Software with such a default: guesses.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    default_of: Vec<&'static str>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    others: Vec<Timeout>,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "as serde calls it")]
+fn is_false(flag: &bool) -> bool {
+    !flag
+}
+
+#[derive(Debug, Serialize)]
+pub(super) struct AdviceReport {
+    side: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    software: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    knob: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    place: Option<&'static str>,
+    seconds: f64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    line: Option<String>,
+    pub(super) text: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) note: Option<&'static str>,
+}
+
+#[derive(Debug, Serialize)]
+pub(super) struct AlternativeReport {
+    kind: &'static str,
+    pub(super) text: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) line: Option<String>,
+}
+
+/// What the reports of one session have in common.
+struct Run<'a> {
+    session: &'a Session,
+    now: Nanos,
+}
+
+impl Document {
+    pub(super) fn of(session: &mut Session) -> Self {
+        let now = session.assess();
+        let run = Run { session, now };
+        let table = &session.engine.table;
+        let mut peers: Vec<_> = table
+            .rows()
+            .into_iter()
+            .map(|row| {
+                let names = Names::of_peer(row.key.peer, row.stats.process());
+                run.report(
+                    row.key.role(),
+                    Some(row.key.netns),
+                    row.key.to_string(),
+                    &names,
+                    &row.stats,
+                )
+            })
+            .collect();
+        for (role, stats) in table.others() {
+            let other =
+                run.report(role, None, "other".to_owned(), &Names::of_many(role, None), stats);
+            if !other.is_empty() {
+                peers.push(other);
+            }
+        }
+        peers.sort_by_cached_key(PeerReport::order);
+        let mut ports: Vec<_> = table
+            .ports()
+            .into_iter()
+            .map(|(key, port)| {
+                let names = Names::of_many(key.role, port.stats.process());
+                run.report(key.role, Some(key.netns), key.to_string(), &names, &port.stats)
+            })
+            .collect();
+        ports.sort_by_cached_key(PeerReport::order);
+        let hook = |job: &crate::probe::attach::Serving| {
+            (job.job.name(), job.by().map_or("none", |choice| choice.hook.name()))
+        };
+        Self {
+            schema: SCHEMA,
+            started: humantime::format_rfc3339_micros(session.started).to_string(),
+            seconds: session.elapsed().as_secs_f64(),
+            kernel: session.features.release.clone(),
+            hooks: session.serving.iter().map(hook).collect(),
+            lost: session.lost(),
+            peers,
+            ports,
+        }
+    }
+
+    pub(super) fn has_any(&self, states: &[State]) -> bool {
+        self.peers.iter().chain(&self.ports).any(|peer| states.contains(&peer.state))
+    }
+
+    pub(super) fn compare(&mut self, before: &Before) {
+        let seconds = self.seconds;
+        for peer in self.peers.iter_mut().chain(&mut self.ports) {
+            peer.against = before.compare(peer, seconds);
+        }
+    }
+}
+
+/// What to call the two sides in a sentence.
+struct Names {
+    client: String,
+    server: String,
+}
+
+impl Names {
+    fn of_peer(peer: Peer, process: Option<&str>) -> Self {
+        match peer {
+            Peer::Client(server) => Self {
+                client: process.unwrap_or("the client").to_owned(),
+                server: server.to_string(),
+            },
+            Peer::Server { port, ip } => Self {
+                client: ip.to_string(),
+                server: process.map_or_else(|| format!("port {port}"), str::to_owned),
+            },
+        }
+    }
+
+    fn of_many(role: Role, process: Option<&str>) -> Self {
+        let own = |role_name: &str| process.unwrap_or(role_name).to_owned();
+        match role {
+            Role::Server => Self { client: "the client".to_owned(), server: own("the server") },
+            Role::Client | Role::Unknown => {
+                Self { client: own("the client"), server: "the server".to_owned() }
+            }
+        }
+    }
+}
+
+impl Run<'_> {
+    fn report(
+        &self,
+        role: Role,
+        netns: Option<u32>,
+        peer: String,
+        names: &Names,
+        stats: &Stats,
+    ) -> PeerReport {
+        let table = &self.session.engine.table;
+        let facts = stats.facts(role, table.threshold(), self.now);
+        let verdict = stats.verdict().unwrap_or(State::Unknown);
+        let advice = advise(&facts, verdict, stats.process());
+        let mut report = PeerReport {
+            role: role.as_str(),
+            netns,
+            peer,
+            process: stats.process().map(str::to_owned),
+            verdict: verdict.as_str(),
+            sentence: sentence(&facts, verdict, &names.client, &names.server),
+            notes: notes(&facts, &names.server),
+            missing: (verdict == State::Unknown).then(|| facts.missing()),
+            exposure_per_hour: facts.expected(),
+            exposure: ExposureReport::of(&facts),
+            order: Order {
+                client_first: facts.client_first,
+                server_first: facts.server_first,
+                client_in_a_row: facts.client_in_a_row,
+            },
+            closes: Closer::ALL
+                .iter()
+                .map(|closer| (closer.as_str(), Closes::of(stats, *closer)))
+                .collect(),
+            reuse: Reuse::of(stats, &facts),
+            races: BTreeMap::new(),
+            last_seen: BTreeMap::new(),
+            causes: BTreeMap::new(),
+            incidents: BTreeMap::new(),
+            seen: stats.seen,
+            idle_timeout: Closer::ALL
+                .iter()
+                .filter_map(|closer| {
+                    let estimate = stats.idle(*closer).estimate()?;
+                    Some((closer.as_str(), Timeout::of(estimate, side_of(role, *closer))))
+                })
+                .collect(),
+            advice: Vec::new(),
+            alternatives: Vec::new(),
+            against: None,
+            state: verdict,
+        };
+        report.add_incidents(stats, |time| self.session.rfc3339(time));
+        if let Some(Advice { change, alternatives }) = advice {
+            report.advice.push(AdviceReport::of(change));
+            report.alternatives = alternatives.into_iter().map(AlternativeReport::of).collect();
+        }
+        report
+    }
+}
+
+/// Whose idle timeout a closer's is.
+const fn side_of(role: Role, closer: Closer) -> Side {
+    match (role, closer) {
+        (Role::Server, Closer::Local) | (Role::Client | Role::Unknown, Closer::Peer) => {
+            Side::Server
+        }
+        (Role::Server, Closer::Peer) | (Role::Client | Role::Unknown, Closer::Local) => {
+            Side::Client
+        }
+    }
+}
+
+impl PeerReport {
+    fn add_incidents(&mut self, stats: &Stats, rfc3339: impl Fn(Nanos) -> String) {
+        let mut last = BTreeMap::new();
+        for ((class, cause), tally) in &stats.incidents {
+            if class.is_race() {
+                *self.races.entry(class.as_str()).or_insert(0) += tally.count;
+                *self.causes.entry(cause.as_str()).or_insert(0) += tally.count;
+                let seen: &mut Nanos = last.entry(class.as_str()).or_default();
+                *seen = tally.last_seen.max(*seen);
+            } else {
+                *self.incidents.entry(class.as_str()).or_insert(0) += tally.count;
+            }
+        }
+        self.last_seen = last.into_iter().map(|(class, time)| (class, rfc3339(time))).collect();
+    }
+
+    pub(super) fn total_races(&self) -> u64 {
+        self.races.values().sum()
+    }
+
+    fn is_empty(&self) -> bool {
+        self.closes.values().all(|closes| closes.total == 0)
+            && self.reuse.gaps.count == 0
+            && self.races.is_empty()
+            && self.incidents.is_empty()
+    }
+
+    /// The worst first: by verdict, races, exposure, closes; then by name.
+    fn order(&self) -> (State, Reverse<(u64, u64, u64)>, String) {
+        let closes = self.closes.values().map(|closes| closes.total).sum();
+        #[expect(clippy::cast_sign_loss, reason = "races to come are not negative")]
+        let expected = self.exposure_per_hour.map_or(0, |races| (races * 1e6) as u64);
+        (self.state, Reverse((self.total_races(), expected, closes)), self.peer.clone())
+    }
+}
+
+impl ExposureReport {
+    fn of(facts: &Facts) -> Option<Self> {
+        let exposure = facts.exposure?;
+        Some(Self {
+            per_hour: exposure.races,
+            at_most_per_hour: exposure.at_most,
+            window_seconds: exposure.window.as_secs_f64(),
+            rtt_seconds: facts.rtt.unwrap_or_default().as_secs_f64(),
+            reaction_seconds: facts.dwell.map(|(dwell, _)| dwell.as_secs_f64()),
+            gaps: exposure.gaps,
+            share_near: exposure.near,
+            extrapolated: true,
+        })
+    }
+}
+
+impl Closes {
+    fn of(stats: &Stats, closer: Closer) -> Self {
+        let mut by_evidence = BTreeMap::new();
+        for ((_, _, evidence), count) in stats.closes.iter().filter(|(key, _)| key.0 == closer) {
+            *by_evidence.entry(evidence.as_str()).or_insert(0) += count;
+        }
+        let idle = stats.idle(closer);
+        let total = by_evidence.values().sum();
+        Self { total, by_evidence, idle: Quantiles::of(idle.histogram.count(), &idle.exact) }
+    }
+}
+
+impl Quantiles {
+    fn of(count: u64, values: &Latest) -> Self {
+        let at = |q| values.quantile(q).map(|value: Duration| value.as_secs_f64());
+        Self { count, p50_seconds: at(0.5), p99_seconds: at(0.99), max_seconds: at(1.0) }
+    }
+}
+
+impl Reuse {
+    fn of(stats: &Stats, facts: &Facts) -> Self {
+        let buckets = stats.gaps();
+        let all: u32 = buckets.iter().map(|bucket| bucket.count).sum();
+        let at = |q: f64| {
+            let mut below = 0;
+            let rank = f64::from(all) * q;
+            let found = buckets.iter().find(|bucket| {
+                below += bucket.count;
+                f64::from(below) >= rank
+            });
+            found.map(|bucket| bucket.high.min(facts.longest_gap.as_secs_f64()))
+        };
+        let longest = (all > 0).then_some(facts.longest_gap.as_secs_f64());
+        let count = stats.reuse_gap.count();
+        let gaps =
+            Quantiles { count, p50_seconds: at(0.5), p99_seconds: at(0.99), max_seconds: longest };
+        let micros = |value: f64| (value * 1e6).round() / 1e6;
+        let buckets = buckets.iter().map(|b| (micros(b.low), micros(b.high), b.count)).collect();
+        Self { gaps, buckets }
+    }
+}
+
+impl Timeout {
+    fn of(estimate: &Estimate, side: Side) -> Self {
+        let one = |p: &Population| Self {
+            seconds: p.value,
+            low_seconds: p.low,
+            high_seconds: p.high,
+            closes: p.count,
+            share: p.share,
+            confidence: None,
+            upper_bound: estimate.is_upper_bound,
+            default_of: advice::guesses(side, p.value),
+            others: Vec::new(),
+        };
+        Self {
+            confidence: Some(estimate.confidence().as_str()),
+            others: estimate.others.iter().map(one).collect(),
+            ..one(&estimate.main)
+        }
+    }
+
+    pub(super) fn guess(&self) -> Option<String> {
+        let names = self.default_of.get(..3).unwrap_or(&self.default_of);
+        let more = if names.len() < self.default_of.len() { " and others" } else { "" };
+        (!names.is_empty()).then(|| names.join(", ") + more)
+    }
+}
+
+impl AdviceReport {
+    fn of(change: advice::Change) -> Self {
+        let advice::Change { side, software, knob, place, seconds, line, text, note } = change;
+        Self { side: side.as_str(), software, knob, place, seconds, line, text, note }
+    }
+}
+
+impl AlternativeReport {
+    fn of(alternative: Alternative) -> Self {
+        let Alternative { kind, text, line } = alternative;
+        Self { kind: kind.as_str(), text, line }
+    }
+}

@@ -1,0 +1,94 @@
+//! A histogram of reuse gaps with the two idle timeouts below it, as text.
+
+use std::fmt::Write as _;
+use std::time::Duration;
+
+use crate::logic::explain::short;
+
+/// Columns.
+const WIDTH: usize = 60;
+
+const BARS: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
+
+/// A timeout to be marked: what stands for it, its seconds, and whose it is.
+pub(super) struct Mark<'a> {
+    pub(super) sign: char,
+    pub(super) seconds: f64,
+    pub(super) whose: &'a str,
+}
+
+/// Bars, a scale with marks, what the marks are; nothing where there is nothing.
+///
+/// `buckets` are lower and upper bounds in seconds with counts. The scale is logarithmic, bars
+/// are of the square root of the count, so that a few gaps near a timeout are not lost to sight.
+pub(super) fn gaps(buckets: &[(f64, f64, u32)], marks: &[Mark<'_>]) -> Vec<String> {
+    let bounds = buckets.iter().flat_map(|(low, high, _)| [*low, *high]);
+    let all = bounds.chain(marks.iter().map(|mark| mark.seconds)).filter(|value| *value > 0.0);
+    let (least, most) = all.fold((f64::INFINITY, 0.0_f64), |(a, b), v| (a.min(v), b.max(v)));
+    if buckets.is_empty() || least >= most {
+        return Vec::new();
+    }
+    // A little room, so that a mark at the end can be seen to be one.
+    let (least, most) = (least / 1.05, most * 1.05);
+    // Where a value is, in columns.
+    #[expect(clippy::cast_precision_loss, reason = "a few dozens")]
+    let place = |value: f64| (value / least).ln() / (most / least).ln() * WIDTH as f64;
+    let mut counts = [0.0_f64; WIDTH];
+    for (low, high, count) in buckets {
+        let (from, to) = (place(*low).max(0.0), place(*high));
+        // A bucket lies in several columns, each of which has its part.
+        for (cell, left) in counts.iter_mut().zip((0_u32..).map(f64::from)) {
+            let part = (to.min(left + 1.0) - from.max(left)).max(0.0) / (to - from);
+            *cell += part * f64::from(*count);
+        }
+    }
+    let tallest = counts.iter().copied().fold(0.0, f64::max).sqrt();
+    let bar = |count: f64| {
+        #[expect(clippy::cast_sign_loss, reason = "0 to 7")]
+        let height = (count.sqrt() / tallest * 7.0).round() as usize;
+        if count > 0.0 { BARS.get(height).copied().unwrap_or('█') } else { ' ' }
+    };
+    let mut scale = ['·'; WIDTH];
+    for mark in marks {
+        #[expect(clippy::cast_sign_loss, reason = "within the scale")]
+        let column = place(mark.seconds) as usize;
+        if let Some(cell) = scale.get_mut(column.min(WIDTH - 1)) {
+            *cell = mark.sign;
+        }
+    }
+    let mut legend = String::new();
+    for Mark { sign, seconds, whose } in marks {
+        let separator = if legend.is_empty() { "" } else { ", " };
+        let time = short(Duration::try_from_secs_f64(*seconds).unwrap_or_default());
+        // Writing to a String does not fail.
+        write!(legend, "{separator}{sign} {whose} closes at {time}").ok();
+    }
+    let text = |time: f64| short(Duration::try_from_secs_f64(time).unwrap_or_default());
+    let mut lines = vec![
+        counts.iter().map(|count| bar(*count)).collect::<String>().trim_end().to_owned(),
+        format!("{} {} to {}", scale.iter().collect::<String>(), text(least), text(most)),
+    ];
+    lines.extend((!legend.is_empty()).then_some(legend));
+    lines
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn gaps_and_timeouts() {
+        let mark = |sign, seconds, whose| Mark { sign, seconds, whose };
+        let buckets = [(0.2, 0.21, 100), (1.0, 1.02, 4), (1.9, 1.95, 1)];
+        let lines = gaps(&buckets, &[mark('S', 2.0, "10.0.0.5:80"), mark('C', 60.0, "nginx")]);
+        assert_eq!(
+            lines,
+            [
+                "█▂               ▂     ▂▁",
+                "························S··································C 190 ms to 63.00 s",
+                "S 10.0.0.5:80 closes at 2.00 s, C nginx closes at 60.00 s",
+            ]
+        );
+        assert!(gaps(&[], &[mark('S', 2.0, "x")]).is_empty());
+    }
+}

@@ -1,0 +1,209 @@
+//! The report for people: a block for each peer with something to say, a line for the others.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use super::document::{Document, ExposureReport, PeerReport};
+use super::draw::{self, Mark};
+use crate::logic::verdict::State;
+use crate::output::seconds;
+
+/// Where the text of a block begins.
+const INDENT: &str = "  ";
+
+/// Width of the words before what they are about.
+const LABEL: usize = 14;
+
+/// Peers of which too little was seen: so many have a line.
+const UNKNOWN_SHOWN: usize = 5;
+
+/// Columns of a block; addresses and lines to be pasted may go beyond.
+const WIDTH: usize = 98;
+
+impl Document {
+    pub(super) fn to_text(&self) -> String {
+        let lost: u64 = self.lost.values().sum();
+        let races: u64 = self.peers.iter().map(PeerReport::total_races).sum();
+        let mut by_state: BTreeMap<State, usize> = BTreeMap::new();
+        for peer in &self.peers {
+            *by_state.entry(peer.state).or_default() += 1;
+        }
+        let states: Vec<_> = by_state.iter().map(|(state, n)| format!("{n} {state}")).collect();
+        let races = format!("{races} race{}", if races == 1 { "" } else { "s" });
+        let mut blocks = vec![format!(
+            "{races} in {:.1} s; peers: {}; Linux {}; {lost} records lost",
+            self.seconds,
+            if states.is_empty() { "none".to_owned() } else { states.join(", ") },
+            self.kernel
+        )];
+        if self.peers.is_empty() {
+            blocks.push("No connection was closed, or reused after a gap.".to_owned());
+        }
+        let (told, quiet): (Vec<_>, Vec<_>) =
+            self.peers.iter().partition(|peer| peer.deserves_block() && !self.has_other_end(peer));
+        blocks.extend(told.into_iter().map(PeerReport::to_block));
+        let (known, unknown): (Vec<_>, Vec<_>) =
+            quiet.into_iter().partition(|peer| peer.deserves_block());
+        let mut lines: Vec<_> = known.into_iter().map(PeerReport::to_other_end).collect();
+        lines.extend(unknown.iter().take(UNKNOWN_SHOWN).map(|peer| peer.to_line()));
+        if unknown.len() > UNKNOWN_SHOWN {
+            lines.push(format!(
+                "and {} more of which too little was seen",
+                unknown.len() - UNKNOWN_SHOWN
+            ));
+        }
+        if !lines.is_empty() {
+            blocks.push(lines.join("\n"));
+        }
+        blocks.join("\n\n")
+    }
+
+    /// Whether this is the server's row of connections that a host has with itself: the client's
+    /// row says the same, and what to change.
+    fn has_other_end(&self, peer: &PeerReport) -> bool {
+        let Some(client) = peer.to_client() else { return false };
+        self.peers.iter().any(|other| {
+            other.role == "client" && other.netns == peer.netns && other.peer == client
+        })
+    }
+}
+
+impl PeerReport {
+    fn deserves_block(&self) -> bool {
+        !matches!(self.state, State::Unknown)
+            || self.total_races() > 0
+            || self.against.is_some()
+            || !self.notes.is_empty()
+    }
+
+    /// `nginx -> 10.0.0.5:8080`, `gunicorn :8080 from 10.0.0.9`.
+    fn title(&self) -> String {
+        let process = self.process.as_deref();
+        match self.role {
+            "server" => [process.unwrap_or("server"), &self.peer].join(" "),
+            _ => format!("{} -> {}", process.unwrap_or("client"), self.peer),
+        }
+    }
+
+    /// Of a server's row `:80 from 127.0.0.1`, how the client's is called if both are one host.
+    fn to_client(&self) -> Option<String> {
+        let (port, ip) = self.peer.strip_prefix(':')?.split_once(" from ")?;
+        let (ip, port) = (ip.parse().ok()?, port.parse().ok()?);
+        Some(SocketAddr::new(ip, port).to_string())
+    }
+
+    fn to_other_end(&self) -> String {
+        let client = self.to_client().unwrap_or_default();
+        format!("{:<9}{}: the other end of -> {client}", self.verdict.to_uppercase(), self.title())
+    }
+
+    fn to_line(&self) -> String {
+        format!("{:<9}{}: {}", self.verdict.to_uppercase(), self.title(), self.sentence)
+    }
+
+    fn to_block(&self) -> String {
+        let mut lines = vec![format!("{:<9}{}", self.verdict.to_uppercase(), self.title())];
+        let mut say = |label: &str, text: &str| lines.extend(wrapped(label, text));
+        say("", &format!("{}.", self.sentence));
+        if let Some(timeout) = self.idle_timeout.get(self.server_closer())
+            && let Some(software) = timeout.guess()
+        {
+            say("", &format!("{:.2} s is the default of {software} (a guess).", timeout.seconds));
+        }
+        if let Some(against) = &self.against {
+            let status = against.status.replace('_', " ").to_uppercase();
+            say("against", &format!("{status}. {}.", against.text));
+        }
+        let names = [self.server_closer(), self.client_closer()];
+        let whose = names.map(|closer| if closer == "peer" { "the peer" } else { "this side" });
+        let marks: Vec<_> = ['S', 'C']
+            .into_iter()
+            .zip(names)
+            .zip(whose)
+            .filter_map(|((sign, closer), whose)| {
+                let seconds = self.idle_timeout.get(closer)?.seconds;
+                Some(Mark { sign, seconds, whose })
+            })
+            .collect();
+        for (number, line) in draw::gaps(&self.reuse.buckets, &marks).iter().enumerate() {
+            let label = if number == 0 { "reuse gaps" } else { "" };
+            lines.push(format!("{INDENT}{label:<LABEL$}{line}").trim_end().to_owned());
+        }
+        let mut say = |label: &str, text: &str| lines.extend(wrapped(label, text));
+        if !self.races.is_empty() {
+            let classes = self.races.iter().map(|(class, count)| {
+                let last = self.last_seen.get(class).and_then(|time| time.get(11..19));
+                let last = last.map_or_else(String::new, |time| format!(" (last {time} UTC)"));
+                format!("{class} {count}{last}")
+            });
+            say("races", &classes.collect::<Vec<_>>().join(", "));
+        }
+        if self.seen > 0 {
+            say("races", &format!("saw {} that count at the client's end", self.seen));
+        }
+        if let Some(exposure) = &self.exposure
+            && self.reuse.gaps.count > 0
+        {
+            say("exposure", &exposure.to_text(self.reuse.gaps.count));
+        }
+        let (client, server) = (self.order.client_first, self.order.server_first);
+        say("closed first", &format!("the server {server}, the client {client}"));
+        for note in &self.notes {
+            say("also", &format!("{note}."));
+        }
+        for advice in &self.advice {
+            say("change", &format!("{}.", advice.text));
+            // The rest of it is in the JSON form.
+            if let Some(note) = advice.note.and_then(|note| note.split_inclusive(". ").next()) {
+                say("", note.trim_end());
+            }
+        }
+        for alternative in &self.alternatives {
+            let line = alternative.line.as_ref().filter(|line| !alternative.text.contains(*line));
+            let line = line.map_or_else(String::new, |line| format!(": {line}"));
+            say("or", &format!("{}{line}.", alternative.text));
+        }
+        lines.join("\n")
+    }
+
+    /// Whose closes tell the idle timeout of the side that answers.
+    fn server_closer(&self) -> &'static str {
+        if self.role == "server" { "local" } else { "peer" }
+    }
+
+    fn client_closer(&self) -> &'static str {
+        if self.role == "server" { "peer" } else { "local" }
+    }
+}
+
+impl ExposureReport {
+    fn to_text(&self, gaps: u64) -> String {
+        let window = seconds(Duration::try_from_secs_f64(self.window_seconds).unwrap_or_default());
+        format!(
+            "{:.1} races an hour to be expected, at most {:.1}: {:.1} % of {gaps} gaps came in the \
+             last tenth before the timeout; lost is what begins within {window} of the close \
+             (gaps at the timeout extrapolated)",
+            self.per_hour,
+            self.at_most_per_hour,
+            100.0 * self.share_near
+        )
+    }
+}
+
+/// Lines of a block: the label before the first, words not broken.
+fn wrapped(label: &str, text: &str) -> Vec<String> {
+    let mut lines = vec![format!("{INDENT}{label:<LABEL$}")];
+    let mut is_first = true;
+    for word in text.split(' ') {
+        let Some(line) = lines.last_mut() else { continue };
+        if !is_first && line.chars().count() + 1 + word.chars().count() > WIDTH {
+            lines.push(format!("{INDENT}{:<LABEL$}{word}", ""));
+        } else {
+            let space = if is_first { "" } else { " " };
+            *line = format!("{line}{space}{word}");
+        }
+        is_first = false;
+    }
+    lines
+}
