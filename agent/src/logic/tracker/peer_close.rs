@@ -274,9 +274,7 @@ fn is_farewell(followed: &Followed, event: &Event, ticks: Ticks) -> bool {
     let since = match followed.wrote {
         Some(wrote) if event.kind == Kind::ResetReceived => event.time.since(wrote),
         // The clock may have ticked just in between.
-        _ => {
-            ticks.between(event.raw.lsndtime, event.raw.jiffies).saturating_sub(ticks.duration(1))
-        }
+        _ => ticks.between(event.raw.lsndtime, event.raw.jiffies).saturating_sub(ticks.duration(1)),
     };
     let limit = if event.kind == Kind::ResetReceived { BEFORE_CLOSE } else { AT_ONCE };
     bytes <= FAREWELL_BYTES && since <= limit
