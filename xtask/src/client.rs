@@ -32,6 +32,21 @@ impl Client<TcpStream> {
         stream.set_read_timeout(Some(PATIENCE))?;
         Ok(Self::over(stream, path))
     }
+
+    /// Whether the other end closes within this time, a tick of the kernel more or less.
+    pub(crate) fn closes_within(&mut self, wait: Duration) -> Result<bool> {
+        let stream = self.stream.get_ref();
+        stream.set_read_timeout(Some(wait.max(Duration::from_millis(1))))?;
+        let closes = match stream.peek(&mut [0]) {
+            Ok(0) => true,
+            Ok(_) => bail!("an answer to no request"),
+            Err(e) if e.kind() == ErrorKind::ConnectionReset => true,
+            Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => false,
+            Err(e) => return Err(e).context("watching for a close"),
+        };
+        stream.set_read_timeout(Some(PATIENCE))?;
+        Ok(closes)
+    }
 }
 
 impl Client<Tls> {
@@ -177,6 +192,11 @@ impl Random {
     /// Evenly between two values.
     pub(crate) fn between(&mut self, low: f64, high: f64) -> f64 {
         low + (high - low) * self.unit()
+    }
+
+    /// Normally, with a mean of 0 and a deviation of 1; nearly so, and never beyond 6.
+    pub(crate) fn normal(&mut self) -> f64 {
+        (0..12).map(|_| self.unit()).sum::<f64>() - 6.0
     }
 
     /// Exponentially: as gaps of requests that know nothing of each other are.

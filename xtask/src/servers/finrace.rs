@@ -30,6 +30,26 @@ pub(super) struct Row {
     pub(super) races: BTreeMap<String, u64>,
     pub(super) causes: BTreeMap<String, u64>,
     pub(super) idle_timeout: IdleTimeout,
+    pub(super) verdict: Option<String>,
+    /// Races to be expected.
+    pub(super) exposure_per_hour: Option<f64>,
+    /// Best first.
+    #[serde(default)]
+    pub(super) advice: Vec<Advice>,
+    /// Compared with an earlier report.
+    pub(super) against: Option<Against>,
+}
+
+/// What would end the races.
+#[derive(Debug, Deserialize)]
+pub(super) struct Advice {
+    /// For the configuration of the software that is meant.
+    pub(super) line: Option<String>,
+}
+
+#[derive(Debug, Deserialize)]
+pub(super) struct Against {
+    pub(super) status: String,
 }
 
 /// Estimates, by who closed.

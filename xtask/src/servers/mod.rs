@@ -6,8 +6,10 @@
 
 #![expect(clippy::print_stdout, reason = "prints its results")]
 
+mod exposure;
 mod finrace;
 mod idle;
+mod load;
 mod table;
 
 use std::fs;
@@ -41,12 +43,15 @@ pub(crate) struct ServersArgs {
 enum Part {
     /// The idle timeouts of ten servers
     Idle,
+    /// Expected races against those that happen
+    Exposure,
 }
 
 impl Part {
     fn run(self, bench: &Bench) -> Result<Vec<String>> {
         match self {
             Self::Idle => idle::run(bench),
+            Self::Exposure => exposure::run(bench),
         }
     }
 }
@@ -79,9 +84,8 @@ pub(crate) fn run(args: ServersArgs) -> Result<()> {
     let finrace = fs::canonicalize(&args.finrace)
         .with_context(|| format!("{} (cargo build --release)", args.finrace.display()))?;
     let parts = if args.parts.is_empty() { Part::value_variants() } else { &args.parts };
-    let kinds: &[Kind] = if parts.contains(&Part::Idle) { &Kind::ALL } else { &[Kind::Gunicorn] };
     let directory = target_dir().join("servers");
-    let software = Software::new(directory.join("software"), kinds)?;
+    let software = Software::new(directory.join("software"), &Kind::ALL)?;
     let bench = Bench { finrace, software, directory, is_short: args.short };
 
     let mut violated = 0;
