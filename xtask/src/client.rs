@@ -85,10 +85,9 @@ impl<S: Read + Write> Client<S> {
 
     /// The same, where nothing but an answer will do.
     pub(crate) fn must(&mut self) -> Result<()> {
-        match self.request()? {
-            Answer::Status(200) => Ok(()),
-            other => bail!("{other:?} instead of status 200"),
-        }
+        let answer = self.request()?;
+        ensure!(answer == Answer::Status(200), "{answer:?} instead of status 200");
+        Ok(())
     }
 
     /// Reads up to the body and returns how long that is.

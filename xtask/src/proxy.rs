@@ -3,13 +3,14 @@
 use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 use rustix::process::Signal;
 
 use crate::link::{command_in, within};
-use crate::setup::{self, Process, wait_port};
+use crate::setup::{self, Process, run, wait_port};
 use crate::software::START;
 use crate::software::conf::nginx_head;
 
@@ -71,7 +72,16 @@ impl Proxy {
     /// Writes another configuration and has it read again, as `nginx -s reload` does. Connections
     /// of the old one close.
     pub(crate) fn reload(&self, pools: Pools<'_>) -> Result<()> {
-        configure(&self.directory, self.address, pools)?;
+        let file = configure(&self.directory, self.address, pools)?;
+        // It would go on with the old one, and say so only in its log.
+        let mut test = Command::new("nginx");
+        run(test
+            .arg("-t")
+            .arg("-c")
+            .arg(file)
+            .arg("-p")
+            .arg(&self.directory)
+            .args(["-e", "error.log"]))?;
         self.process.signal(Signal::HUP)
     }
 }

@@ -12,7 +12,7 @@ use serde::Deserialize;
 use crate::setup::Process;
 
 /// For the programs to be loaded, also on a busy machine.
-const ATTACH: Duration = Duration::from_secs(30);
+pub(super) const ATTACH: Duration = Duration::from_secs(30);
 
 /// `finrace report --json`, as far as the tests read it.
 #[derive(Debug, Deserialize)]
@@ -104,7 +104,11 @@ impl Reporting {
         Ok(Self { process, file })
     }
 
-    /// Has it report now.
+    pub(super) fn is_running(&mut self) -> Result<bool> {
+        self.process.is_running()
+    }
+
+    /// Has it report now, if it has not.
     pub(super) fn stop(self) -> Result<Report> {
         self.process.stop()?;
         Report::read(&self.file)

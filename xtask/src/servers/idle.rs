@@ -202,7 +202,7 @@ impl Row<'_> {
         if self.wire.len() % 2 == 1 {
             return middle(half);
         }
-        Some((middle(half.checked_sub(1)?)? + middle(half)?) / 2.0)
+        Some(f64::midpoint(middle(half.checked_sub(1)?)?, middle(half)?))
     }
 
     fn error(&self) -> Option<f64> {

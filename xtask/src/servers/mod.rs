@@ -6,10 +6,13 @@
 
 #![expect(clippy::print_stdout, reason = "prints its results")]
 
+mod chain;
 mod exposure;
 mod finrace;
+mod fix;
 mod idle;
 mod load;
+mod metrics;
 mod table;
 
 use std::fs;
@@ -43,6 +46,10 @@ pub(crate) struct ServersArgs {
 enum Part {
     /// The idle timeouts of ten servers
     Idle,
+    /// From the verdict to the advice to the proof
+    Fix,
+    /// Two hops, of which one is wrong
+    Chain,
     /// Expected races against those that happen
     Exposure,
 }
@@ -51,6 +58,8 @@ impl Part {
     fn run(self, bench: &Bench) -> Result<Vec<String>> {
         match self {
             Self::Idle => idle::run(bench),
+            Self::Fix => fix::run(bench),
+            Self::Chain => chain::run(bench),
             Self::Exposure => exposure::run(bench),
         }
     }

@@ -17,7 +17,7 @@ use crate::setup::{self, Process, run, wait_port};
 
 /// How long a server may take to listen. Python's and Java's start-up on a busy machine take
 /// seconds.
-pub(crate) const START: Duration = Duration::from_secs(60);
+pub(crate) const START: Duration = Duration::from_mins(1);
 
 /// Every program here answers any POST with more than a hundred bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -168,7 +168,8 @@ pub(crate) struct Place<'a> {
 /// A running server.
 pub(crate) struct Server {
     pub(crate) address: SocketAddr,
-    _processes: Vec<Process>,
+    /// They end with it: itself, and what it needs.
+    _processes: (Process, Option<Process>),
 }
 
 /// Starts a server that closes what is idle for `keep_alive` (Node: a second longer), and waits
@@ -180,24 +181,20 @@ pub(crate) fn start(
     place: Place<'_>,
 ) -> Result<Server> {
     let address = SocketAddr::new(place.server_ip, setup::server_port()?);
-    let mut processes = Vec::new();
-    let mut behind = None;
-    if kind == Kind::Haproxy {
+    let behind = if kind == Kind::Haproxy {
         let directory = place.directory.join("behind");
         fs::create_dir_all(&directory).context("creating a directory for nginx")?;
+        let address = SocketAddr::new(place.server_ip, setup::server_port()?);
+        let (kind, keep_alive) = (Kind::Nginx, Duration::from_secs(75));
         let place = Place { directory: &directory, tls: false, ..place };
-        let server = start(Kind::Nginx, Duration::from_secs(75), software, place)?;
-        behind = Some(server.address);
-        processes = server._processes;
-    }
-    let start = Start { kind, keep_alive, software, place, address, behind };
-    let mut command = start.command()?;
-    command.current_dir(&software.directory);
-    let process = Process::spawn(kind.name(), command, place.directory)?;
-    within(place.client_ns, || wait_port(address, START))
-        .with_context(|| format!("{kind}: {}", process.output().unwrap_or_default()))?;
-    processes.push(process);
-    Ok(Server { address, _processes: processes })
+        let process = Start { kind, keep_alive, software, place, address, behind: None }.run()?;
+        Some((address, process))
+    } else {
+        None
+    };
+    let (behind, process_behind) = behind.unzip();
+    let process = Start { kind, keep_alive, software, place, address, behind }.run()?;
+    Ok(Server { address, _processes: (process, process_behind) })
 }
 
 /// A server about to start.
@@ -212,6 +209,16 @@ struct Start<'a> {
 }
 
 impl Start<'_> {
+    /// Starts it, and waits until it answers connections.
+    fn run(&self) -> Result<Process> {
+        let mut command = self.command()?;
+        command.current_dir(&self.software.directory);
+        let process = Process::spawn(self.kind.name(), command, self.place.directory)?;
+        within(self.place.client_ns, || wait_port(self.address, START))
+            .with_context(|| format!("{}: {}", self.kind, process.output().unwrap_or_default()))?;
+        Ok(process)
+    }
+
     fn command(&self) -> Result<Command> {
         let address = self.address.to_string();
         let (host, port) = (self.address.ip().to_string(), self.address.port().to_string());
