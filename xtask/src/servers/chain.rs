@@ -162,3 +162,28 @@ pub(super) fn run(bench: &Bench) -> Result<Vec<String>> {
     println!("{table}");
     Ok(faults)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn blame() {
+        let row = |verdict: &str| -> Row {
+            let text = format!(
+                r#"{{"role":"","peer":"","races":{{}},"causes":{{}},"idle_timeout":{{}},"verdict":"{verdict}"}}"#
+            );
+            serde_json::from_str(&text).unwrap()
+        };
+        let check = |role, verdict, is_wrong, expected: Option<&str>| {
+            assert_eq!(fault(role, Some(&row(verdict)), is_wrong).as_deref(), expected);
+        };
+        check("client", "exposed", true, None);
+        check("client", "unknown", true, Some("wrong, but unknown"));
+        check("server", "unknown", true, None);
+        check("client", "safe", false, None);
+        check("server", "unknown", false, None);
+        check("server", "exposed", false, Some("right, but exposed in the server's row"));
+        assert!(fault("client", None, true).is_some());
+    }
+}

@@ -24,8 +24,11 @@ const KEEP_ALIVE: Duration = Duration::from_secs(2);
 /// Delay of the link, each way.
 const ONE_WAY: Duration = Duration::from_millis(5);
 
+/// Clients before races are wanted, of each run.
+const GENTLE: usize = 16;
+
 /// Clients that may race, of each run.
-const RACERS: usize = 16;
+const RACERS: usize = 24;
 
 /// Clients in the ordinary way, of each run.
 const OTHERS: usize = 8;
@@ -34,7 +37,7 @@ const OTHERS: usize = 8;
 const PATIENCE: Duration = Duration::from_secs(90);
 
 /// How long to watch before and after the change.
-const WATCH: &str = "20s";
+const WATCH: &str = "30s";
 
 /// nginx, gunicorn, and what is known of them.
 struct Run<'a> {
@@ -75,7 +78,7 @@ impl<'a> Run<'a> {
 
     /// Reaches gunicorn's 2 s now and then, and hits it hardly ever.
     fn gentle(&self) -> Vec<Load<'a>> {
-        vec![self.load(0..RACERS, Gaps::Mixed(0.25..1.2, 1.2..8.0, 0.2), false)]
+        vec![self.load(0..GENTLE, Gaps::Mixed(0.25..1.2, 1.2..10.0, 0.2), false)]
     }
 
     /// Hits it often. Clients stay close together: gunicorn looks for what has expired once per
@@ -223,8 +226,8 @@ fn judge(runs: &[Run<'_>], before: &Report, after: &Report) -> Vec<String> {
     }
     println!("{table}");
     let in_time = runs.iter().filter(|run| run.is_in_time()).count();
-    // Nine of ten.
-    if in_time * 10 < runs.len() * 9 {
+    // By chance a race may come first, once in ten or so.
+    if in_time + 1 < runs.len() {
         faults.push(format!("exposed before the first race in {in_time} of {} runs", runs.len()));
     }
     faults

@@ -5,6 +5,7 @@
 
 use std::collections::HashMap;
 use std::fmt;
+use std::io::{Read, Write};
 use std::net::SocketAddr;
 use std::thread::{scope, sleep};
 use std::time::Duration;
@@ -54,10 +55,9 @@ impl Case {
     }
 }
 
-fn cases(is_short: bool) -> Vec<Case> {
-    let seconds: &[u64] = if is_short { &[1] } else { &[1, 3] };
+fn cases() -> Vec<Case> {
     let mut cases = Vec::new();
-    for &seconds in seconds {
+    for seconds in [1, 3] {
         let keep_alive = Duration::from_secs(seconds);
         cases.extend(Kind::ALL.map(|kind| Case { kind, keep_alive, tls: false }));
         let with_tls = [Kind::Nginx, Kind::Uvicorn, Kind::Gunicorn];
@@ -69,7 +69,7 @@ fn cases(is_short: bool) -> Vec<Case> {
 /// All servers at the same time, with one finrace and one capture.
 pub(super) fn run(bench: &Bench) -> Result<Vec<String>> {
     let directory = bench.directory("idle")?;
-    let cases = cases(bench.is_short);
+    let cases = cases();
     let servers = start(bench, &cases)?;
     // What Python and Java still have to do once they listen.
     sleep(Duration::from_secs(2));
@@ -164,7 +164,7 @@ impl Connected {
 }
 
 /// Two requests with a gap between them, then silence.
-fn exchange<S: std::io::Read + std::io::Write>(mut client: Client<S>, gap: Duration) -> Result<()> {
+fn exchange<S: Read + Write>(mut client: Client<S>, gap: Duration) -> Result<()> {
     client.must()?;
     sleep(gap);
     client.must()?;
@@ -272,10 +272,11 @@ mod tests {
         let wire = [vec![1.0; 8], vec![1.1; 8]].concat();
         assert!(faults(&wire, Some((1.05, 1.0))).is_empty());
         assert!(faults(&wire, Some((1.09, 1.05))).is_empty());
-        let few = ["no estimate", "1.200 s, but 1.050 s on the wire", "low end 1.060 s, but"];
-        for (estimate, expected) in
-            [(None, few[0]), (Some((1.2, 1.0)), few[1]), (Some((1.06, 1.06)), few[2])]
-        {
+        for (estimate, expected) in [
+            (None, "no estimate"),
+            (Some((1.2, 1.0)), "1.200 s, but 1.050 s on the wire"),
+            (Some((1.06, 1.06)), "low end 1.060 s, but"),
+        ] {
             let faults = faults(&wire, estimate);
             assert!(faults.len() == 1 && faults[0].starts_with(expected), "{faults:?}");
         }

@@ -117,7 +117,6 @@ impl Load<'_> {
             due += Duration::from_secs_f64(random.unit());
         }
         loop {
-            // Few gaps are longer than this, and nobody waits long for the end.
             if !self.pause(due, &mut client, stop)? {
                 return Ok(tally);
             }
@@ -145,6 +144,7 @@ impl Load<'_> {
         client: &mut Option<Client<TcpStream>>,
         stop: &AtomicBool,
     ) -> Result<bool> {
+        /// How soon the end is seen.
         const SLICE: Duration = Duration::from_millis(250);
         let start = now();
         while !stop.load(Ordering::Relaxed) {
@@ -162,5 +162,26 @@ impl Load<'_> {
             }
         }
         Ok(false)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn gaps() {
+        let check = |gaps: Gaps, mean: f64, share_above_2: f64| {
+            let mut random = Random(1);
+            let all: Vec<f64> = (0..10_000).map(|_| gaps.next(&mut random).as_secs_f64()).collect();
+            let got = all.iter().sum::<f64>() / 10_000.0;
+            assert!((got - mean).abs() < 0.05, "{gaps:?}: mean {got}");
+            let above = all.iter().filter(|gap| **gap > 2.0).map(|_| 1e-4).sum::<f64>();
+            assert!((above - share_above_2).abs() < 0.02, "{gaps:?}: {above} above 2");
+        };
+        check(Gaps::Uniform(1.0..3.0), 2.0, 0.5);
+        check(Gaps::Exponential(2.0), 2.0, 0.368);
+        check(Gaps::Periodic { period: 1.9, deviation: 0.1 }, 1.9, 0.159);
+        check(Gaps::Mixed(0.0..1.0, 3.0..5.0, 0.1), 0.85, 0.1);
     }
 }

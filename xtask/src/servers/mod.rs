@@ -55,6 +55,15 @@ enum Part {
 }
 
 impl Part {
+    /// The servers that it takes, besides nginx.
+    const fn kinds(self) -> &'static [Kind] {
+        match self {
+            Self::Idle => &Kind::ALL,
+            Self::Fix | Self::Chain => &[Kind::Gunicorn],
+            Self::Exposure => &[Kind::Apache, Kind::Gunicorn, Kind::Node, Kind::Uvicorn],
+        }
+    }
+
     fn run(self, bench: &Bench) -> Result<Vec<String>> {
         match self {
             Self::Idle => idle::run(bench),
@@ -93,8 +102,9 @@ pub(crate) fn run(args: ServersArgs) -> Result<()> {
     let finrace = fs::canonicalize(&args.finrace)
         .with_context(|| format!("{} (cargo build --release)", args.finrace.display()))?;
     let parts = if args.parts.is_empty() { Part::value_variants() } else { &args.parts };
+    let kinds: Vec<Kind> = parts.iter().flat_map(|part| part.kinds()).copied().collect();
     let directory = target_dir().join("servers");
-    let software = Software::new(directory.join("software"), &Kind::ALL)?;
+    let software = Software::new(directory.join("software"), &kinds)?;
     let bench = Bench { finrace, software, directory, is_short: args.short };
 
     let mut violated = 0;
