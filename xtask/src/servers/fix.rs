@@ -36,9 +36,6 @@ const OTHERS: usize = 8;
 /// How long the verdict may take.
 const PATIENCE: Duration = Duration::from_secs(90);
 
-/// How long to watch before and after the change.
-const WATCH: &str = "30s";
-
 /// nginx, gunicorn, and what is known of them.
 struct Run<'a> {
     name: String,
@@ -130,7 +127,8 @@ impl<'a> Run<'a> {
 }
 
 pub(super) fn run(bench: &Bench) -> Result<Vec<String>> {
-    let count = if bench.is_short { 3 } else { 10 };
+    // How long to watch before and after the change.
+    let (count, watch) = if bench.is_short { (3, "20s") } else { (10, "30s") };
     let directory = bench.directory("fix")?;
     let link = Link::new("frfix", ONE_WAY)?;
     let mut runs = (0..count)
@@ -147,7 +145,7 @@ pub(super) fn run(bench: &Bench) -> Result<Vec<String>> {
         Ok(())
     })?;
 
-    let reporting = Reporting::start(&bench.finrace, &["--for", WATCH], "before", &directory)?;
+    let reporting = Reporting::start(&bench.finrace, &["--for", watch], "before", &directory)?;
     let loads: Vec<Load<'_>> = runs.iter().flat_map(Run::racing).collect();
     let (before, _) = during(&loads, || {
         let mut reporting = reporting;
@@ -166,7 +164,7 @@ pub(super) fn run(bench: &Bench) -> Result<Vec<String>> {
     }
     sleep(Duration::from_secs(1));
     let file = directory.join("before.json");
-    let arguments = ["--for", WATCH, "--against", &file.to_string_lossy()];
+    let arguments = ["--for", watch, "--against", &file.to_string_lossy()];
     let reporting = Reporting::start(&bench.finrace, &arguments, "after", &directory)?;
     let (after, _) = during(&loads, || reporting.wait(Duration::from_mins(1)))?;
     for run in &mut runs {

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, anyhow};
 
+use super::stall::with_end;
 use crate::client::{Answer, Client, Random};
 use crate::link::enter;
 use crate::proxy::path;
@@ -77,8 +78,7 @@ pub(super) fn during<T>(
     let stop = AtomicBool::new(false);
     scope(|scope| {
         let threads: Vec<_> = loads.iter().map(|load| scope.spawn(|| load.run(&stop))).collect();
-        let result = body();
-        stop.store(true, Ordering::Relaxed);
+        let result = with_end(&stop, body);
         let tallies: Result<Vec<Tally>> = threads
             .into_iter()
             .map(|t| t.join().map_err(|_panic| anyhow!("a load's thread panicked"))?)
