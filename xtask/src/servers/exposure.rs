@@ -73,7 +73,7 @@ fn settings(is_short: bool) -> Vec<Setting> {
             kind: Kind::Gunicorn,
             keep_alive: ms(2000),
             one_way: ms(20),
-            clients: 150,
+            clients: 220,
             gaps: Gaps::Exponential(2.0),
         },
     ];

@@ -145,6 +145,7 @@ pub(super) fn run(bench: &Bench) -> Result<Vec<String>> {
         Ok(())
     })?;
 
+    println!("from {:.1} s on with a load that races", start.elapsed().as_secs_f64());
     let reporting = Reporting::start(&bench.finrace, &["--for", watch], "before", &directory)?;
     let loads: Vec<Load<'_>> = runs.iter().flat_map(Run::racing).collect();
     let (before, _) = during(&loads, || {
