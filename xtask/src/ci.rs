@@ -12,7 +12,7 @@ use crate::{bpf, cargo, report, setup, show, task};
 type Step = (&'static str, fn() -> Result<()>);
 
 /// From fast to slow, as far as one does not need another.
-const STEPS: [Step; 12] = [
+const STEPS: [Step; 13] = [
     ("fmt", || show(cargo().args(["fmt", "--all", "--check"]))),
     ("docs", || task(&["docs", "--check"])),
     ("set-up", bpf::install),
@@ -24,6 +24,7 @@ const STEPS: [Step; 12] = [
     ("live", || task(&["live"])),
     ("kernels", || task(&["vm"])),
     ("lookalikes", || task(&["lookalikes"])),
+    ("servers", || task(&["servers", "--short"])),
     ("lab", || task(&["lab", "--short"])),
 ];
 

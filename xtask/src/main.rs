@@ -2,14 +2,19 @@
 
 mod bpf;
 mod ci;
+mod client;
 mod docs;
 mod guest;
 mod lab;
 mod link;
 mod live;
 mod lookalikes;
+mod proxy;
+mod servers;
 mod setup;
+mod software;
 mod vm;
+mod wire;
 
 use std::path::Path;
 use std::process::{Command, ExitCode};
@@ -39,6 +44,8 @@ enum Task {
     Vm(vm::VmArgs),
     /// Compare finrace with the wire: real proxies and servers that race (root, Debian)
     Lab(lab::LabArgs),
+    /// Real servers and chains of them: are timeouts, verdicts and advice right? (root, Debian)
+    Servers(servers::ServersArgs),
     /// Traffic that looks like a race and is none (root, Debian)
     Lookalikes(lookalikes::LookalikeArgs),
 }
@@ -61,6 +68,7 @@ fn run(task: Task) -> Result<()> {
         Task::Live(args) => live::run(args),
         Task::Vm(args) => vm::run(args),
         Task::Lab(args) => lab::run(args),
+        Task::Servers(args) => servers::run(args),
         Task::Lookalikes(args) => lookalikes::run(args),
     }
 }

@@ -11,6 +11,7 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -129,10 +130,26 @@ pub(crate) fn python(packages: &[&str]) -> Result<PathBuf> {
     Ok(bin)
 }
 
-/// A TCP port that nobody on 127.0.0.1 uses now.
-pub(crate) fn free_port() -> Result<u16> {
-    let listener = TcpListener::bind("127.0.0.1:0").context("asking for a free port")?;
-    Ok(listener.local_addr()?.port())
+/// Where the ephemeral ports begin (`net.ipv4.ip_local_port_range` as Linux sets it): servers
+/// listen below.
+pub(crate) const EPHEMERAL: u16 = 32_768;
+
+/// A TCP port for a server that nobody uses now and no other server of this process was given. It
+/// lies below the ephemeral ports, so that no client's port in any namespace is taken for it.
+pub(crate) fn server_port() -> Result<u16> {
+    const FIRST: u16 = 21_000;
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    // Elsewhere in another run at the same time.
+    let start = std::process::id().wrapping_mul(97);
+    loop {
+        let given = NEXT.fetch_add(1, Ordering::Relaxed);
+        ensure!(given < EPHEMERAL - FIRST, "no free port below the ephemeral ones");
+        let offset = (start % u32::from(EPHEMERAL - FIRST)) as u16 + given;
+        let port = FIRST + offset % (EPHEMERAL - FIRST);
+        if TcpListener::bind(("0.0.0.0", port)).is_ok() {
+            return Ok(port);
+        }
+    }
 }
 
 /// Waits until somebody accepts connections at `address`. In a network namespace, call it from a
@@ -148,6 +165,10 @@ pub(crate) fn wait_port(address: SocketAddr, timeout: Duration) -> Result<()> {
     Ok(())
 }
 
+fn create(path: &Path) -> Result<File> {
+    File::create(path).with_context(|| format!("creating {}", path.display()))
+}
+
 /// A child that ends when this is dropped: SIGTERM to its pid, SIGKILL if it does not obey.
 pub(crate) struct Process {
     name: String,
@@ -157,10 +178,27 @@ pub(crate) struct Process {
 
 impl Process {
     /// Starts `command`, with standard output and error in `log_dir/name.log`.
-    pub(crate) fn spawn(name: &str, mut command: Command, log_dir: &Path) -> Result<Self> {
+    pub(crate) fn spawn(name: &str, command: Command, log_dir: &Path) -> Result<Self> {
         let log = log_dir.join(format!("{name}.log"));
-        let out = File::create(&log).with_context(|| format!("creating {}", log.display()))?;
+        let out = create(&log)?;
         let err = out.try_clone()?;
+        Self::start(name, command, log, out, err)
+    }
+
+    /// Starts `command`, with standard output in `file`, and standard error in
+    /// `log_dir/name.log`.
+    pub(crate) fn spawn_into(
+        file: &Path,
+        name: &str,
+        command: Command,
+        log_dir: &Path,
+    ) -> Result<Self> {
+        let log = log_dir.join(format!("{name}.log"));
+        let (out, err) = (create(file)?, create(&log)?);
+        Self::start(name, command, log, out, err)
+    }
+
+    fn start(name: &str, mut command: Command, log: PathBuf, out: File, err: File) -> Result<Self> {
         let child = command
             .stdin(Stdio::null())
             .stdout(out)
@@ -172,6 +210,23 @@ impl Process {
 
     pub(crate) fn is_running(&mut self) -> Result<bool> {
         Ok(self.child.try_wait().with_context(|| format!("waiting for {}", self.name))?.is_none())
+    }
+
+    pub(crate) fn signal(&self, signal: Signal) -> Result<()> {
+        kill_process(Pid::from_child(&self.child), signal)
+            .with_context(|| format!("{signal:?} to {}", self.name))
+    }
+
+    /// Waits until it ends by itself, and fails where it fails.
+    pub(crate) fn wait(&mut self, timeout: Duration) -> Result<()> {
+        let end = now() + timeout;
+        while self.is_running()? {
+            ensure!(now() < end, "{} still runs after {timeout:?}", self.name);
+            sleep(Duration::from_millis(20));
+        }
+        let status = self.child.wait()?;
+        ensure!(status.success(), "{}: {status}: {}", self.name, self.output()?);
+        Ok(())
     }
 
     /// Where its output goes.

@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use anyhow::{Context, Result};
 use serde_json::Value;
 
-use super::truth::{Class, Connection};
+use crate::wire::truth::{Class, Connection};
 
 /// How far nginx's log and a race may lie apart, in seconds: the log is written when the failure
 /// has come back to the client.
@@ -293,7 +293,7 @@ impl fmt::Display for Table<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::lab::truth::{connections, parse};
+    use crate::wire::truth::{connections, parse};
 
     /// A connection from client port 1000 whose request of 300 bytes met a FIN, and one from port
     /// 1001 whose request was answered.

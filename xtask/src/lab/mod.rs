@@ -8,9 +8,8 @@
 #![expect(clippy::print_stdout, reason = "prints its results")]
 
 mod compare;
+mod idle;
 mod load;
-mod servers;
-mod truth;
 
 use std::fmt;
 use std::fs;
@@ -26,16 +25,20 @@ use clap::Args;
 
 use self::compare::{Score, Table, compare};
 use self::load::Load;
-use self::servers::{Backend, Place, Software};
-use self::truth::{Connection, FIELDS};
-use crate::link::{self, Link, command_in};
-use crate::setup::{Process, run as run_command, target_dir};
+use crate::link::Link;
+use crate::proxy::{Pools, Proxy};
+use crate::setup::{Process, target_dir};
+use crate::software::{self, Kind, Place, Software};
+use crate::wire::Capture;
 
 /// Delay of the link, each way.
 const ONE_WAY: Duration = Duration::from_millis(5);
 
 /// What finrace may take to report a race after the last request.
 const SETTLE: Duration = Duration::from_secs(4);
+
+/// Software behind the proxy, each with its own way of closing an idle connection.
+const BACKENDS: [Kind; 4] = [Kind::Gunicorn, Kind::Uvicorn, Kind::Node, Kind::Apache];
 
 /// Recall and precision that must be reached.
 const REQUIRED: f64 = 0.99;
@@ -69,7 +72,7 @@ pub(crate) struct LabArgs {
 /// A backend, and the way to it.
 #[derive(Clone, Copy)]
 struct Setting {
-    backend: Backend,
+    backend: Kind,
     has_delay: bool,
     tls: bool,
 }
@@ -91,8 +94,7 @@ impl Setting {
 }
 
 fn settings(args: &LabArgs) -> Vec<Setting> {
-    let backends: &[Backend] =
-        if args.short { &[Backend::Uvicorn, Backend::Apache] } else { &Backend::ALL };
+    let backends: &[Kind] = if args.short { &[Kind::Uvicorn, Kind::Apache] } else { &BACKENDS };
     let kinds: &[bool] = if args.short { &[false] } else { &[false, true] };
     let mut settings = Vec::new();
     for &backend in backends {
@@ -114,7 +116,7 @@ pub(crate) fn run(args: LabArgs) -> Result<()> {
         finrace.display()
     );
     let directory = target_dir().join("lab");
-    let software = Software::new(directory.join("software"))?;
+    let software = Software::new(directory.join("software"), &BACKENDS)?;
     let link = Link::new("frlab", ONE_WAY)?;
 
     let mut rows = Vec::new();
@@ -170,13 +172,17 @@ impl Bench<'_> {
             server_ip: if has_delay { link.server_ip() } else { [127, 0, 0, 1].into() },
             tls: self.setting.tls,
         };
-        let server = servers::start(self.setting.backend, software, &place)?;
-        let proxy = servers::start_proxy(&place, server.address, self.args.workers)?;
+        // Node keeps it a second longer than it is told.
+        let is_node = self.setting.backend == Kind::Node;
+        let keep_alive = Duration::from_millis(if is_node { 300 } else { 1000 });
+        let server = software::start(self.setting.backend, keep_alive, software, place)?;
+        let pools = Pools { tls: place.tls, ..Pools::new(server.address, self.args.workers) };
+        let proxy = Proxy::start(self.directory, place.client_ns, pools)?;
         let port = server.address.port();
-        let capture = Capture::start(&place, port)?;
+        let capture = Capture::start(self.directory, place.client_ns, &format!("tcp port {port}"))?;
         let finrace = if self.args.truth_only { None } else { Some(self.start_finrace(port)?) };
 
-        let idle = servers::idle_close(software, &place, server.address)?;
+        let idle = idle::idle_close(software, &place, server.address)?;
         let seconds = self.args.seconds.unwrap_or(if self.args.short { 5 } else { 15 });
         let load = Load {
             namespace: place.client_ns,
@@ -209,36 +215,5 @@ impl Bench<'_> {
         let mut process = Process::spawn("finrace", command, self.directory)?;
         process.wait_output("attached", Duration::from_secs(30))?;
         Ok(process)
-    }
-}
-
-/// A running packet capture at the client's end.
-struct Capture {
-    tcpdump: Process,
-    file: PathBuf,
-}
-
-impl Capture {
-    fn start(place: &Place<'_>, port: u16) -> Result<Self> {
-        let file = place.directory.join("capture.pcap");
-        let device = if place.client_ns.is_some() { link::DEVICE } else { "lo" };
-        let mut command = command_in(place.client_ns, "tcpdump");
-        // A buffer of 64 MiB, each packet at once, headers only, as root so that it may write.
-        command.args(["-i", device, "-B", "65536", "--immediate-mode", "-s", "128", "-Z", "root"]);
-        command.arg("-w").arg(&file).arg(format!("tcp port {port}"));
-        let mut tcpdump = Process::spawn("tcpdump", command, place.directory)?;
-        tcpdump.wait_output("listening on", Duration::from_secs(10))?;
-        Ok(Self { tcpdump, file })
-    }
-
-    /// Ends the capture and has tshark read it.
-    fn finish(self) -> Result<Vec<Connection>> {
-        let said = self.tcpdump.stop()?;
-        ensure!(said.contains("\n0 packets dropped by kernel"), "incomplete capture: {said}");
-
-        let mut tshark = Command::new("tshark");
-        tshark.args(["-n", "-T", "fields", "-r"]).arg(&self.file);
-        tshark.args(FIELDS.iter().flat_map(|field| ["-e", field]));
-        Ok(truth::connections(truth::parse(&run_command(&mut tshark)?)?))
     }
 }

@@ -9,9 +9,7 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use serde_json::Value;
 
-/// Where the ephemeral ports begin (`net.ipv4.ip_local_port_range` as Linux sets it): scenarios
-/// listen below.
-pub(super) const EPHEMERAL: u16 = 32_768;
+use crate::setup::EPHEMERAL;
 
 /// Lines shown of those that broke a claim.
 const SHOWN: usize = 5;

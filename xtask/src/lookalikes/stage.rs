@@ -1,16 +1,15 @@
 //! What a scenario stands on: its directory, its ports, its programs, and its claims.
 
 use std::fs;
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 
-use super::lines::{Claim, EPHEMERAL, Lines};
+use super::lines::{Claim, Lines};
 use super::verdicts::Verdicts;
 use crate::link::{Link, command_in};
 use crate::setup::{self, Process};
@@ -123,18 +122,11 @@ impl<'a> Stage<'a> {
         Ok(port)
     }
 
-    /// A port of this scenario's own. It lies below the ephemeral ports, so that no client's port
-    /// in any namespace is taken for it.
+    /// A port of this scenario's own.
     pub(super) fn race_port(&mut self) -> Result<u16> {
-        static NEXT: AtomicU16 = AtomicU16::new(21_000);
-        loop {
-            let port = NEXT.fetch_add(1, Ordering::Relaxed);
-            ensure!(port < EPHEMERAL, "no free port below the ephemeral ones");
-            if TcpListener::bind(("0.0.0.0", port)).is_ok() {
-                self.ports.push(port);
-                return Ok(port);
-            }
-        }
+        let port = setup::server_port()?;
+        self.ports.push(port);
+        Ok(port)
     }
 
     pub(super) fn some(&mut self, port: u16, pattern: impl Into<String>) {

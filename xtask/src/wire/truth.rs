@@ -28,19 +28,19 @@ pub(crate) const FIELDS: [&str; 11] = [
 ];
 
 /// A `close_notify` and its like, from either side, are no larger than this, and requests and
-/// responses of the lab are no smaller.
-const FAREWELL: u32 = 96;
+/// responses of these tests are no smaller.
+pub(super) const FAREWELL: u32 = 96;
 
 /// Parts of one answer follow each other within this.
-const SILENCE_SECONDS: f64 = 0.2;
+pub(super) const SILENCE_SECONDS: f64 = 0.2;
 
 /// A FIN later than a round trip and this after the request it acknowledged is not the idle
 /// timer's.
 const ONE_TURN_SECONDS: f64 = 0.05;
 
-const FIN: u16 = 0x01;
+pub(super) const FIN: u16 = 0x01;
 const SYN: u16 = 0x02;
-const RST: u16 = 0x04;
+pub(super) const RST: u16 = 0x04;
 const ACK: u16 = 0x10;
 
 /// One TCP segment of the capture.
@@ -60,7 +60,7 @@ pub(crate) struct Segment {
 }
 
 impl Segment {
-    fn is(&self, flag: u16) -> bool {
+    pub(super) fn is(&self, flag: u16) -> bool {
         self.flags & flag != 0
     }
 }
@@ -117,7 +117,7 @@ pub(crate) struct Connection {
     /// When the last request was sent, seconds since the epoch.
     pub(crate) time: f64,
     pub(crate) race: Option<Class>,
-    segments: Vec<Segment>,
+    pub(super) segments: Vec<Segment>,
 }
 
 /// The last segments, for whoever must judge a disagreement.

@@ -1,4 +1,4 @@
-"""The Python backends of the lab: a WSGI application for gunicorn, an ASGI one for uvicorn."""
+"""The Python applications of the tests: WSGI for gunicorn and waitress, ASGI for uvicorn and hypercorn."""
 
 BODY = b"ok\n" * 50
 

@@ -1,0 +1,122 @@
+//! finrace at work, and what it reports.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use serde::Deserialize;
+
+use crate::setup::Process;
+
+/// For the programs to be loaded, also on a busy machine.
+pub(super) const ATTACH: Duration = Duration::from_secs(30);
+
+/// `finrace report --json`, as far as the tests read it.
+#[derive(Debug, Deserialize)]
+pub(super) struct Report {
+    pub(super) seconds: f64,
+    lost: BTreeMap<String, u64>,
+    peers: Vec<Row>,
+}
+
+/// One peer of a report.
+#[derive(Debug, Deserialize)]
+pub(super) struct Row {
+    role: String,
+    peer: String,
+    pub(super) races: BTreeMap<String, u64>,
+    pub(super) causes: BTreeMap<String, u64>,
+    pub(super) idle_timeout: IdleTimeout,
+    pub(super) verdict: Option<String>,
+    /// Races to be expected.
+    pub(super) exposure_per_hour: Option<f64>,
+    /// Best first.
+    #[serde(default)]
+    pub(super) advice: Vec<Advice>,
+    /// Compared with an earlier report.
+    pub(super) against: Option<Against>,
+}
+
+/// What would end the races.
+#[derive(Debug, Deserialize)]
+pub(super) struct Advice {
+    /// For the configuration of the software that is meant.
+    pub(super) line: Option<String>,
+}
+
+#[derive(Debug, Deserialize)]
+pub(super) struct Against {
+    pub(super) status: String,
+}
+
+/// Estimates, by who closed.
+#[derive(Debug, Deserialize)]
+pub(super) struct IdleTimeout {
+    pub(super) peer: Option<Estimate>,
+}
+
+#[derive(Debug, Deserialize)]
+pub(super) struct Estimate {
+    pub(super) seconds: f64,
+    pub(super) low_seconds: Option<f64>,
+    pub(super) high_seconds: Option<f64>,
+    pub(super) closes: u64,
+}
+
+impl Report {
+    fn read(file: &Path) -> Result<Self> {
+        let text = fs::read_to_string(file).with_context(|| format!("{}", file.display()))?;
+        let report: Self =
+            serde_json::from_str(&text).with_context(|| format!("{}", file.display()))?;
+        let lost: u64 = report.lost.values().sum();
+        ensure!(lost == 0, "{lost} records lost: {}", file.display());
+        Ok(report)
+    }
+
+    /// The row of a peer: an address for a client, `:8080 from 10.0.0.9` for a server.
+    pub(super) fn row(&self, role: &str, peer: &str) -> Option<&Row> {
+        self.peers.iter().find(|row| row.role == role && row.peer == peer)
+    }
+}
+
+/// A `finrace report` under way.
+pub(super) struct Reporting {
+    process: Process,
+    file: PathBuf,
+}
+
+impl Reporting {
+    /// Starts it, and waits until it watches. Its files are `name.json` and `name.log`.
+    pub(super) fn start(
+        finrace: &Path,
+        arguments: &[&str],
+        name: &str,
+        directory: &Path,
+    ) -> Result<Self> {
+        let file = directory.join(format!("{name}.json"));
+        let mut command = Command::new(finrace);
+        command.args(["report", "--json"]).args(arguments);
+        let mut process = Process::spawn_into(&file, name, command, directory)?;
+        process.wait_output("attached", ATTACH)?;
+        Ok(Self { process, file })
+    }
+
+    pub(super) fn is_running(&mut self) -> Result<bool> {
+        self.process.is_running()
+    }
+
+    /// Has it report now, if it has not.
+    pub(super) fn stop(self) -> Result<Report> {
+        self.process.stop()?;
+        Report::read(&self.file)
+    }
+
+    /// Waits for the end of its time.
+    pub(super) fn wait(mut self, timeout: Duration) -> Result<Report> {
+        self.process.wait(timeout)?;
+        Report::read(&self.file)
+    }
+}

@@ -1,0 +1,94 @@
+//! The daemon, and what it says of a peer while the traffic goes on.
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+
+use super::finrace::ATTACH;
+use crate::setup::{Process, server_port};
+
+/// A running `finrace serve`.
+pub(super) struct Serving {
+    address: SocketAddr,
+    _process: Process,
+}
+
+impl Serving {
+    pub(super) fn start(finrace: &Path, directory: &Path) -> Result<Self> {
+        let address = SocketAddr::from(([127, 0, 0, 1], server_port()?));
+        let mut command = Command::new(finrace);
+        command.args(["serve", "--web.listen-address", &address.to_string()]);
+        let mut process = Process::spawn("serve", command, directory)?;
+        process.wait_output("attached", ATTACH)?;
+        Ok(Self { address, _process: process })
+    }
+
+    /// The metrics, as they are now.
+    pub(super) fn scrape(&self) -> Result<Metrics> {
+        let patience = Some(Duration::from_secs(5));
+        let mut stream = TcpStream::connect(self.address).context("connecting to finrace")?;
+        stream.set_read_timeout(patience)?;
+        stream.write_all(b"GET /metrics HTTP/1.0\r\n\r\n").context("asking for metrics")?;
+        let mut text = String::new();
+        stream.read_to_string(&mut text).context("reading metrics")?;
+        Ok(Metrics(text))
+    }
+}
+
+/// Metrics in their text format.
+pub(super) struct Metrics(String);
+
+impl Metrics {
+    /// The sum over all series of `name` that have these labels.
+    pub(super) fn sum(&self, name: &str, labels: &[(&str, &str)]) -> f64 {
+        let labels: Vec<String> =
+            labels.iter().map(|(name, value)| format!("{name}=\"{value}\"")).collect();
+        let value = |line: &str| -> Option<f64> {
+            let (series, value) = line.strip_prefix(name)?.strip_prefix('{')?.rsplit_once("} ")?;
+            // Commas within values would only hide a series that nobody asks for.
+            let has = |label: &String| series.split(',').any(|part| part == *label);
+            labels.iter().all(has).then(|| value.trim().parse().ok())?
+        };
+        self.0.lines().filter_map(value).sum()
+    }
+
+    /// Whether a client's peer has this verdict.
+    pub(super) fn has_verdict(&self, peer: SocketAddr, verdict: &str) -> bool {
+        let peer = peer.to_string();
+        let labels = [("role", "client"), ("peer", &*peer), ("verdict", verdict)];
+        self.sum("finrace_verdict", &labels) > 0.0
+    }
+
+    /// Races with a client's peer so far.
+    pub(super) fn races(&self, peer: SocketAddr) -> f64 {
+        self.sum("finrace_races_total", &[("role", "client"), ("peer", &peer.to_string())])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn series() {
+        let peer = "127.0.0.1:80".parse().unwrap();
+        let other = "127.0.0.1:8".parse().unwrap();
+        let text = "HTTP/1.0 200 OK\r\n\r\n\
+            # TYPE finrace_races_total counter\n\
+            finrace_races_total{role=\"client\",peer=\"127.0.0.1:80\",class=\"stale_write\"} 2\n\
+            finrace_races_total{role=\"client\",peer=\"127.0.0.1:80\",class=\"fin_crossed\"} 3\n\
+            finrace_races_total{role=\"server\",peer=\"127.0.0.1:80\",class=\"x\"} 5\n\
+            finrace_verdict{role=\"client\",peer=\"127.0.0.1:80\",verdict=\"exposed\"} 1\n\
+            finrace_verdict{role=\"client\",peer=\"127.0.0.1:80\",verdict=\"safe\"} 0\n";
+        let metrics = Metrics(text.to_owned());
+        assert!((metrics.races(peer) - 5.0).abs() < 1e-9);
+        assert!(metrics.races(other).abs() < 1e-9);
+        assert!(metrics.has_verdict(peer, "exposed"));
+        assert!(!metrics.has_verdict(peer, "safe"));
+        assert!(!metrics.has_verdict(other, "exposed"));
+    }
+}

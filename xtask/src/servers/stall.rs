@@ -1,0 +1,62 @@
+//! Whether the machine itself stood still: then times are no longer those of the software, and
+//! requests are lost that no configuration could have saved.
+
+use std::fs;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::{scope, sleep};
+use std::time::Duration;
+
+use crate::setup::now;
+
+/// Runs `body` ahead of what else the machine does, and returns with its result the longest time
+/// that nothing of it could run.
+pub(super) fn measure<T>(body: impl FnOnce() -> T) -> (T, Duration) {
+    const STEP: Duration = Duration::from_millis(10);
+    let _preference = Preference::begin();
+    let done = AtomicBool::new(false);
+    scope(|scope| {
+        let meter = scope.spawn(|| {
+            let mut longest = Duration::ZERO;
+            while !done.load(Ordering::Relaxed) {
+                let start = now();
+                sleep(STEP);
+                longest = longest.max(start.elapsed().saturating_sub(STEP));
+            }
+            longest
+        });
+        let result = with_end(&done, body);
+        (result, meter.join().unwrap_or(Duration::MAX))
+    })
+}
+
+/// Sets `end` when `body` is over, also where it panics: threads that wait for it would go on.
+pub(super) fn with_end<T>(end: &AtomicBool, body: impl FnOnce() -> T) -> T {
+    struct End<'a>(&'a AtomicBool);
+    impl Drop for End<'_> {
+        fn drop(&mut self) {
+            self.0.store(true, Ordering::Relaxed);
+        }
+    }
+    let _end = End(end);
+    body()
+}
+
+/// While it lives, the processes of this session come before those of others: builds and the like.
+struct Preference;
+
+impl Preference {
+    /// Of the scheduler's group, which is the session: a process's own niceness counts only there.
+    const FILE: &str = "/proc/self/autogroup";
+
+    /// Where it is refused, or the kernel has no such groups, the stalls will tell.
+    fn begin() -> Self {
+        fs::write(Self::FILE, "-10").ok();
+        Self
+    }
+}
+
+impl Drop for Preference {
+    fn drop(&mut self) {
+        fs::write(Self::FILE, "0").ok();
+    }
+}
