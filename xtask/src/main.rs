@@ -10,6 +10,7 @@ mod link;
 mod live;
 mod lookalikes;
 mod proxy;
+mod score;
 mod servers;
 mod setup;
 mod software;
@@ -44,6 +45,8 @@ enum Task {
     Vm(vm::VmArgs),
     /// Compare finrace with the wire: real proxies and servers that race (root, Debian)
     Lab(lab::LabArgs),
+    /// Score estimates, exposure and verdicts on simulated traffic, of which all is known
+    Score(score::ScoreArgs),
     /// Real servers and chains of them: are timeouts, verdicts and advice right? (root, Debian)
     Servers(servers::ServersArgs),
     /// Traffic that looks like a race and is none (root, Debian)
@@ -68,6 +71,7 @@ fn run(task: Task) -> Result<()> {
         Task::Live(args) => live::run(args),
         Task::Vm(args) => vm::run(args),
         Task::Lab(args) => lab::run(args),
+        Task::Score(args) => score::run(args),
         Task::Servers(args) => servers::run(args),
         Task::Lookalikes(args) => lookalikes::run(args),
     }

@@ -13,6 +13,11 @@ pub const WATCHING: Duration = Duration::from_millis(100);
 /// The chance of a use is read from so many, if there are as many near enough.
 const ENOUGH: f64 = 12.0;
 
+/// And from no shorter time, as a share of the age and in seconds: ages are as fine as the kernel's
+/// tick, up to 10 ms.
+const LEAST_SHARE: f64 = 0.02;
+const LEAST: f64 = 0.02;
+
 /// What exposure is computed from, all of the same time.
 #[derive(Clone, Copy, Debug)]
 pub struct Grounds<'a> {
@@ -56,7 +61,7 @@ pub fn exposure(grounds: &Grounds<'_>) -> Option<Exposure> {
     let window = rtt + reaction.filter(|reaction| *reaction <= WATCHING).unwrap_or_default();
     let mut exposure = Exposure { window, ..Exposure::default() };
     for close in by_server {
-        let hazard = grounds.hazard(close.high);
+        let hazard = grounds.hazard(close);
         let per_hour = |rate: f64| {
             f64::from(close.count) / hours * (1.0 - (-rate * window.as_secs_f64()).exp())
         };
@@ -79,24 +84,25 @@ struct Hazard {
 }
 
 impl Grounds<'_> {
-    /// At `age` seconds: uses of connections a little younger, by the time that they were so old.
-    /// The nearest dozen of uses counts, as far as they are within half of the age.
-    fn hazard(&self, age: f64) -> Hazard {
-        let mut count = 0.0;
-        let mut from = age / 2.0;
-        for bucket in self.uses.iter().rev().filter(|bucket| bucket.high <= age * 1.000_001) {
-            if bucket.low < age / 2.0 {
+    /// At the age of a close: uses of connections a little younger, by the time that they were so
+    /// old. The nearest dozen of uses counts, as far as they are within half of the age.
+    fn hazard(&self, close: &Bucket) -> Hazard {
+        let age = close.mean;
+        let nearest = age - (LEAST_SHARE * age).max(LEAST);
+        let farthest = age / 2.0;
+        let (mut count, mut reached) = (0.0, age);
+        let near = self.uses.iter().rev().filter(|b| b.low <= close.low && b.low >= farthest);
+        for bucket in near {
+            if count >= ENOUGH && bucket.high <= nearest {
                 break;
             }
             count += f64::from(bucket.count);
-            if count >= ENOUGH {
-                from = bucket.low;
-                break;
-            }
+            reached = bucket.low;
         }
+        let from = if count >= ENOUGH { reached.min(nearest) } else { farthest };
         let ends = [self.uses, self.by_server, self.by_client].into_iter().flatten();
         let at_risk: f64 =
-            ends.map(|end| f64::from(end.count) * (end.middle().min(age) - from).max(0.0)).sum();
+            ends.map(|end| f64::from(end.count) * (end.mean.min(age) - from).max(0.0)).sum();
         let rate = |count: f64| if at_risk > 0.0 { count / at_risk } else { 0.0 };
         Hazard { likely: rate(count), at_most: rate(count + 3.0 + 2.0 * count.sqrt()), gaps: count }
     }

@@ -10,47 +10,64 @@ const FIRST: f64 = 0.01;
 
 /// Counts by bucket; only buckets that have any.
 #[derive(Clone, Debug, Default)]
-pub struct Gaps(Vec<(u16, u32)>);
+pub struct Gaps(Vec<Cell>);
+
+#[derive(Clone, Copy, Debug)]
+struct Cell {
+    bucket: u16,
+    count: u32,
+    /// Of how far the values are from where the bucket begins, in seconds.
+    sum: f32,
+}
 
 /// So many values from `low` to `high` seconds.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Bucket {
     pub low: f64,
     pub high: f64,
+    pub mean: f64,
     pub count: u32,
-}
-
-impl Bucket {
-    pub fn middle(&self) -> f64 {
-        f64::midpoint(self.low, self.high)
-    }
 }
 
 impl Gaps {
     pub fn add(&mut self, gap: Duration) {
-        let bucket = bucket(gap.as_secs_f64());
-        match self.0.binary_search_by_key(&bucket, |(bucket, _)| *bucket) {
+        let gap = gap.as_secs_f64();
+        let bucket = bucket(gap);
+        let offset = (gap - bound(bucket)) as f32;
+        match self.0.binary_search_by_key(&bucket, |cell| cell.bucket) {
             Ok(at) => {
-                if let Some((_, count)) = self.0.get_mut(at) {
-                    *count = count.saturating_add(1);
+                if let Some(cell) = self.0.get_mut(at) {
+                    cell.add(1, offset);
                 }
             }
-            Err(at) => self.0.insert(at, (bucket, 1)),
+            Err(at) => self.0.insert(at, Cell { bucket, count: 1, sum: offset }),
         }
+    }
+}
+
+impl Cell {
+    fn add(&mut self, count: u32, sum: f32) {
+        self.count = self.count.saturating_add(count);
+        self.sum += sum;
     }
 }
 
 /// All of them together, in order.
 pub fn sum(all: &[&Gaps]) -> Vec<Bucket> {
-    let mut counts: Vec<_> = all.iter().flat_map(|gaps| gaps.0.iter().copied()).collect();
-    counts.sort_unstable_by_key(|(bucket, _)| *bucket);
-    counts.dedup_by(|next, kept| {
-        let is_same = next.0 == kept.0;
-        kept.1 = kept.1.saturating_add(if is_same { next.1 } else { 0 });
+    let mut cells: Vec<_> = all.iter().flat_map(|gaps| gaps.0.iter().copied()).collect();
+    cells.sort_unstable_by_key(|cell| cell.bucket);
+    cells.dedup_by(|next, kept| {
+        let is_same = next.bucket == kept.bucket;
+        if is_same {
+            kept.add(next.count, next.sum);
+        }
         is_same
     });
-    let bucket = |(bucket, count)| Bucket { low: bound(bucket), high: bound(bucket + 1), count };
-    counts.into_iter().map(bucket).collect()
+    let bucket = |Cell { bucket, count, sum }| {
+        let (low, high) = (bound(bucket), bound(bucket + 1));
+        Bucket { low, high, mean: low + f64::from(sum) / f64::from(count), count }
+    };
+    cells.into_iter().map(bucket).collect()
 }
 
 fn bucket(seconds: f64) -> u16 {
@@ -72,8 +89,11 @@ mod tests {
         for gap in [0.0, 0.01, 0.2, 1.0, 59.9, 3600.0, 1e9] {
             let mut gaps = Gaps::default();
             gaps.add(Duration::from_secs_f64(gap));
-            let [Bucket { low, high, count: 1 }] = sum(&[&gaps])[..] else { panic!("{gaps:?}") };
+            let [Bucket { low, high, mean, count: 1 }] = sum(&[&gaps])[..] else {
+                panic!("{gaps:?}")
+            };
             assert!((low <= gap || gap < FIRST) && (gap < high || gap > 1e6), "{low} {gap} {high}");
+            assert!((mean - gap).abs() <= 1e-6 * gap.max(1.0), "{mean} {gap}");
         }
     }
 

@@ -195,7 +195,7 @@ impl Outcome {
             races,
             counted: row.and_then(|row| row.causes.get("idle").copied()).unwrap_or(0),
             per_hour,
-            expected_per_hour: row.and_then(|row| row.exposure_per_hour),
+            expected_per_hour: row.and_then(|row| Some(row.exposure.as_ref()?.per_hour)),
         }
     }
 

@@ -31,13 +31,19 @@ pub(super) struct Row {
     pub(super) causes: BTreeMap<String, u64>,
     pub(super) idle_timeout: IdleTimeout,
     pub(super) verdict: Option<String>,
-    /// Races to be expected.
-    pub(super) exposure_per_hour: Option<f64>,
+    pub(super) exposure: Option<Exposure>,
     /// Best first.
     #[serde(default)]
     pub(super) advice: Vec<Advice>,
     /// Compared with an earlier report.
     pub(super) against: Option<Against>,
+}
+
+/// Races to be expected.
+#[derive(Debug, Deserialize)]
+pub(super) struct Exposure {
+    /// As computed, whatever was seen.
+    pub(super) per_hour: f64,
 }
 
 /// What would end the races.
