@@ -337,6 +337,7 @@ mod tests {
             client_first: 0,
             client_in_a_row: 0,
             is_server_first_again: false,
+            client_row_length: Duration::ZERO,
             server_share_before: None,
             reuses: 120,
             reuses_per_second: 2.0,

@@ -12,10 +12,10 @@ pub fn sentence(facts: &Facts, state: State, client: &str, server: &str) -> Stri
     let closes_after = facts.server_timeout.as_ref().map(|estimate| {
         format!("{server} closes idle connections after {}", of_estimate(estimate))
     });
-    let reuses = if facts.reuses > 0 {
-        format!("{client} reuses them after up to {}", short(facts.longest_gap))
+    let reuses = if facts.longest_gap.is_zero() {
+        format!("{client} was not seen to reuse any after a gap of late")
     } else {
-        format!("{client} was not seen to reuse any after a gap")
+        format!("{client} reuses them after up to {}", short(facts.longest_gap))
     };
     let lost =
         |count: u32| format!("{count} request{} lost in {}", plural(count), short(facts.length));

@@ -1,5 +1,7 @@
 //! Who closes idle connections first, of late: the order that everything is about.
 
+use std::time::Duration;
+
 use super::model::{Closer, Nanos};
 
 /// The latest closes by whom they were, of which each second has its share: a reload that closes
@@ -9,8 +11,8 @@ pub struct Order {
     /// The latest is the lowest bit; set for the peer.
     closers: u128,
     count: u32,
-    /// Closes in a row by one side, with no race since.
-    row: Option<(Closer, u32)>,
+    /// Closes in a row by one side, with no race since; and when it began.
+    row: Option<(Closer, u32, Nanos)>,
     second: u64,
     /// Closes of either side in that second.
     in_second: [u32; 2],
@@ -36,8 +38,8 @@ impl Order {
         *count += 1;
         self.closers = self.closers << 1 | bit;
         self.count = Self::SIZE.min(self.count + 1);
-        let before = self.row.filter(|(other, _)| *other == closer);
-        self.row = Some((closer, before.map_or(1, |(_, row)| row.saturating_add(1))));
+        let row = self.row.filter(|(other, ..)| *other == closer).unwrap_or((closer, 0, time));
+        self.row = Some((closer, row.1.saturating_add(1), row.2));
     }
 
     /// A request was lost: whatever row there was has not prevented it.
@@ -56,7 +58,13 @@ impl Order {
 
     /// The last so many closes were all by that side, and there was no race since.
     pub fn in_a_row(&self, closer: Closer) -> u32 {
-        self.row.filter(|(other, _)| *other == closer).map_or(0, |(_, row)| row)
+        self.row.filter(|(other, ..)| *other == closer).map_or(0, |(_, row, _)| row)
+    }
+
+    /// How long that row has lasted by `now`.
+    pub fn row_length(&self, closer: Closer, now: Nanos) -> Duration {
+        let row = self.row.filter(|(other, ..)| *other == closer);
+        row.map_or(Duration::ZERO, |(.., since)| now.since(since))
     }
 
     /// The share of the other side in what came before that row, as far as it is known.

@@ -70,6 +70,8 @@ pub struct Facts {
     pub is_server_first_again: bool,
     /// The last so many were all by the client, and there was no race since.
     pub client_in_a_row: u32,
+    /// How long that has lasted.
+    pub client_row_length: Duration,
     /// The server's share of those before, where there are any.
     pub server_share_before: Option<f64>,
     /// Ever since watching began.
@@ -106,7 +108,12 @@ impl Facts {
     fn has_turned(&self) -> bool {
         let share = self.server_share_before.unwrap_or(0.0).max(0.03);
         let chance = (1.0 - share).max(0.0).powf(self.client_in_a_row.into());
-        self.client_in_a_row >= TURNED && chance < 0.01
+        // Nor was it chance that no race came meanwhile.
+        let passed = self.client_row_length.as_secs_f64() / self.length.as_secs_f64().max(1.0);
+        let races_due = f64::from(self.idle_races()) * passed;
+        self.client_in_a_row >= TURNED
+            && chance < 0.01
+            && (self.idle_races() == 0 || races_due >= 3.0)
     }
 
     /// Races to be expected in an hour: what is computed, or what was seen, if that is more.
@@ -174,6 +181,9 @@ pub fn assess(facts: &Facts, before: Option<State>) -> State {
         Some(State::Exposed | State::Racing | State::Leaking) => 0.02,
         Some(State::Dropping | State::Unknown) | None => 0.05,
     };
+    // Where the client has a timeout and the server none, the server's closes have other reasons.
+    let has_only_client = facts.server_timeout.is_none() && facts.client_timeout.is_some();
+    let limit = if has_only_client { 0.5 } else { limit };
     let is_server_first = !has_turned && facts.server_share() > limit;
     let is_known = facts.server_timeout.is_some() || facts.is_server_first_again;
     if is_server_first && is_known && facts.idle_closes() >= MIN_CLOSES && facts.reuses > 0 {

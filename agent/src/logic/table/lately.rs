@@ -177,6 +177,7 @@ impl Lately {
             client_first: order.by(client),
             client_in_a_row: order.in_a_row(client),
             is_server_first_again: false,
+            client_row_length: order.row_length(client, now),
             server_share_before: order.share_before_row(client),
             reuses: 0,
             reuses_per_second: rate(&uses, traffic.length(now)),
@@ -218,6 +219,6 @@ pub(super) const fn sides(role: Role) -> [Closer; 2] {
 }
 
 fn rate(uses: &[Bucket], length: Duration) -> f64 {
-    let count: f64 = uses.iter().map(|gap| f64::from(gap.count)).sum();
-    count / length.as_secs_f64().max(1.0)
+    let count: u32 = uses.iter().map(|gap| gap.count).sum();
+    f64::from(count) / length.as_secs_f64().max(1.0)
 }

@@ -88,9 +88,10 @@ impl IdleTimes {
     fn is_repeated(&self) -> bool {
         let mut seconds: Vec<_> =
             self.exact.timed().chain(self.upper_bound.timed()).map(|(second, _)| second).collect();
+        let count = seconds.len();
         seconds.sort_unstable();
         seconds.dedup();
-        seconds.len() >= 20
+        count >= 20 && seconds.len() >= 5
     }
 
     fn add(&mut self, close: &Close) {

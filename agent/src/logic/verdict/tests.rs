@@ -14,6 +14,7 @@ fn nothing() -> Facts {
         client_first: 0,
         is_server_first_again: false,
         client_in_a_row: 0,
+        client_row_length: Duration::from_mins(9),
         server_share_before: None,
         reuses: 0,
         reuses_per_second: 0.0,
@@ -136,6 +137,10 @@ fn a_change_shows_at_once_when_the_order_has_turned() {
     // Where the server closed one in ten, twenty by the client are nothing out of the ordinary.
     check(TURNED, Some(0.1), State::Racing);
     check(44, Some(0.1), State::Safe);
+    let rare =
+        Facts { client_in_a_row: 60, client_row_length: Duration::from_mins(1), ..facts.clone() };
+    let rare = Facts { server_share_before: Some(1.0), ..with_races(20, rare) };
+    assert_eq!(assess(&rare, None), State::Racing, "two races were due in that minute");
     check(100, None, State::Racing);
     check(152, None, State::Safe);
 }

@@ -1,0 +1,214 @@
+//! Where idle times crowd: of all intervals of allowed width the one least likely to be chance.
+
+use std::ops::Range;
+
+use super::{Bin, MIN_CLOSES, Population};
+
+/// Closes that must agree on a timeout that scatters.
+const MIN_CLOSES_OF_RANGE: u32 = 10;
+
+/// The share of all closes that a timeout must have, however sharp it is; and one that scatters.
+const MIN_SHARE: f64 = 0.1;
+const MIN_SHARE_OF_RANGE: f64 = 0.15;
+
+/// More timeouts than this behind one address are not told apart.
+const MAX_POPULATIONS: usize = 3;
+
+/// Flanks on either side of a crowd are so many times as wide as it, on a logarithmic scale.
+const FLANKS: f64 = 3.0;
+
+/// A crowd may be chance once in e^4 = 55 times, in all places where one could have been.
+const MIN_EVIDENCE: f64 = 4.0;
+
+/// A sharp crowd within one that scatters is a timeout of its own if it is chance once in e^8 times.
+const MIN_EVIDENCE_WITHIN: f64 = 8.0;
+
+/// From the shortest to the longest timeout that is looked for, 50 ms to 2 h, as a logarithm.
+const WHOLE_RANGE: f64 = 11.9;
+
+/// Shorter idle times are no evidence, so nothing can be seen below.
+const FLOOR: f64 = 0.2;
+
+/// Where the values of `bins` crowd, the densest first. Bins are in order and do not overlap.
+pub fn populations(bins: &[Bin]) -> Vec<Population> {
+    let all: u32 = bins.iter().map(|bin| bin.count).sum();
+    let mut rest = bins.to_vec();
+    let mut found = Vec::new();
+    while found.len() < MAX_POPULATIONS {
+        let Some(crowd) = densest(&rest, all) else { break };
+        found.push(Population::of(rest.drain(crowd).as_slice(), all));
+    }
+    found
+}
+
+/// The crowd that is least likely to be chance, if one is unlikely enough.
+fn densest(bins: &[Bin], all: u32) -> Option<Range<usize>> {
+    let total: u32 = bins.iter().map(|bin| bin.count).sum();
+    let of_range = MIN_CLOSES_OF_RANGE.max(share_of(all, MIN_SHARE_OF_RANGE));
+    let mut best: Option<(f64, Range<usize>)> = None;
+    for (start, first) in bins.iter().enumerate() {
+        let mut count = 0;
+        for (end, last) in bins.iter().enumerate().skip(start) {
+            let Some(scatter) = Scatter::of(first, last) else { break };
+            count += last.count;
+            let needed = match scatter {
+                Scatter::Sharp => MIN_CLOSES.max(share_of(all, MIN_SHARE)),
+                Scatter::Late => of_range.max(share_of(total, 0.6)),
+                Scatter::Tick => of_range.max(share_of(total, 0.8)),
+            };
+            let crowd = start..end + 1;
+            let size = (measure(first.low, last.high) / WHOLE_RANGE).min(0.99);
+            let score = unlikelihood(count, total - count, size);
+            if count >= needed
+                && best.as_ref().is_none_or(|(best, _)| score > *best)
+                && stands_out(bins, &crowd, count)
+                && (scatter == Scatter::Sharp
+                    || (has_edges(bins, &crowd, count) && is_even(bins.get(crowd.clone()), count)))
+            {
+                best = Some((score, crowd));
+            }
+        }
+    }
+    best.map(|(_, crowd)| with_stragglers(bins, crowd))
+}
+
+/// How far closes at one timeout may lie apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Scatter {
+    /// A timer, and how late an event loop is.
+    Sharp,
+    /// Up to twice the timeout: a server that looks for what has expired as seldom as the timeout
+    /// is long.
+    Late,
+    /// By a tick of a second, and what it takes to see that all is quiet.
+    Tick,
+}
+
+impl Scatter {
+    fn of(first: &Bin, last: &Bin) -> Option<Self> {
+        // What lies between them; of a timer, a bucket's own width says nothing.
+        if last.low - first.high <= (0.04 * first.low).max(0.06) {
+            Some(Self::Sharp)
+        } else if last.high <= 2.05 * first.low && first.low >= 1.5 * FLOOR {
+            Some(Self::Late)
+        } else if last.high - first.low <= 1.8 && first.low >= 0.9 {
+            Some(Self::Tick)
+        } else {
+            None
+        }
+    }
+}
+
+/// A crowd that scatters, with those at its ends: without them it is denser, and less than all.
+fn with_stragglers(bins: &[Bin], crowd: Range<usize>) -> Range<usize> {
+    let Range { mut start, mut end } = crowd;
+    let scatter = |start: usize, end: usize| {
+        let (first, last) = (bins.get(start)?, bins.get(end.checked_sub(1)?)?);
+        Some((Scatter::of(first, last)?, last.high - first.low))
+    };
+    let Some((Scatter::Late | Scatter::Tick, width)) = scatter(start, end) else {
+        return start..end;
+    };
+    let is_near = |a: Option<&Bin>, b: Option<&Bin>| {
+        a.zip(b).is_some_and(|(a, b)| b.low - a.high <= width / 4.0)
+    };
+    while start > 0
+        && is_near(bins.get(start - 1), bins.get(start))
+        && scatter(start - 1, end).is_some()
+    {
+        start -= 1;
+    }
+    while is_near(bins.get(end - 1), bins.get(end)) && scatter(start, end + 1).is_some() {
+        end += 1;
+    }
+    start..end
+}
+
+/// The smallest count that is at least this share.
+fn share_of(count: u32, share: f64) -> u32 {
+    #[expect(clippy::cast_sign_loss, reason = "counts and shares are positive")]
+    let least = (f64::from(count) * share).ceil() as u32;
+    least
+}
+
+/// How wide an interval is on a logarithmic scale, with the blur of clocks and event loops.
+fn measure(low: f64, high: f64) -> f64 {
+    let blur = blur(high);
+    ((high + blur) / (low - blur).max(0.001)).ln()
+}
+
+fn blur(value: f64) -> f64 {
+    (value / 400.0).max(0.01)
+}
+
+/// Whether a crowd is more than the densest part of its surroundings.
+fn stands_out(bins: &[Bin], crowd: &Range<usize>, count: u32) -> bool {
+    let Some((first, last)) = bins.get(crowd.start).zip(bins.get(crowd.end - 1)) else {
+        return false;
+    };
+    let (low, high) = (first.low, last.high);
+    let reach = (FLANKS * measure(low, high)).exp();
+    let near = ((low - blur(high)) / reach).max(FLOOR)..(high + blur(high)) * reach;
+    let others = bins.iter().enumerate().filter(|(place, _)| !crowd.contains(place));
+    let beside = others.filter(|(_, bin)| bin.high >= near.start && bin.low <= near.end);
+    let beside = beside.map(|(_, bin)| bin.count).sum();
+    let places: u32 = bins.iter().map(|bin| bin.count).sum();
+    // Where it could have been, but for what lies under the floor.
+    let below = if low > near.start { (low / near.start).ln() } else { 0.0 };
+    let (own, above) = (measure(low, high), FLANKS * measure(low, high));
+    let expected = own / (own + above + below.min(above));
+    unlikelihood(count, beside, expected) - f64::from(places).ln() >= MIN_EVIDENCE
+}
+
+/// Whether a crowd that scatters ends where it ends: beside it, up to half of its width away, there
+/// is at most a third of its density.
+fn has_edges(bins: &[Bin], crowd: &Range<usize>, count: u32) -> bool {
+    let Some((first, last)) = bins.get(crowd.start).zip(bins.get(crowd.end - 1)) else {
+        return false;
+    };
+    let width = (last.high - first.low) / 2.0;
+    let count_in = |bins: Option<&[Bin]>, range: Range<f64>| -> u32 {
+        let bins = bins.into_iter().flatten();
+        bins.filter(|bin| range.contains(&bin.low)).map(|bin| bin.count).sum()
+    };
+    let below = count_in(bins.get(..crowd.start), first.low - width..first.low);
+    let above = count_in(bins.get(crowd.end..), last.high..last.high + width);
+    // In half of the width, a third of the density is a sixth of the count.
+    below.max(above) * 6 <= count
+}
+
+/// Whether a crowd that scatters has no sharp one within it.
+fn is_even(crowd: Option<&[Bin]>, count: u32) -> bool {
+    let Some((crowd, (first, last))) = crowd.and_then(|c| Some((c, c.first().zip(c.last())?)))
+    else {
+        return true;
+    };
+    let whole = measure(first.low, last.high);
+    crowd.iter().enumerate().all(|(start, first)| {
+        let mut inside = 0;
+        let sharp = crowd
+            .iter()
+            .skip(start)
+            .take_while(|last| Scatter::of(first, last) == Some(Scatter::Sharp));
+        sharp.fold(true, |is_even, last| {
+            inside += last.count;
+            let expected = (measure(first.low, last.high) / whole).min(0.99);
+            let evidence = unlikelihood(inside, count - inside, expected) - f64::from(count).ln();
+            is_even && (inside < MIN_CLOSES || evidence < MIN_EVIDENCE_WITHIN)
+        })
+    })
+}
+
+/// How unlikely it is that so many of all fall `inside` where only the share `expected` should:
+/// the negative logarithm of (Chernoff's bound on) the chance; zero if there are no more than that.
+fn unlikelihood(inside: u32, outside: u32, expected: f64) -> f64 {
+    let (inside, outside) = (f64::from(inside), f64::from(outside));
+    let all = inside + outside;
+    let term = |count: f64, expected: f64| {
+        if count > 0.0 { count * (count / (all * expected)).ln() } else { 0.0 }
+    };
+    if inside <= all * expected {
+        return 0.0;
+    }
+    term(inside, expected) + term(outside, 1.0 - expected)
+}
