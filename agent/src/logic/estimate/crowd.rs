@@ -110,7 +110,7 @@ fn with_stragglers(bins: &[Bin], crowd: Range<usize>) -> Range<usize> {
         return start..end;
     };
     let is_near = |a: Option<&Bin>, b: Option<&Bin>| {
-        a.zip(b).is_some_and(|(a, b)| b.low - a.high <= width / 4.0)
+        a.zip(b).is_some_and(|(a, b)| b.low - a.high <= width / 2.0)
     };
     while start > 0
         && is_near(bins.get(start - 1), bins.get(start))
