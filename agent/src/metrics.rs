@@ -312,7 +312,8 @@ fn judgements(
             for closer in Closer::ALL {
                 let Some(estimate) = stats.idle(*closer).estimate() else { continue };
                 let labels = (labels.as_slice(), [("closer", closer.as_str())]);
-                family.encode_family(&labels)?.encode_gauge(&of(&estimate.main))?;
+                let micros = (of(&estimate.main) * 1e6).round() / 1e6;
+                family.encode_family(&labels)?.encode_gauge(&micros)?;
             }
         }
     }

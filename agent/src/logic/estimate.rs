@@ -235,12 +235,16 @@ impl Population {
 fn median(bins: &[Bin], count: u32) -> f64 {
     let half = f64::from(count) / 2.0;
     let mut below = 0.0;
-    for bin in bins {
+    let mut rest = bins.iter().peekable();
+    while let Some(bin) = rest.next() {
         let inside = f64::from(bin.count);
-        if below + inside >= half {
+        if below + inside > half {
             return bin.low + (bin.high - bin.low) * (half - below) / inside;
         }
         below += inside;
+        if let Some(next) = rest.peek().filter(|_| below >= half) {
+            return f64::midpoint(bin.high, next.low);
+        }
     }
     bins.last().map_or(0.0, |bin| bin.high)
 }
