@@ -32,11 +32,15 @@ pub enum Command {
   finrace watch --json --class stale_write --process nginx
   finrace watch --demo                   with traffic of its own that races")]
     Watch(Watch),
-    /// Observe for a while, then print one row per peer.
+    /// Observe for a while, then say of each peer what is wrong and what to change.
     #[command(after_help = "Examples:
   finrace report --for 5m
   finrace report --demo                  with traffic of its own that races
-  finrace report --for 1h --json > before.json")]
+  finrace report --for 1h --json > before.json
+  finrace report --for 1h --against before.json    did the change work?
+  finrace report --fail-on racing,exposed          for scripts
+
+Exit status: 3 if a peer has one of the verdicts of --fail-on.")]
     Report(Report),
     /// Run as a daemon that Prometheus scrapes.
     #[command(after_help = "Examples:

@@ -62,6 +62,10 @@ fn bad_usage_names_the_offending_text() {
         ("serve --web.listen-address 127.0.0.1:65536", "127.0.0.1:65536"),
         ("check --log.level loud", "loud"),
         ("report --peers.max many", "many"),
+        ("report --fail-on racing,late", "late"),
+        ("report --against /nowhere/before.json", "/nowhere/before.json"),
+        // A file that is no report, and one that all may read.
+        ("report --against /proc/self/status", "/proc/self/status"),
         ("wach", "wach"),
     ] {
         let run = finrace(line);

@@ -185,6 +185,17 @@ pub fn guesses(side: Side, seconds: f64) -> Vec<&'static str> {
     knobs::all().filter(has).map(|software| software.name).collect()
 }
 
+/// What has a limit between the longest gap that passed and the shortest that did not: guesses.
+pub fn middleboxes((passed, failed): (Duration, Duration)) -> Vec<&'static str> {
+    let range = passed.as_secs_f64()..=failed.as_secs_f64();
+    let has = |software: &&Software| {
+        let knobs = software.knobs.iter().filter(|knob| knob.side == Side::Middlebox);
+        let mut limits = knobs.flat_map(|knob| knob.defaults).filter_map(|limit| limit.seconds);
+        limits.any(|limit| range.contains(&limit))
+    };
+    knobs::all().filter(has).map(|software| software.name).collect()
+}
+
 /// The requesting side is to close before `low`.
 fn client_change(facts: &Facts, low: f64, end: End<'_>) -> Change {
     let knob = end.knob(Side::Client);
@@ -318,7 +329,6 @@ fn plain(seconds: f64) -> String {
 mod tests {
     use super::*;
     use crate::logic::estimate::of_closes;
-    use crate::logic::verdict::Races;
 
     fn after(seconds: f64) -> Option<Estimate> {
         let idle = Duration::from_secs_f64(seconds);
@@ -329,28 +339,12 @@ mod tests {
     fn facts(role: Role, seconds: f64) -> Facts {
         Facts {
             role,
-            length: Duration::from_mins(1),
-            threshold: Duration::from_millis(200),
             server_timeout: after(seconds),
-            client_timeout: None,
             server_first: 20,
-            client_first: 0,
-            client_in_a_row: 0,
-            is_server_first_again: false,
-            client_row_length: Duration::ZERO,
-            server_share_before: None,
             reuses: 120,
             reuses_per_second: 2.0,
             longest_gap: Duration::from_secs_f64(0.9 * seconds),
-            exposure: None,
-            races: Races::default(),
-            seen: 0,
-            drops: 0,
-            drop_limit: None,
-            stale: 0,
-            old_fins: 0,
-            dwell: None,
-            rtt: Some(Duration::from_millis(1)),
+            ..Facts::nothing()
         }
     }
 
@@ -443,5 +437,10 @@ mod tests {
         assert!(guesses(Side::Server, 2.01).contains(&"gunicorn"));
         assert!(guesses(Side::Client, 59.2).contains(&"nginx"));
         assert!(guesses(Side::Server, 3.3).is_empty());
+        let within = |passed, failed| {
+            middleboxes((Duration::from_secs(passed), Duration::from_secs(failed)))
+        };
+        assert!(within(340, 355).contains(&"AWS NAT gateway"));
+        assert!(within(360, 900).is_empty());
     }
 }

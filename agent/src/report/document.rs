@@ -11,7 +11,7 @@ use crate::app::Session;
 use crate::logic::advice::{self, Advice, Alternative, advise};
 use crate::logic::estimate::{Estimate, Population};
 use crate::logic::explain::{notes, sentence};
-use crate::logic::knobs::Side;
+use crate::logic::knobs::{self, Side};
 use crate::logic::latest::Latest;
 use crate::logic::model::{Closer, Nanos, Role};
 use crate::logic::peer::Peer;
@@ -24,6 +24,8 @@ pub(super) const SCHEMA: &str = "finrace.report/2";
 #[derive(Debug, Serialize)]
 pub(super) struct Document {
     schema: &'static str,
+    /// Version of the table of software and its settings.
+    knobs: &'static str,
     started: String,
     pub(super) seconds: f64,
     pub(super) kernel: String,
@@ -63,6 +65,8 @@ pub(super) struct PeerReport {
     /// Races of this side that are counted at the client's row, whose end is on this host too.
     pub(super) seen: u64,
     pub(super) idle_timeout: BTreeMap<&'static str, Timeout>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) drop_limit: Option<DropLimit>,
     pub(super) advice: Vec<AdviceReport>,
     pub(super) alternatives: Vec<AlternativeReport>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -147,6 +151,15 @@ fn is_false(flag: &bool) -> bool {
     !flag
 }
 
+/// After how long something forgets a connection without a word.
+#[derive(Debug, Serialize)]
+pub(super) struct DropLimit {
+    passed_seconds: f64,
+    failed_seconds: f64,
+    /// What has such a limit: guesses.
+    pub(super) default_of: Vec<&'static str>,
+}
+
 #[derive(Debug, Serialize)]
 pub(super) struct AdviceReport {
     side: &'static str,
@@ -219,6 +232,7 @@ impl Document {
         };
         Self {
             schema: SCHEMA,
+            knobs: knobs::CHECKED,
             started: humantime::format_rfc3339_micros(session.started).to_string(),
             seconds: session.elapsed().as_secs_f64(),
             kernel: session.features.release.clone(),
@@ -318,6 +332,7 @@ impl Run<'_> {
                     Some((closer.as_str(), Timeout::of(estimate, side_of(role, *closer))))
                 })
                 .collect(),
+            drop_limit: facts.drop_limit.map(DropLimit::of),
             advice: Vec::new(),
             alternatives: Vec::new(),
             against: None,
@@ -462,6 +477,16 @@ impl Timeout {
         let names = self.default_of.get(..3).unwrap_or(&self.default_of);
         let more = if names.len() < self.default_of.len() { " and others" } else { "" };
         (!names.is_empty()).then(|| names.join(", ") + more)
+    }
+}
+
+impl DropLimit {
+    fn of(limit: (Duration, Duration)) -> Self {
+        Self {
+            passed_seconds: limit.0.as_secs_f64(),
+            failed_seconds: limit.1.as_secs_f64(),
+            default_of: advice::middleboxes(limit),
+        }
     }
 }
 

@@ -111,6 +111,9 @@ impl PeerReport {
         {
             say("", &format!("{:.2} s is the default of {software} (a guess).", timeout.seconds));
         }
+        if let Some(limit) = self.drop_limit.as_ref().filter(|limit| !limit.default_of.is_empty()) {
+            say("", &format!("Such a limit have {} (a guess).", limit.default_of.join(", ")));
+        }
         if let Some(against) = &self.against {
             let status = against.status.replace('_', " ").to_uppercase();
             say("against", &format!("{status}. {}.", against.text));

@@ -2,35 +2,38 @@ use super::*;
 use crate::logic::estimate::of_closes;
 use crate::logic::explain::{notes, sentence};
 
-/// Nothing was seen in ten minutes.
-fn nothing() -> Facts {
-    Facts {
-        role: Role::Client,
-        length: Duration::from_mins(10),
-        threshold: Duration::from_millis(200),
-        server_timeout: None,
-        client_timeout: None,
-        server_first: 0,
-        client_first: 0,
-        is_server_first_again: false,
-        client_in_a_row: 0,
-        client_row_length: Duration::from_mins(9),
-        server_share_before: None,
-        reuses: 0,
-        reuses_per_second: 0.0,
-        longest_gap: Duration::ZERO,
-        exposure: None,
-        races: Races::default(),
-        seen: 0,
-        drops: 0,
-        drop_limit: None,
-        stale: 0,
-        old_fins: 0,
-        dwell: None,
-        rtt: Some(Duration::from_millis(1)),
+impl Facts {
+    /// Nothing was seen in ten minutes.
+    pub(crate) fn nothing() -> Self {
+        Self {
+            role: Role::Client,
+            length: Duration::from_mins(10),
+            threshold: Duration::from_millis(200),
+            server_timeout: None,
+            client_timeout: None,
+            server_first: 0,
+            client_first: 0,
+            is_server_first_again: false,
+            client_in_a_row: 0,
+            client_row_length: Duration::from_mins(9),
+            server_share_before: None,
+            reuses: 0,
+            reuses_per_second: 0.0,
+            longest_gap: Duration::ZERO,
+            exposure: None,
+            races: Races::default(),
+            seen: 0,
+            drops: 0,
+            drop_limit: None,
+            stale: 0,
+            old_fins: 0,
+            dwell: None,
+            rtt: Some(Duration::from_millis(1)),
+        }
     }
 }
 
+/// The server's or the client's idle timeout.
 fn after(seconds: f64, closes: u32) -> Option<Estimate> {
     let idle = Duration::from_secs_f64(seconds);
     of_closes(&(0..closes).map(|second| (second, idle)).collect::<Vec<_>>(), false)
@@ -43,7 +46,7 @@ fn server_first() -> Facts {
         server_first: 40,
         reuses: 300,
         longest_gap: Duration::from_millis(1_900),
-        ..nothing()
+        ..Facts::nothing()
     }
 }
 
@@ -67,14 +70,14 @@ fn words() {
     let check = |name: &str, facts: Facts, expected: State| {
         assert_eq!(assess(&facts, None), expected, "{name}");
     };
-    check("nothing", nothing(), State::Unknown);
+    check("nothing", Facts::nothing(), State::Unknown);
     check("the server first", server_first(), State::Exposed);
     check("never used again", Facts { reuses: 0, ..server_first() }, State::Unknown);
     check("four closes", Facts { server_first: 4, ..server_first() }, State::Unknown);
     check("no timeout", Facts { server_timeout: None, ..server_first() }, State::Unknown);
     check("a race", with_races(1, server_first()), State::Racing);
     check("seen from the server", Facts { seen: 1, ..server_first() }, State::Racing);
-    check("a race, little else", with_races(1, nothing()), State::Racing);
+    check("a race, little else", with_races(1, Facts::nothing()), State::Racing);
     check("the client first", client_first(), State::Safe);
     check(
         "four by the client",
@@ -84,7 +87,7 @@ fn words() {
 
     let other = Races { lifetime: 9, rollout: 9, ..Races::default() };
     check("other races", Facts { races: other, ..client_first() }, State::Safe);
-    check("drops", Facts { drops: 2, ..nothing() }, State::Dropping);
+    check("drops", Facts { drops: 2, ..Facts::nothing() }, State::Dropping);
     check(
         "more drops than races",
         Facts { drops: 2, ..with_races(1, server_first()) },
@@ -151,9 +154,9 @@ fn sentences() {
         let state = assess(&facts, None);
         assert_eq!(sentence(&facts, state, "nginx", "10.0.0.5:80"), expected);
     };
-    check(nothing(), "Too little was seen: 5 closes of an idle connection to go");
+    check(Facts::nothing(), "Too little was seen: 5 closes of an idle connection to go");
     check(
-        Facts { server_first: 2, ..nothing() },
+        Facts { server_first: 2, ..Facts::nothing() },
         "Too little was seen: 3 more closes of an idle connection to go",
     );
     check(
@@ -183,7 +186,7 @@ fn sentences() {
     );
     let limit = Some((Duration::from_secs(340), Duration::from_mins(6)));
     check(
-        Facts { drops: 1, drop_limit: limit, ..nothing() },
+        Facts { drops: 1, drop_limit: limit, ..Facts::nothing() },
         "Something between nginx and 10.0.0.5:80 forgets idle connections without a word (after 340 s \
          they still worked, after 360 s no more): 1 request lost in 10 min",
     );
@@ -208,9 +211,9 @@ fn sentences() {
 #[test]
 fn other_races_have_their_own_words_and_no_timeout() {
     let races = Races { lifetime: 1, rollout: 2, ..Races::default() };
-    let all = notes(&Facts { races, ..nothing() }, "10.0.0.5:80");
+    let all = notes(&Facts { races, ..Facts::nothing() }, "10.0.0.5:80");
     assert_eq!(all.len(), 2);
     assert!(all[0].contains("limit on requests"), "{}", all[0]);
     assert!(all[1].contains("rollout"), "{}", all[1]);
-    assert!(notes(&nothing(), "x").is_empty());
+    assert!(notes(&Facts::nothing(), "x").is_empty());
 }
