@@ -100,7 +100,9 @@ impl Lately {
 
     pub(super) fn note_race(&mut self, race: &Incident) {
         let Incident { time, class, cause, gap, fin_age, .. } = *race;
-        self.order.note_race();
+        if cause == Cause::Idle {
+            self.order.note_race();
+        }
         // A close that a request crossed does not count as one of an idle connection.
         let is_close_of_its_own = matches!(class, Class::StaleWrite | Class::LateRequest);
         if cause == Cause::Idle && class != Class::SilentDrop && !is_close_of_its_own {

@@ -1,0 +1,325 @@
+//! What the agent on one of the hosts says, and when it is asked.
+
+use std::collections::BTreeSet;
+use std::fmt::Write as _;
+use std::time::Duration;
+
+use finrace::logic::estimate::{Estimate, Population};
+use finrace::logic::model::{Class, Close, Closer, Evidence, Nanos, Observation, Outcome, Role};
+use finrace::logic::peer::RowKey;
+use finrace::logic::table::{Stats, Table};
+use finrace::logic::verdict::State;
+
+use crate::judge::{DAY, Foresight, Guess, HOUR, Invention, Score, Word, tolerance};
+use crate::seen::{Seen, Truth, nanos};
+use crate::setting::{Setting, Side};
+use crate::truth::Recent;
+use crate::world::THRESHOLD;
+
+/// Closes by the timer after which its estimate is looked at.
+const ENOUGH: usize = 20;
+/// Seconds in which they came: what closes together may be one event.
+const MOMENTS: usize = 5;
+/// Of either of two timers, and the least share of either.
+const ENOUGH_OF_TWO: usize = 8;
+const SHARE_OF_TWO: f64 = 0.12;
+
+/// The agent on one of the hosts.
+pub(crate) struct Agent<'a> {
+    setting: &'a Setting,
+    pub(crate) role: Role,
+    table: Table,
+    key: Option<RowKey>,
+    /// Of the server's side and of the client's.
+    pub(crate) guesses: [Option<Guess>; 2],
+    /// Closes by timers: which server's it was, the idle time, and the second it came in.
+    closes: [Vec<(usize, f64, u64)>; 2],
+    others: [u32; 2],
+    invented: [u32; 2],
+    invention: [String; 2],
+    looks: u32,
+    recent: Recent,
+    word: Option<State>,
+    /// Changes of the word since it was settled.
+    changes: Vec<(f64, State)>,
+    settled: Option<f64>,
+    pub(crate) races: u32,
+    /// Computed and told.
+    prediction: Option<(f64, f64)>,
+    first_prediction: Option<(f64, u32)>,
+}
+
+impl<'a> Agent<'a> {
+    pub(crate) fn new(role: Role, setting: &'a Setting) -> Self {
+        let threshold = Duration::from_secs_f64(THRESHOLD);
+        Self {
+            setting,
+            role,
+            table: Table::new(100, threshold, Nanos(0)),
+            key: None,
+            guesses: [None, None],
+            closes: [Vec::new(), Vec::new()],
+            others: [0; 2],
+            invented: [0; 2],
+            invention: [String::new(), String::new()],
+            looks: 0,
+            recent: Recent::default(),
+            word: None,
+            changes: Vec::new(),
+            settled: None,
+            races: 0,
+            prediction: None,
+            first_prediction: None,
+        }
+    }
+
+    fn closer(&self, side: Side) -> Closer {
+        match (side, self.role) {
+            (Side::Server, Role::Server) | (Side::Client, Role::Client) => Closer::Local,
+            _ => Closer::Peer,
+        }
+    }
+
+    fn stats(&self) -> Option<&Stats> {
+        Some(&self.table.row(&self.key?)?.stats)
+    }
+
+    fn estimate(&self, side: Side) -> Option<&Estimate> {
+        self.stats()?.idle(self.closer(side)).estimate()
+    }
+
+    pub(crate) fn see(&mut self, seen: &Seen) {
+        self.key = RowKey::of(seen.observation.origin());
+        if let Observation::Incident(incident) = &seen.observation {
+            // As the engine does.
+            let mut incident = incident.clone();
+            let is_at_timeout = || {
+                let key = RowKey::of(&incident.origin).zip(incident.gap);
+                key.is_some_and(|(key, gap)| {
+                    self.table.is_at_timeout(&key, gap, incident.origin.rtt)
+                })
+            };
+            if incident.class == Class::ReadAndClosed && !is_at_timeout() {
+                if incident.outcome == Outcome::ClosedByUs {
+                    return;
+                }
+                incident.class = Class::PrematureClose;
+            }
+            incident.cause = self.table.cause(&incident);
+            self.table.add(&Observation::Incident(incident));
+        } else {
+            self.table.add(&seen.observation);
+        }
+        self.recent.add(seen);
+        match (&seen.observation, seen.truth) {
+            (Observation::Incident(_), Truth::Race { .. }) => self.races += 1,
+            (Observation::Close(close), Truth::Timer { side, server, idle }) => {
+                let second = close.time.0 / 1_000_000_000;
+                self.closes[side as usize].push((server, idle, second));
+                if self.guesses[side as usize].is_none() {
+                    self.guesses[side as usize] = self.guess(side);
+                }
+            }
+            (Observation::Close(Close { evidence: Evidence::Idle, .. }), Truth::Other { side }) => {
+                self.others[side as usize] += 1;
+            }
+            _ => {}
+        }
+    }
+
+    /// The estimate, if it is time for it.
+    fn guess(&self, side: Side) -> Option<Guess> {
+        let closes = &self.closes[side as usize];
+        let of = |server| -> Vec<f64> {
+            let closes = closes.iter().filter(|(of, ..)| *of == server);
+            closes.map(|(_, idle, _)| *idle).collect()
+        };
+        let moments = |server| {
+            let closes = closes.iter().filter(|(of, ..)| *of == server);
+            closes.map(|(.., second)| second).collect::<BTreeSet<_>>().len()
+        };
+        let timeout = |server: usize| match (side, self.setting.change) {
+            (Side::Server, Some(change)) if server > 0 => Some(change.timeout),
+            (Side::Server, _) => self.setting.backends[server].timer.map(|timer| timer.timeout),
+            (Side::Client, _) => {
+                let timers = self.setting.pools.iter().filter_map(|pool| pool.timer);
+                timers.map(|timer| timer.timeout).reduce(f64::min)
+            }
+        };
+        let servers = if side == Side::Client {
+            vec![0]
+        } else if self.setting.change.is_some() {
+            vec![1]
+        } else {
+            (0..self.setting.backends.len()).collect()
+        };
+        let enough = if servers.len() == 1 { ENOUGH } else { ENOUGH_OF_TWO };
+        #[expect(clippy::cast_precision_loss, reason = "small numbers")]
+        let is_rare = |server| {
+            (of(server).len() as f64) < SHARE_OF_TWO * closes.len() as f64 && servers.len() > 1
+        };
+        let is_early = |server| of(server).len() < enough || moments(server) < MOMENTS;
+        if closes.len() < ENOUGH
+            || servers.iter().any(|server| is_early(*server) || is_rare(*server))
+        {
+            return None;
+        }
+        let estimate = self.estimate(side);
+        let mut populations: Vec<Population> =
+            estimate.iter().flat_map(|estimate| estimate.populations()).copied().collect();
+        if servers.len() == 1 {
+            populations.truncate(1);
+        }
+        let mut values = Vec::new();
+        for server in &servers {
+            let truth = median(of(*server));
+            let distance = |population: &Population| (population.value - truth).abs();
+            let near = populations.iter().min_by(|a, b| distance(a).total_cmp(&distance(b)));
+            values.push((truth, near.map(|population| population.value)));
+        }
+        // Two timeouts in one population are not two.
+        if servers.len() > populations.len() && !populations.is_empty() {
+            let farthest = values.iter_mut().max_by(|(truth, found), (other, of_other)| {
+                let distance = |truth: f64, found: &Option<f64>| {
+                    found.map_or(f64::INFINITY, |found| (found - truth).abs())
+                };
+                distance(*truth, found).total_cmp(&distance(*other, of_other))
+            });
+            farthest.unwrap().1 = None;
+        }
+        // A farewell's idle time begins with the request, and a client's at the server is longer.
+        let extra = match (side, self.role) {
+            (Side::Client, Role::Server) => self.setting.rtt,
+            (Side::Server, Role::Client) if self.setting.farewell => {
+                self.setting.rtt + self.setting.response
+            }
+            _ => 0.0,
+        };
+        let lowest = servers.iter().filter_map(|server| timeout(*server)).reduce(f64::min)? + extra;
+        let above = estimate.map_or(0.0, Estimate::lowest) - lowest;
+        Some(Guess {
+            role: self.role,
+            side,
+            values,
+            too_high: Some(above).filter(|above| *above > tolerance(lowest)),
+            text: self.show(side),
+        })
+    }
+
+    /// What the agent knows of this side's timeout, and from which closes.
+    fn show(&self, side: Side) -> String {
+        let mut text = match self.estimate(side) {
+            None => "no estimate".to_owned(),
+            Some(estimate) => estimate.populations().fold(String::new(), |mut text, p| {
+                write!(text, "[{:.3} {:.3}..{:.3} x{}]", p.value, p.low, p.high, p.count).unwrap();
+                text
+            }),
+        };
+        if let Some(stats) = self.stats() {
+            let times = stats.idle(self.closer(side));
+            let latest = if times.exact.is_empty() { &times.upper_bound } else { &times.exact };
+            text += " from";
+            for value in latest.values() {
+                write!(text, " {:.3}", value.as_secs_f64()).unwrap();
+            }
+        }
+        text
+    }
+
+    /// As the daemon does every few seconds.
+    pub(crate) fn look(&mut self, now: f64) {
+        self.table.assess(nanos(now));
+        for side in [Side::Server, Side::Client] {
+            if self.closes[side as usize].is_empty() && self.estimate(side).is_some() {
+                self.invented[side as usize] += 1;
+                self.invention[side as usize] = self.show(side);
+            }
+        }
+        self.looks += 1;
+        let Some(stats) = self.stats() else { return };
+        let word = stats.verdict();
+        let computed = stats.exposure().map(|exposure| exposure.races);
+        let expected = computed.zip(stats.expected());
+        let is_settled = now > 2.0 * HOUR && self.closes.iter().any(|closes| closes.len() >= 20);
+        if is_settled && self.settled.is_none() {
+            self.settled = Some(now);
+        }
+        if let Some(new) = word
+            && word != self.word
+            && self.settled.is_some_and(|settled| now > settled)
+        {
+            self.changes.push((now, new));
+        }
+        self.word = word;
+        if let Some(expected) = expected
+            && is_settled
+        {
+            self.prediction = Some(expected);
+            if self.first_prediction.is_none() {
+                self.first_prediction = Some((now, self.races));
+            }
+        }
+    }
+
+    pub(crate) fn finish(mut self, now: f64, score: &mut Score) {
+        self.look(now);
+        let mut right = self.recent.right_words(now);
+        if self.setting.change.is_some() {
+            right.push(State::Unknown);
+        }
+        if let Some(stats) = self.stats() {
+            let threshold = Duration::from_secs_f64(THRESHOLD);
+            let facts = stats.facts(self.role, threshold, nanos(now));
+            let mut text = format!("{facts:?}");
+            if !self.changes.is_empty() {
+                write!(text, " changes:").unwrap();
+                for (time, word) in self.changes.iter().take(20) {
+                    write!(text, " {:.2} h {word}", time / HOUR).unwrap();
+                }
+            }
+            score.words.push(Word {
+                role: self.role,
+                found: stats.verdict(),
+                right,
+                changes: returns(&self.changes),
+                days: self.settled.map_or(0.0, |settled| (now - settled) / DAY),
+                text,
+            });
+        }
+        for side in [Side::Server, Side::Client] {
+            if self.closes[side as usize].is_empty() && self.others[side as usize] >= 5 {
+                let share = f64::from(self.invented[side as usize]) / f64::from(self.looks);
+                let text = format!("{} {side:?}: {}", self.role, self.invention[side as usize]);
+                score.inventions.push(Invention { share, text });
+            }
+        }
+        if let (Some((first, before)), Some((computed, told))) =
+            (self.first_prediction, self.prediction)
+            && self.setting.change.is_none()
+        {
+            let races = self.races - before;
+            score.foresights.push(Foresight {
+                role: self.role,
+                computed,
+                told,
+                truth: f64::from(races) / ((now - first) / HOUR),
+                races,
+                text: self.show(Side::Server),
+            });
+        }
+        score.guesses.extend(self.guesses.into_iter().flatten());
+    }
+}
+
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    f64::midpoint(values[(values.len() - 1) / 2], values[values.len() / 2])
+}
+
+/// Changes to a word that was said before: a world that stays as it is has no reason for any.
+fn returns(changes: &[(f64, State)]) -> u32 {
+    let before = |place: usize, word| changes[..place].iter().any(|(_, said)| *said == word);
+    let places = changes.iter().enumerate();
+    let returns = places.filter(|(place, (_, word))| before(*place, *word)).count();
+    u32::try_from(returns).unwrap()
+}

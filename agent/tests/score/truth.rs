@@ -1,0 +1,154 @@
+//! What is true of the last day: which words would be right.
+
+use std::collections::VecDeque;
+
+use finrace::logic::model::{Class, Evidence, Observation, Role};
+use finrace::logic::verdict::{State, is_old};
+
+use crate::seen::{Seen, Truth};
+use crate::setting::Side;
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum What {
+    /// Idle closes.
+    Timer(Side),
+    Other(Side),
+    /// A request lost to an idle timer, maybe long after the FIN.
+    Race {
+        is_old: bool,
+    },
+    OtherRace,
+    Drop,
+    Reuse,
+    /// In `CLOSE_WAIT`, seconds.
+    Dwell(f64),
+}
+
+/// A lost request counts for half a day at least.
+const DAY: f64 = 86_400.0;
+
+/// Events of the last day.
+#[derive(Debug, Default)]
+pub(crate) struct Recent(VecDeque<(f64, What)>);
+
+impl Recent {
+    pub(crate) fn add(&mut self, seen: &Seen) {
+        let time = seen.observation.time().since(finrace::logic::model::Nanos(0)).as_secs_f64();
+        let what = match (&seen.observation, seen.truth) {
+            (Observation::Close(close), Truth::Timer { .. } | Truth::Other { .. })
+                if !matches!(close.evidence, Evidence::Idle | Evidence::UpperBound) =>
+            {
+                return;
+            }
+            (Observation::Close(_), Truth::Timer { side, .. }) => What::Timer(side),
+            (Observation::Close(_), Truth::Other { side }) => What::Other(side),
+            (Observation::Incident(incident), Truth::Race { by_timer: true }) => {
+                let rtt = incident.origin.rtt.unwrap_or_default();
+                What::Race {
+                    is_old: incident.class == Class::StaleWrite
+                        && incident.fin_age.is_some_and(|age| is_old(age, rtt)),
+                }
+            }
+            (Observation::Incident(_), Truth::Race { by_timer: false }) => What::OtherRace,
+            (Observation::Incident(_), Truth::Drop) => What::Drop,
+            (Observation::Reuse(_), _) => What::Reuse,
+            (Observation::Dwell(dwell), _) if seen.role == Role::Client && !dwell.written => {
+                What::Dwell(dwell.dwell.as_secs_f64())
+            }
+            _ => return,
+        };
+        self.0.push_back((time, what));
+        while self.0.front().is_some_and(|(before, _)| *before < time - DAY) {
+            self.0.pop_front();
+        }
+    }
+
+    fn count(&self, since: f64, of: impl Fn(What) -> bool) -> f64 {
+        let count = self.0.iter().filter(|(time, what)| *time >= since && of(*what)).count();
+        f64::from(u32::try_from(count).unwrap())
+    }
+
+    fn long_dwells(&self) -> bool {
+        let dwells: Vec<_> = self
+            .0
+            .iter()
+            .filter_map(|(_, what)| match what {
+                What::Dwell(dwell) => Some(*dwell > 10.0),
+                _ => None,
+            })
+            .collect();
+        dwells.len() >= 5 && dwells.iter().filter(|is_long| **is_long).count() * 2 > dwells.len()
+    }
+
+    /// The words that are right at `now`: more than one where an edge decides.
+    pub(crate) fn right_words(&self, now: f64) -> Vec<State> {
+        let (ever, surely) = (now - DAY, now - DAY / 2.0);
+        let is_race = |what| matches!(what, What::Race { .. });
+        let is_old_race = |what| what == What::Race { is_old: true };
+        let mut words = Vec::new();
+        let drops = self.count(surely, |what| what == What::Drop);
+        let races = self.count(surely, is_race);
+        if drops > 0.0 {
+            words.push(State::Dropping);
+            if races <= drops {
+                return words;
+            }
+        }
+        let old = self.count(surely, is_old_race);
+        if old >= 2.0 || self.long_dwells() {
+            words.push(State::Leaking);
+            if old * 2.0 > races || races < 1.0 {
+                return words;
+            }
+        }
+        if races > 0.0 {
+            words.push(State::Racing);
+            return words;
+        }
+        // What happened near the edge may count or not.
+        let mut maybe = |of: &dyn Fn(What) -> bool, word| {
+            if self.count(ever, of) > 0.0 {
+                words.push(word);
+            }
+        };
+        maybe(&|what| what == What::Drop, State::Dropping);
+        maybe(&is_old_race, State::Leaking);
+        maybe(&is_race, State::Racing);
+        words.extend(self.order(ever));
+        words
+    }
+
+    /// Who closes first.
+    fn order(&self, since: f64) -> Vec<State> {
+        let server = self.count(since, |what| what == What::Timer(Side::Server));
+        let other = self.count(since, |what| what == What::Other(Side::Server));
+        let client = self.count(since, |what| {
+            matches!(what, What::Timer(Side::Client) | What::Other(Side::Client))
+        });
+        let is_reused = self.count(since, |what| what == What::Reuse) > 0.0;
+        let races = self.count(since, |what| what == What::OtherRace);
+        let all = server + other + client;
+        let mut words = Vec::new();
+        if all < 10.0 || (server < 6.0 && client < 6.0) {
+            words.push(State::Unknown);
+        }
+        if server < 1.0 && races > 0.0 {
+            words.push(State::Racing);
+        }
+        if server >= 0.12 * all {
+            words.push(State::Exposed);
+            if !is_reused {
+                words.push(State::Unknown);
+            }
+        } else if server + other <= 0.02 * all {
+            words.push(State::Safe);
+        } else {
+            words.extend([State::Safe, State::Unknown]);
+            // Not by an idle timeout, but most of the time.
+            if server > 0.0 || other > client {
+                words.push(State::Exposed);
+            }
+        }
+        words
+    }
+}
