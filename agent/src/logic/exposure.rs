@@ -13,9 +13,7 @@ pub const WATCHING: Duration = Duration::from_millis(100);
 /// The chance of a use is read from so many, if there are as many near enough.
 const ENOUGH: f64 = 12.0;
 
-/// And from no shorter time, as a share of the age and in seconds: ages are as fine as the kernel's
-/// tick, up to 10 ms.
-const LEAST_SHARE: f64 = 0.02;
+/// And from no shorter time, in seconds: ages are as fine as the kernel's tick, up to 10 ms.
 const LEAST: f64 = 0.02;
 
 /// What exposure is computed from, all of the same time.
@@ -88,7 +86,7 @@ impl Grounds<'_> {
     /// old. The nearest dozen of uses counts, as far as they are within half of the age.
     fn hazard(&self, close: &Bucket) -> Hazard {
         let age = close.mean;
-        let nearest = age - (LEAST_SHARE * age).max(LEAST);
+        let nearest = age - LEAST;
         let farthest = age / 2.0;
         let (mut count, mut reached) = (0.0, age);
         let near = self.uses.iter().rev().filter(|b| b.low <= close.low && b.low >= farthest);
