@@ -19,8 +19,12 @@ pub const MIN_CLOSES: u32 = 5;
 /// Seconds in which they must have come.
 const MIN_MOMENTS: usize = 3;
 
-/// Closes of one second that count for themselves: those that come together may have one cause.
+/// Of the closes of one second so many count for themselves, since those that come together may have
+/// one cause: a restart. A server that looks for what has expired once a second may find more; they
+/// have been idle for different times then, but not for very different ones.
 const PER_MOMENT: usize = 2;
+const PER_TICK: usize = 4;
+const TICK: Duration = Duration::from_millis(1800);
 
 /// Closes among which a changed timeout has to show.
 const LATEST: usize = 20;
@@ -135,10 +139,20 @@ pub fn of_closes(closes: &[Closed], is_upper_bound: bool) -> Option<Estimate> {
     Some(Estimate { main: found.next()?, others: found.collect(), is_upper_bound })
 }
 
-/// Without most of those that came together: a restart closes many at a time.
+/// Without most of those that came together.
 fn independent(closes: &[Closed]) -> Vec<Closed> {
-    let moments = closes.chunk_by(|(a, _), (b, _)| a == b);
-    moments.flat_map(|moment| moment.iter().take(PER_MOMENT)).copied().collect()
+    let mut independent: Vec<Closed> = Vec::new();
+    for close in closes {
+        let (second, idle) = *close;
+        let moment = || independent.iter().rev().take_while(|(other, _)| *other == second);
+        let near = |width| moment().filter(|(_, other)| other.abs_diff(idle) <= width).count();
+        let count = moment().count();
+        let is_one_tick = near(TICK) == count && near(idle / 100) < PER_MOMENT;
+        if count < PER_MOMENT || (count < PER_TICK && is_one_tick) {
+            independent.push(*close);
+        }
+    }
+    independent
 }
 
 fn bins(closes: &[Closed]) -> Vec<Bin> {
@@ -203,13 +217,12 @@ impl Population {
         (self.low..=self.high).contains(&idle.as_secs_f64())
     }
 
-    /// The same with all closes that lie in it, or just above.
+    /// The same with all closes that lie in it, or that are its stragglers.
     fn with_all(&self, closes: &[Closed]) -> Self {
-        let slack = (self.value / 400.0).max((self.high - self.low) / 8.0);
-        let range = self.low..=self.high + slack;
-        let members = closes.iter().filter(|(_, idle)| range.contains(&idle.as_secs_f64()));
-        let members: Vec<_> = members.copied().collect();
-        Self::of(&bins(&members), u32::try_from(closes.len()).unwrap_or(u32::MAX))
+        let bins = bins(closes);
+        let members = crowd::grown(&bins, self.low..=self.high);
+        let all = u32::try_from(closes.len()).unwrap_or(u32::MAX);
+        Self::of(bins.get(members).unwrap_or_default(), all)
     }
 
     /// Of bins in order, out of so many closes.

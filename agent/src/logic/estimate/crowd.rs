@@ -1,6 +1,6 @@
 //! Where idle times crowd: of all intervals of allowed width the one least likely to be chance.
 
-use std::ops::Range;
+use std::ops::{Range, RangeInclusive};
 
 use super::{Bin, MIN_CLOSES, Population};
 
@@ -97,6 +97,14 @@ impl Scatter {
             None
         }
     }
+}
+
+/// The bins of a crowd that was found among fewer of them.
+pub(super) fn grown(bins: &[Bin], found: RangeInclusive<f64>) -> Range<usize> {
+    let (low, high) = (*found.start(), *found.end() + blur(*found.end()));
+    let start = bins.partition_point(|bin| bin.low < low);
+    let end = bins.partition_point(|bin| bin.high <= high);
+    with_stragglers(bins, start..end.max(start))
 }
 
 /// A crowd that scatters, with those at its ends: without them it is denser, and less than all.

@@ -91,9 +91,23 @@ fn what_looks_like_a_scatter_and_is_none() {
     let two = (0..20).map(|i| if i % 2 == 0 { 65_710 + i } else { 90_020 + i });
     check("two sharp ones", two, "90.030 90.016..90.039 x10, 65.719 65.705..65.728 x10");
     let reloads = (0..4).flat_map(|second| {
-        (0..17).map(move |i| (second, Duration::from_millis(16_000 + i * 800 + u64::from(second))))
+        (0..17).map(move |i| {
+            (second, Duration::from_millis(16_000 + i * 7 % 17 * 800 + u64::from(second)))
+        })
     });
     assert_eq!(of_closes(&reloads.collect::<Vec<_>>(), false), None);
+}
+
+#[test]
+fn stragglers_of_a_moment_have_their_say() {
+    // Of each second the third is left out, and those are the latest of all.
+    let closes = (0..10_u32).flat_map(|second| {
+        let first = 1_000 + u64::from(second) * 90;
+        let last = 2_000 + u64::from(second) * 30;
+        [first, first + 40, last].map(|idle| (second, Duration::from_millis(idle)))
+    });
+    let estimate = of_closes(&closes.collect::<Vec<_>>(), false).unwrap();
+    assert_eq!((estimate.main.count, estimate.main.high), (30, 2.27));
 }
 
 #[test]
