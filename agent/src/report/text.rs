@@ -145,8 +145,10 @@ impl PeerReport {
         if self.seen > 0 {
             say("races", &format!("saw {} that count at the client's end", self.seen));
         }
+        // Where far more was seen than is computed, the computation says nothing.
         if let Some(exposure) = &self.exposure
             && self.reuse.gaps.count > 0
+            && self.exposure_per_hour.is_none_or(|expected| exposure.per_hour >= expected / 2.0)
         {
             say("exposure", &exposure.to_text(self.reuse.gaps.count));
         }
