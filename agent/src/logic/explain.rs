@@ -122,7 +122,7 @@ fn of_estimate(estimate: &Estimate) -> String {
 }
 
 /// `14 races an hour`, `fewer than 0.2 races an hour`.
-pub fn per_hour(exposure: Exposure) -> String {
+fn per_hour(exposure: Exposure) -> String {
     let number = |value: f64| {
         if value >= 10.0 { format!("{value:.0}") } else { format!("{value:.1}") }
     };

@@ -8,7 +8,7 @@ use super::gaps::Bucket;
 
 /// A pool that watches its sockets closes one that got a FIN within this time. What one does that
 /// does not watch them is no matter of chance: it is counted.
-pub const WATCHING: Duration = Duration::from_millis(100);
+const WATCHING: Duration = Duration::from_millis(100);
 
 /// The chance of a use is read from so many, if there are as many near enough.
 const ENOUGH: f64 = 12.0;

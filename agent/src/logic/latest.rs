@@ -43,12 +43,14 @@ impl Latest {
         true
     }
 
-    /// Forgets what is older than `age` at `now`.
-    pub fn forget(&mut self, now: Nanos, age: Duration) {
+    /// Forgets what is older than `age` at `now`; whether there was any.
+    pub fn forget(&mut self, now: Nanos, age: Duration) -> bool {
+        let before = self.0.len();
         let oldest = second(now).saturating_sub(u32::try_from(age.as_secs()).unwrap_or(u32::MAX));
         while self.0.front().is_some_and(|entry| entry.second < oldest) {
             self.0.pop_front();
         }
+        self.0.len() != before
     }
 
     /// Values with the second that each came in, the oldest first.

@@ -104,7 +104,17 @@ impl IdleTimes {
             Evidence::Unanswered | Evidence::AfterData | Evidence::Unused => return,
         };
         if latest.add(close.time, close.idle) {
-            latest.forget(close.time, EVIDENCE_AGE);
+            self.estimate.take();
+        }
+        self.forget(close.time);
+    }
+
+    /// What is too old by `now` is evidence no more.
+    fn forget(&mut self, now: Nanos) {
+        // Both, whatever the first says.
+        let is_changed =
+            self.exact.forget(now, EVIDENCE_AGE) | self.upper_bound.forget(now, EVIDENCE_AGE);
+        if is_changed {
             self.estimate.take();
         }
     }
@@ -229,6 +239,8 @@ impl Stats {
     /// Finds the verdict anew.
     pub(super) fn assess(&mut self, role: Role, threshold: Duration, now: Nanos) {
         self.lately.turn(now);
+        self.closed_by_peer.forget(now);
+        self.closed_by_us.forget(now);
         let facts = self.facts(role, threshold, now);
         self.assessment = Some(Assessment {
             state: assess(&facts, self.verdict()),

@@ -364,3 +364,16 @@ fn at_the_timeout() {
     check(UPSTREAM, 5071, None, false);
     check([10, 9, 9, 9], 5010, None, false);
 }
+
+#[test]
+fn old_evidence_ages_out() {
+    let closes: [(f64, f64); 8] = std::array::from_fn(|i| (f64::from(i as u32), 5.0));
+    let mut table = table_of(Client, UPSTREAM, &closes);
+    let key = key(Client, UPSTREAM);
+    let mut check = |hours: f64, expected: bool| {
+        table.assess(at(hours * 3600.0));
+        assert_eq!(table.estimate(&key, Closer::Peer).is_some(), expected, "after {hours} h");
+    };
+    check(23.0, true);
+    check(24.1, false);
+}
