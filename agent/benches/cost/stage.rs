@@ -1,0 +1,10 @@
+//! Programs that are attached and let go on command.
+
+use anyhow::{Result, bail};
+
+#[derive(clap::Args)]
+pub(crate) struct Args {}
+
+pub(crate) fn run(_args: Args) -> Result<()> {
+    bail!("not built yet")
+}
