@@ -22,7 +22,7 @@ use crate::logic::event::{Kind, Ticks};
 use crate::logic::model::{Nanos, Observation};
 use crate::metrics::{self, Fill, Hook, ProcessStatus, Status};
 use crate::output::eprintln_quietly;
-use crate::probe::attach::{Serving, attach};
+use crate::probe::attach::{Attached, Link, Serving, attach};
 use crate::probe::btf::Btf;
 use crate::probe::features::{Features, Roots};
 use crate::probe::layout::{Lost, Resolved, resolve};
@@ -59,6 +59,8 @@ pub struct Session {
     batches: mpsc::Receiver<Batch>,
     /// Stops the reading thread when dropped; after `batches`, which it may wait for.
     source: Source,
+    /// Attached as long as they are here.
+    _links: Vec<Link>,
     _demo: Option<Demo>,
 }
 
@@ -129,7 +131,7 @@ impl Session {
     /// Loads, attaches and starts to read.
     pub fn start(kernel: &Kernel) -> Result<Self> {
         let (mut features, resolved) = prepare(kernel.btf.as_deref())?;
-        let mut attached =
+        let Attached { links, serving, records, skips, .. } =
             attach(&mut features, resolved.layout, kernel.reuse_threshold, &kernel.hooks)?;
         let start = monotonic();
         // After the attachment: a port that is listened on in between is seen twice, never missed.
@@ -137,14 +139,9 @@ impl Session {
         let settings = Settings {
             ticks: Ticks { hz: features.hz },
             threshold: kernel.reuse_threshold,
-            sees_writes: attached
-                .serving
-                .iter()
-                .any(|job| job.job == Job::Write && job.by().is_some()),
+            sees_writes: serving.iter().any(|job| job.job == Job::Write && job.by().is_some()),
             start,
         };
-        let serving = attached.serving.clone();
-        let skips = std::mem::take(&mut attached.skips);
         for job in &serving {
             let by = job.by().map_or_else(|| "no hook".to_owned(), ToString::to_string);
             match job.loses() {
@@ -159,7 +156,7 @@ impl Session {
         if let Err(error) = rights::drop_all() {
             log::warn!("running on with capabilities that are not needed any more: {error:#}");
         }
-        let (source, batches) = Source::start(attached)?;
+        let (source, batches) = Source::start(records)?;
         let demo = kernel.demo.then(Demo::start).transpose()?;
         if let Some(demo) = &demo {
             eprintln_quietly(&format!("demo: a server on {} that closes after 1 s", demo.server()));
@@ -175,6 +172,7 @@ impl Session {
             skips,
             batches,
             source,
+            _links: links,
             _demo: demo,
         })
     }

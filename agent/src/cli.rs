@@ -235,7 +235,7 @@ fn peer(text: &str) -> Result<PeerFilter, String> {
     }
 }
 
-fn forced(text: &str) -> Result<Forced, String> {
+pub fn forced(text: &str) -> Result<Forced, String> {
     let (job, hook) = text.split_once('=').ok_or("not JOB=HOOK")?;
     let (hook, place) = match hook.split_once(':') {
         Some((hook, place)) => (hook, Some(place.to_owned())),

@@ -109,6 +109,10 @@ pub struct Layout {
     pub cb_ack_seq: u32,
     /// `msghdr.msg_iter` `count` (bytes still to be copied).
     pub msg_count: u32,
+    /// Not an offset: the id of `struct tcp_sock` in the kernel's BTF.
+    pub tcp_sock_id: u32,
+    /// Nor this: the id of the function `bpf_rdonly_cast`, 6.2+.
+    pub rdonly_cast_id: u32,
 }
 
 impl Layout {
@@ -137,6 +141,63 @@ pub mod registers {
     pub const X86_64: u32 = 0;
     /// Arguments in x0 to x3.
     pub const AARCH64: u32 = 1;
+}
+
+/// Operands that the agent puts into instructions before the load: on the way of every write even
+/// reading a frozen offset is too much.
+pub mod patch {
+    use super::{Layout, Settings};
+
+    /// Offset of a load: `skc_state`. No kernel structure is as long.
+    pub const SKC_STATE: i16 = 0x7F01;
+    /// Offset of a load: `lsndtime`.
+    pub const LSNDTIME: i16 = 0x7F02;
+    /// A number: `reuse_jiffies`.
+    pub const REUSE_JIFFIES: i32 = 0x7F00_C0D1;
+    /// A number: `tcp_sock_id`.
+    pub const TCP_SOCK_ID: i32 = 0x7F00_C0D2;
+    /// A function of the kernel that is called: `rdonly_cast_id`.
+    pub const RDONLY_CAST_ID: i32 = 0x7F00_C0D3;
+
+    /// A load into a register, of any width; a move of a number; a call of a kernel function.
+    const LDX: u8 = 0x61;
+    const MOVES: [u8; 2] = [0xB4, 0xB7];
+    const CALL: u8 = 0x85;
+    const KERNEL_FUNCTION: u8 = 2;
+
+    /// Puts them in; returns how many instructions were changed. An instruction is a word of eight
+    /// bytes, aligned as such in any object (v6.12 Documentation/bpf/standardization).
+    pub fn apply(object: &mut [u8], layout: &Layout, settings: &Settings) -> usize {
+        let offset = |placeholder| match placeholder {
+            SKC_STATE => Some(layout.skc_state),
+            LSNDTIME => Some(layout.lsndtime),
+            _ => None,
+        };
+        let mut count = 0;
+        for word in object.as_chunks_mut::<8>().0 {
+            let [code, registers, o0, o1, imm @ ..] = *word;
+            let found = i32::from_le_bytes(imm);
+            let number = match (code, found) {
+                (CALL, RDONLY_CAST_ID) if registers >> 4 == KERNEL_FUNCTION => {
+                    layout.rdonly_cast_id
+                }
+                (_, REUSE_JIFFIES) if MOVES.contains(&code) => settings.reuse_jiffies,
+                (_, TCP_SOCK_ID) if MOVES.contains(&code) => layout.tcp_sock_id,
+                (_, 0) if code & 0xE7 == LDX => {
+                    let Some(offset) = offset(i16::from_le_bytes([o0, o1])) else { continue };
+                    let [o0, o1, ..] = offset.to_le_bytes();
+                    *word = [code, registers, o0, o1, 0, 0, 0, 0];
+                    count += 1;
+                    continue;
+                }
+                _ => continue,
+            };
+            let [i0, i1, i2, i3] = number.to_le_bytes();
+            *word = [code, registers, o0, o1, i0, i1, i2, i3];
+            count += 1;
+        }
+        count
+    }
 }
 
 /// Which tracepoint a record comes from.

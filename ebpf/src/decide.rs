@@ -36,6 +36,19 @@ pub const fn distance(later: u32, earlier: u32) -> i32 {
     later.wrapping_sub(earlier).cast_signed()
 }
 
+/// Whether [`state_change`] may let this one out, before anything is read.
+#[inline(always)]
+pub const fn state_matters(old: u8, new: u8) -> bool {
+    use state::{CLOSE, CLOSE_WAIT, CLOSING, ESTABLISHED, FIN_WAIT1, FIN_WAIT2, LAST_ACK, LISTEN};
+    matches!(
+        (old, new),
+        (ESTABLISHED, CLOSE_WAIT | FIN_WAIT1 | CLOSE)
+            | (CLOSE_WAIT, LAST_ACK)
+            | (CLOSE_WAIT | FIN_WAIT1 | FIN_WAIT2 | CLOSING | LAST_ACK | LISTEN, CLOSE)
+            | (CLOSE, LISTEN)
+    )
+}
+
 /// Where a state change goes, if it leaves the kernel at all.
 ///
 /// `unacked` is `write_seq - snd_una`; `heard_after` is by how many jiffies the last data received
@@ -66,8 +79,14 @@ pub const fn state_change(
     }
 }
 
-/// Whether a write in ESTABLISHED may start an exchange after a gap. This is the healthy path of
-/// every write of the host: two stamps and jiffies.
+/// Whether this end sent data so lately that no gap can lie between: the healthy path of nearly
+/// every write of the host. What [`may_be_reuse`] is true for is never in use.
+#[inline(always)]
+pub const fn is_in_use(now: u32, lsndtime: u32, reuse_jiffies: u32) -> bool {
+    now.wrapping_sub(lsndtime) <= reuse_jiffies
+}
+
+/// Whether a write in ESTABLISHED may start an exchange after a gap.
 ///
 /// True when the last data came from the peer, and either that was longer than the threshold ago
 /// (a client's reuse) or it ended a silence longer than the threshold (a server's answer to one).
@@ -165,6 +184,15 @@ mod tests {
     }
 
     #[test]
+    fn what_does_not_matter_stays() {
+        for (old, new) in (0..=13).flat_map(|old| (0..=13).map(move |new| (old, new))) {
+            let goes = [(0, 0), (1, 0), (0, 51)]
+                .map(|(unacked, heard)| state_change(old, new, unacked, heard, 50).is_some());
+            assert_eq!(state_matters(old, new), goes.contains(&true), "{old}->{new}");
+        }
+    }
+
+    #[test]
     fn only_an_exchange_after_a_gap_may_be_a_reuse() {
         // (now, last sent, last received): the stamps wrap as jiffies do.
         let base = u32::MAX - 20;
@@ -178,6 +206,24 @@ mod tests {
         check(61, 0, 60, true); // a server's answer to a request after 60 ticks of silence
         check(51, 0, 50, false);
         check(52, 0, 51, true);
+    }
+
+    #[test]
+    fn what_may_be_a_reuse_is_not_in_use() {
+        let base = u32::MAX - 150;
+        let at = |ticks: u32| base.wrapping_add(ticks);
+        let mut reuses = 0;
+        for (now, sent, received) in (0..300)
+            .flat_map(|now| (0..=now).map(move |sent| (now, sent)))
+            .flat_map(|(now, sent)| (0..=now).step_by(7).map(move |received| (now, sent, received)))
+        {
+            if may_be_reuse(at(now), at(sent), at(received), 50) {
+                assert!(!is_in_use(at(now), at(sent), 50), "{now} {sent} {received}");
+                reuses += 1;
+            }
+        }
+        assert!(reuses > 1000);
+        assert!(is_in_use(at(50), at(0), 50) && !is_in_use(at(51), at(0), 50));
     }
 
     #[test]

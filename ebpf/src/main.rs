@@ -12,6 +12,8 @@ mod maps;
 mod sock;
 
 use core::arch::asm;
+use core::marker::PhantomData;
+use core::mem::MaybeUninit;
 
 use aya_ebpf::EbpfContext as _;
 use aya_ebpf::bindings::{BPF_RB_AVAIL_DATA, BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP};
@@ -23,7 +25,7 @@ use finrace_ebpf::abi::{Record, flag, kind, loss, opener, registers};
 use finrace_ebpf::decide::{self, FAREWELL_BYTES, Ring, state};
 
 use crate::maps::{FR_LOSSES, FR_MEASURES, FR_RACES, frozen};
-use crate::sock::{Direct, Mem, Probe, field, netns};
+use crate::sock::{Cast, Direct, Mem, Probe, field, netns};
 
 /// The kernel's "Dual MIT/GPL": the helpers used here are for GPL-compatible programs.
 #[unsafe(link_section = "license")]
@@ -59,18 +61,52 @@ fn emit(ring: Ring, record: &Record) {
     }
 }
 
+/// The arguments of what is called at a write.
+trait Written: Copy {
+    type Mem: Mem;
+
+    fn socket(self) -> *const u8;
+
+    /// Bytes that are still to be taken from the caller.
+    fn size(self) -> u32;
+}
+
 /// The tracepoint `tcp_sendmsg_locked` (6.16+; under the socket lock, process context, once per
 /// loop turn, after the `sk_err || SEND_SHUTDOWN` test), the function of that name (likewise, once
 /// per call, before that test), `do_tcp_sendpages` (under the lock, once per page) or
-/// `tcp_sendmsg` (before the lock). The healthy path: state, two stamps, jiffies.
+/// `tcp_sendmsg` (before the lock).
+///
+/// This is on the way of every write of the host: state, one stamp, jiffies, and out. What comes
+/// then is a function of its own, so that no register is saved for it here.
 #[inline(always)]
-fn write<M: Mem>(sk: *const u8, size: impl Fn() -> u32) -> Option<()> {
+fn write<W: Written>(call: W) {
+    let sk = call.socket();
+    // SAFETY: the context's socket.
+    if unsafe { W::Mem::state(sk) } == u64::from(state::ESTABLISHED) {
+        // SAFETY: as above.
+        let tp = unsafe { W::Mem::tcp_sock(sk) };
+        if tp.is_null() {
+            return;
+        }
+        // SAFETY: a full TCP socket.
+        let sent = unsafe { W::Mem::lsndtime(tp) };
+        if decide::is_in_use(sock::jiffies(), sent, sock::reuse_jiffies()) {
+            return;
+        }
+    }
+    write_after_gap::<W, W::Mem>(call);
+}
+
+/// A write that may be a reuse, or one into a half-closed connection.
+#[inline(never)]
+fn write_after_gap<W: Written<Mem = M>, M: Mem>(call: W) -> Option<()> {
+    let sk = call.socket();
     // SAFETY: the context's socket.
     let tp = unsafe { M::tcp_sock(sk) };
     if tp.is_null() {
         return None;
     }
-    let sk_state = field!(M, tp, skc_state: u8);
+    let sk_state = field!(M, sk, skc_state: u8);
     let (sent, received) = (field!(M, tp, lsndtime: u32), field!(M, tp, lrcvtime: u32));
     let (now, threshold) = (sock::jiffies(), frozen!(FR_SETTINGS.reuse_jiffies));
     match sk_state {
@@ -84,7 +120,7 @@ fn write<M: Mem>(sk: *const u8, size: impl Fn() -> u32) -> Option<()> {
     if field!(M, tp, write_seq: u32) != field!(M, tp, snd_una: u32) || sock::is_mptcp::<M>(tp) {
         return None;
     }
-    let (size, who) = (size(), sock::opener::<M>(tp));
+    let (size, who) = (call.size(), sock::opener::<M>(tp));
     let ring = if sk_state == state::CLOSE_WAIT {
         if who == opener::PASSIVE {
             return None; // a server that answers a half-closed client
@@ -97,28 +133,30 @@ fn write<M: Mem>(sk: *const u8, size: impl Fn() -> u32) -> Option<()> {
         }
         Ring::Measures
     };
-    let mut record = sock::blank(kind::WRITE, sk_state, sk_state);
-    sock::fill_tcp::<M>(&mut record, tp);
-    sock::fill_task(&mut record);
+    let mut place = MaybeUninit::uninit();
+    let record = sock::begin(&mut place, kind::WRITE, sk_state, sk_state);
+    sock::fill_tcp::<M>(record, sk, tp);
+    sock::fill_task(record);
     record.size = size;
-    emit(ring, &record);
+    emit(ring, record);
     Some(())
-}
-
-/// Bytes that `sendmsg` still has to take from its caller.
-#[inline(always)]
-fn message_size<M: Mem>(msg: *const u8) -> u32 {
-    field!(M, msg, msg_count: u64).min(u64::from(u32::MAX)) as u32
 }
 
 /// `inet_sock_set_state(sk, old, new)`: before the store, in any context; also for SCTP, DCCP and
 /// MPTCP, which are passed over.
 #[inline(always)]
-fn state_change<M: Mem>(sk: *const u8, old: u32, new: u32) -> Option<()> {
+fn state_change<M: Mem>(sk: *const u8, old: u32, new: u32) {
     let (old, new) = (old as u8, new as u8);
+    if decide::state_matters(old, new) && sock::protocol::<M>(sk) == IPPROTO_TCP {
+        state_recorded::<M>(sk, old, new);
+    }
+}
+
+#[inline(never)]
+fn state_recorded<M: Mem>(sk: *const u8, old: u8, new: u8) -> Option<()> {
     // SAFETY: the context's socket.
     let tp = unsafe { M::tcp_sock(sk) };
-    if tp.is_null() || sock::protocol::<M>(tp) != IPPROTO_TCP {
+    if tp.is_null() {
         return None;
     }
     let unacked = field!(M, tp, write_seq: u32).wrapping_sub(field!(M, tp, snd_una: u32));
@@ -127,16 +165,17 @@ fn state_change<M: Mem>(sk: *const u8, old: u32, new: u32) -> Option<()> {
     if sock::is_mptcp::<M>(tp) {
         return None;
     }
-    let mut record = sock::blank(kind::STATE, old, new);
-    sock::fill_tcp::<M>(&mut record, tp);
+    let mut place = MaybeUninit::uninit();
+    let record = sock::begin(&mut place, kind::STATE, old, new);
+    sock::fill_tcp::<M>(record, sk, tp);
     // These two run in close() or shutdown(); so does ->CLOSE after close() has set sk_shutdown
     // (`__tcp_close`, v6.12 net/ipv4/tcp.c). A received RST sets it only after the tracepoint.
     if matches!(new, state::FIN_WAIT1 | state::LAST_ACK)
         || (old == state::ESTABLISHED && new == state::CLOSE && record.shutdown == 3)
     {
-        sock::fill_task(&mut record);
+        sock::fill_task(record);
     }
-    emit(ring, &record);
+    emit(ring, record);
     Some(())
 }
 
@@ -153,9 +192,10 @@ fn reset_received<M: Mem>(sk: *const u8) -> Option<()> {
     if !decide::reset_matters(sk_state) || sock::is_mptcp::<M>(tp) {
         return None;
     }
-    let mut record = sock::blank(kind::RESET_RECEIVED, sk_state, sk_state);
-    sock::fill_tcp::<M>(&mut record, tp);
-    emit(Ring::Races, &record);
+    let mut place = MaybeUninit::uninit();
+    let record = sock::begin(&mut place, kind::RESET_RECEIVED, sk_state, sk_state);
+    sock::fill_tcp::<M>(record, sk, tp);
+    emit(Ring::Races, record);
     Some(())
 }
 
@@ -183,12 +223,13 @@ fn reset_sent<M: Mem, const HEADERS: bool>(
     if size <= FAREWELL_BYTES || size > 0x0010_0000 {
         return None;
     }
-    let mut record = sock::blank(kind::RESET_SENT, 0, 0);
+    let mut place = MaybeUninit::uninit();
+    let record = sock::begin(&mut place, kind::RESET_SENT, 0, 0);
     if sk.is_null() {
         if !HEADERS {
             return None;
         }
-        fill_from_headers::<M>(&mut record, skb)?;
+        fill_from_headers::<M>(record, skb)?;
         let device = field!(M, skb, skb_dev: u64) as *const u8;
         record.netns = netns::<M>(field!(M, device, dev_net: u64));
     } else {
@@ -197,7 +238,7 @@ fn reset_sent<M: Mem, const HEADERS: bool>(
         record.new_state = sk_state;
         match sk_state {
             state::TIME_WAIT => {
-                sock::fill_common::<M>(&mut record, sk);
+                sock::fill_common::<M>(record, sk);
                 record.flags |= flag::TIMEWAIT;
                 record.local_port = field!(M, sk, skc_num: u16);
                 record.rcv_nxt = field!(M, sk, skc_tw_rcv_nxt: u32);
@@ -209,11 +250,11 @@ fn reset_sent<M: Mem, const HEADERS: bool>(
                 if tp.is_null() || sock::is_mptcp::<M>(tp) {
                     return None;
                 }
-                sock::fill_tcp::<M>(&mut record, tp);
+                sock::fill_tcp::<M>(record, sk, tp);
             }
             // No connection, but somebody listens; `skb->dev` is cleared by now.
             state::LISTEN if HEADERS => {
-                fill_from_headers::<M>(&mut record, skb)?;
+                fill_from_headers::<M>(record, skb)?;
                 record.netns = netns::<M>(field!(M, sk, skc_net: u64));
             }
             _ => return None,
@@ -224,7 +265,7 @@ fn reset_sent<M: Mem, const HEADERS: bool>(
     record.skb_seq = seq;
     record.skb_ack = cb(frozen!(FR_LAYOUT.cb_ack_seq));
     record.size = size;
-    emit(Ring::Races, &record);
+    emit(Ring::Races, record);
     Some(())
 }
 
@@ -255,9 +296,9 @@ fn fill_from_headers<M: Mem>(record: &mut Record, skb: *const u8) -> Option<()> 
         }
         6 => {
             // SAFETY: as above.
-            record.remote = unsafe { Probe::read(head, ip + 8) };
+            record.remote = sock::bytes(unsafe { Probe::read(head, ip + 8) });
             // SAFETY: as above.
-            record.local = unsafe { Probe::read(head, ip + 24) };
+            record.local = sock::bytes(unsafe { Probe::read(head, ip + 24) });
         }
         _ => return None,
     }
@@ -270,48 +311,74 @@ fn fill_from_headers<M: Mem>(record: &mut Record, skb: *const u8) -> Option<()> 
 
 const IPPROTO_TCP: u16 = 6;
 
-/// Write, first choice: tp_btf on `tcp_sendmsg_locked(sk, msg, skb, size_goal)`, 6.16+.
-#[btf_tracepoint(function = "tcp_sendmsg_locked")]
-fn fr_write_btf(ctx: BtfTracePointContext) -> i32 {
-    write::<Direct>(ctx.arg(0), || message_size::<Direct>(ctx.arg(1)));
-    0
+/// Arguments of a tracepoint: `tcp_sendmsg_locked(sk, msg, skb, size_goal)`.
+struct Traced<M>(*const u64, PhantomData<M>);
+
+/// Arguments of a function, the `SIZE`th (from 0) of which is the number of bytes.
+#[derive(Clone, Copy)]
+struct Called<const SIZE: usize>(*const u64);
+
+/// The same in registers.
+#[derive(Clone, Copy)]
+struct Probed<const SIZE: usize>(*const u64);
+
+impl<M> Clone for Traced<M> {
+    #[inline(always)]
+    fn clone(&self) -> Self {
+        *self
+    }
 }
 
-/// Write, second choice: the same tracepoint, raw.
-#[raw_tracepoint(tracepoint = "tcp_sendmsg_locked")]
-fn fr_write_raw(ctx: RawTracePointContext) -> i32 {
-    write::<Probe>(ctx.arg(0), || message_size::<Probe>(ctx.arg(1)));
-    0
+impl<M> Copy for Traced<M> {}
+
+impl<M: Mem> Written for Traced<M> {
+    type Mem = M;
+
+    #[inline(always)]
+    fn socket(self) -> *const u8 {
+        word::<0>(self.0) as *const u8
+    }
+
+    #[inline(always)]
+    fn size(self) -> u32 {
+        let msg = word::<1>(self.0) as *const u8;
+        saturated(field!(M, msg, msg_count: u64))
+    }
 }
 
-/// Write, third choice: fentry on `tcp_sendmsg_locked(sk, msg, size)` or `tcp_sendmsg`, which has
-/// the same arguments.
-#[fentry(function = "tcp_sendmsg_locked")]
-fn fr_write_fent(ctx: FEntryContext) -> i32 {
-    write::<Direct>(ctx.arg(0), || saturated(ctx.arg(2)));
-    0
+impl<const SIZE: usize> Written for Called<SIZE> {
+    type Mem = Direct;
+
+    #[inline(always)]
+    fn socket(self) -> *const u8 {
+        word::<0>(self.0) as *const u8
+    }
+
+    #[inline(always)]
+    fn size(self) -> u32 {
+        saturated(word::<SIZE>(self.0))
+    }
 }
 
-/// Beside it before 6.5, where `sendfile` and kTLS write through
-/// `do_tcp_sendpages(sk, page, offset, size, flags)`.
-#[fentry(function = "do_tcp_sendpages")]
-fn fr_pages_fent(ctx: FEntryContext) -> i32 {
-    write::<Direct>(ctx.arg(0), || saturated(ctx.arg(3)));
-    0
+impl<const SIZE: usize> Written for Probed<SIZE> {
+    type Mem = Probe;
+
+    #[inline(always)]
+    fn socket(self) -> *const u8 {
+        argument::<0>(self.0) as *const u8
+    }
+
+    #[inline(always)]
+    fn size(self) -> u32 {
+        saturated(argument::<SIZE>(self.0))
+    }
 }
 
-/// Write, last choice: kprobe on either function.
-#[kprobe]
-fn fr_write_kpr(ctx: ProbeContext) -> u32 {
-    write::<Probe>(argument::<0>(&ctx) as *const u8, || saturated(argument::<2>(&ctx)));
-    0
-}
-
-/// Beside it before 6.5.
-#[kprobe]
-fn fr_pages_kpr(ctx: ProbeContext) -> u32 {
-    write::<Probe>(argument::<0>(&ctx) as *const u8, || saturated(argument::<3>(&ctx)));
-    0
+/// Word `N` of a context.
+#[inline(always)]
+fn word<const N: usize>(context: *const u64) -> u64 {
+    // SAFETY: within the context; the verifier checks.
+    unsafe { context.wrapping_add(N).read_volatile() }
 }
 
 #[inline(always)]
@@ -322,16 +389,57 @@ fn saturated(size: u64) -> u32 {
 /// Argument `N` of the probed function. Both architectures' registers are read, at offsets that lie
 /// within either `pt_regs`, so that one object serves both.
 #[inline(always)]
-fn argument<const N: usize>(ctx: &ProbeContext) -> u64 {
-    let words = ctx.as_ptr().cast_const().cast::<u64>();
-    // SAFETY: within the context; the verifier checks.
-    let x86_64 = unsafe { words.wrapping_add(14 - N).read_volatile() }; // di, si, dx, cx
-    // SAFETY: as above.
-    let aarch64 = unsafe { words.wrapping_add(N).read_volatile() }; // x0 to x3
+fn argument<const N: usize>(context: *const u64) -> u64 {
+    let x86_64 = word::<0>(context.wrapping_add(14 - N)); // di, si, dx, cx
+    let aarch64 = word::<N>(context); // x0 to x3
     match frozen!(FR_SETTINGS.registers) {
         registers::AARCH64 => aarch64,
         _ => x86_64,
     }
+}
+
+/// Write, first choice: tp_btf on `tcp_sendmsg_locked`, 6.16+.
+#[btf_tracepoint(function = "tcp_sendmsg_locked")]
+fn fr_write_btf(ctx: BtfTracePointContext) -> i32 {
+    write(Traced::<Cast>(ctx.as_ptr().cast_const().cast(), PhantomData));
+    0
+}
+
+/// Write, second choice: the same tracepoint, raw.
+#[raw_tracepoint(tracepoint = "tcp_sendmsg_locked")]
+fn fr_write_raw(ctx: RawTracePointContext) -> i32 {
+    write(Traced::<Probe>(ctx.as_ptr().cast_const().cast(), PhantomData));
+    0
+}
+
+/// Write, third choice: fentry on `tcp_sendmsg_locked(sk, msg, size)` or `tcp_sendmsg`, which has
+/// the same arguments.
+#[fentry(function = "tcp_sendmsg_locked")]
+fn fr_write_fent(ctx: FEntryContext) -> i32 {
+    write(Called::<2>(ctx.as_ptr().cast_const().cast()));
+    0
+}
+
+/// Beside it before 6.5, where `sendfile` and kTLS write through
+/// `do_tcp_sendpages(sk, page, offset, size, flags)`.
+#[fentry(function = "do_tcp_sendpages")]
+fn fr_pages_fent(ctx: FEntryContext) -> i32 {
+    write(Called::<3>(ctx.as_ptr().cast_const().cast()));
+    0
+}
+
+/// Write, last choice: kprobe on either function.
+#[kprobe]
+fn fr_write_kpr(ctx: ProbeContext) -> u32 {
+    write(Probed::<2>(ctx.as_ptr().cast_const().cast()));
+    0
+}
+
+/// Beside it before 6.5.
+#[kprobe]
+fn fr_pages_kpr(ctx: ProbeContext) -> u32 {
+    write(Probed::<3>(ctx.as_ptr().cast_const().cast()));
+    0
 }
 
 /// FIN and close, first choice.
@@ -418,6 +526,7 @@ fn fr_stray6_fent(ctx: FEntryContext) -> i32 {
 /// Both as kprobe.
 #[kprobe]
 fn fr_stray_kpr(ctx: ProbeContext) -> u32 {
-    stray_segment(argument::<0>(&ctx) as *const u8, argument::<1>(&ctx) as *const u8);
+    let context = ctx.as_ptr().cast_const().cast();
+    stray_segment(argument::<0>(context) as *const u8, argument::<1>(context) as *const u8);
     0
 }

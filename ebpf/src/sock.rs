@@ -3,11 +3,12 @@
 //!
 //! Offsets come from [`FR_LAYOUT`](crate::maps::FR_LAYOUT); what a kernel lacks reads as zero.
 
+use core::arch::asm;
 use core::mem::MaybeUninit;
 
-use aya_ebpf::helpers::{bpf_get_current_comm, bpf_get_current_pid_tgid, bpf_jiffies64};
+use aya_ebpf::helpers::{bpf_get_current_pid_tgid, bpf_jiffies64};
 use aya_ebpf::helpers::{bpf_ktime_get_ns, generated};
-use finrace_ebpf::abi::{ABSENT, Record, flag, opener};
+use finrace_ebpf::abi::{ABSENT, Record, flag, opener, patch};
 use finrace_ebpf::decide::{self, state};
 
 use crate::maps::frozen;
@@ -26,6 +27,47 @@ pub(crate) trait Mem {
     /// # Safety
     /// `sk` is the context's `struct sock` argument.
     unsafe fn tcp_sock(sk: *const u8) -> *const u8;
+
+    /// State of a socket, as [`Mem::read`] would read it; for the way of every write.
+    ///
+    /// # Safety
+    /// As [`Mem::read`].
+    #[inline(always)]
+    unsafe fn state(sk: *const u8) -> u64 {
+        let offset = frozen!(FR_LAYOUT.skc_state);
+        // SAFETY: the caller's.
+        unsafe { Self::read::<u8>(sk, offset) }.into()
+    }
+
+    /// When data was last sent; likewise.
+    ///
+    /// # Safety
+    /// As [`Mem::read`].
+    #[inline(always)]
+    unsafe fn lsndtime(tp: *const u8) -> u32 {
+        let offset = frozen!(FR_LAYOUT.lsndtime);
+        // SAFETY: the caller's.
+        unsafe { Self::read(tp, offset) }
+    }
+}
+
+/// A load whose offset the agent puts in.
+macro_rules! patched_load {
+    ($base:expr, $width:literal, $offset:ident) => {{
+        let (base, value): (*const u8, u64);
+        base = $base;
+        // SAFETY: checked by the verifier.
+        unsafe {
+            asm!(
+                concat!("{value} = *(", $width, " *)({base} + {offset})"),
+                value = out(reg) value,
+                base = in(reg) base,
+                offset = const patch::$offset,
+                options(readonly, nostack, preserves_flags),
+            );
+        }
+        value
+    }};
 }
 
 /// Plain loads; the verifier checks each against BTF, the kernel protects them from faults.
@@ -45,10 +87,65 @@ impl Mem for Direct {
     }
 
     #[inline(always)]
+    unsafe fn state(sk: *const u8) -> u64 {
+        patched_load!(sk, "u8", SKC_STATE)
+    }
+
+    #[inline(always)]
+    unsafe fn lsndtime(tp: *const u8) -> u32 {
+        patched_load!(tp, "u32", LSNDTIME) as u32
+    }
+
+    #[inline(always)]
     unsafe fn tcp_sock(sk: *const u8) -> *const u8 {
         // SAFETY: `sk` is a BTF pointer, as the helper asks; it returns null for anything else
         // than a full TCP socket (net/core/filter.c v6.12, since 5.9).
         unsafe { generated::bpf_skc_to_tcp_sock(sk.cast_mut().cast()) }.cast()
+    }
+}
+
+/// As [`Direct`], with the cast that costs nothing: `bpf_rdonly_cast`, since 6.2 (a35b9af4ec2c).
+pub(crate) struct Cast;
+
+impl Mem for Cast {
+    #[inline(always)]
+    unsafe fn read<T: Copy>(base: *const u8, offset: u32) -> T {
+        // SAFETY: the caller's.
+        unsafe { Direct::read(base, offset) }
+    }
+
+    #[inline(always)]
+    unsafe fn tcp_sock(sk: *const u8) -> *const u8 {
+        let tp: *const u8;
+        // SAFETY: a call of a kernel function, which the verifier turns into a move.
+        unsafe {
+            asm!(
+                "r2 = {id}",
+                ".8byte {call}",
+                id = const patch::TCP_SOCK_ID,
+                call = const (patch::RDONLY_CAST_ID as i64) << 32 | 0x2085,
+                inlateout("r1") sk => _,
+                lateout("r0") tp,
+                lateout("r2") _,
+                lateout("r3") _,
+                lateout("r4") _,
+                lateout("r5") _,
+                options(nostack, preserves_flags),
+            );
+        }
+        // SAFETY: the context's socket, which is none.
+        unsafe { core::hint::assert_unchecked(!tp.is_null()) };
+        tp
+    }
+
+    #[inline(always)]
+    unsafe fn state(sk: *const u8) -> u64 {
+        patched_load!(sk, "u8", SKC_STATE)
+    }
+
+    #[inline(always)]
+    unsafe fn lsndtime(tp: *const u8) -> u32 {
+        patched_load!(tp, "u32", LSNDTIME) as u32
     }
 }
 
@@ -107,6 +204,22 @@ pub(crate) fn is_mptcp<M: Mem>(tp: *const u8) -> bool {
     field!(M, tp, is_mptcp: u8) & 1 != 0
 }
 
+/// The gap that makes a write a reuse, as a number in the program itself.
+#[inline(always)]
+pub(crate) fn reuse_jiffies() -> u32 {
+    let value: u64;
+    // SAFETY: sets a register.
+    unsafe {
+        asm!(
+            "{value} = {id}",
+            value = out(reg) value,
+            id = const patch::REUSE_JIFFIES,
+            options(pure, nomem, nostack, preserves_flags),
+        );
+    }
+    value as u32
+}
+
 /// Low 32 bits of jiffies, as the socket's stamps hold them.
 #[inline(always)]
 pub(crate) fn jiffies() -> u32 {
@@ -114,11 +227,22 @@ pub(crate) fn jiffies() -> u32 {
     unsafe { bpf_jiffies64() as u32 }
 }
 
-/// A record with time, kind and state, and zeroes.
+/// Makes a record with time, kind and state, and zeroes, in its place.
 #[inline(always)]
-pub(crate) fn blank(kind: u8, old_state: u8, new_state: u8) -> Record {
-    // SAFETY: `Record` is integers and arrays of them.
-    let mut record: Record = unsafe { MaybeUninit::zeroed().assume_init() };
+pub(crate) fn begin(
+    place: &mut MaybeUninit<Record>,
+    kind: u8,
+    old_state: u8,
+    new_state: u8,
+) -> &mut Record {
+    let words = place.as_mut_ptr().cast::<u64>();
+    // Word by word, else the compiler makes it a call of `memset`, which here is a loop over bytes.
+    for word in 0..size_of::<Record>() / 8 {
+        // SAFETY: within the record, which is aligned for it.
+        unsafe { words.add(word).write_volatile(0) };
+    }
+    // SAFETY: `Record` is integers and arrays of them, all written.
+    let record = unsafe { place.assume_init_mut() };
     // SAFETY: no arguments.
     record.time_ns = unsafe { bpf_ktime_get_ns() };
     record.jiffies = jiffies();
@@ -150,35 +274,39 @@ pub(crate) fn netns<M: Mem>(net: u64) -> u32 {
     field!(M, net as *const u8, net_inum: u32)
 }
 
-/// Sixteen bytes of an IPv6 address, word by word: the verifier wants loads within one member.
+/// An IPv6 address, word by word: the verifier wants loads within one member.
 #[inline(always)]
 fn in6<M: Mem>(sk: *const u8, offset: u32) -> [u8; 16] {
-    let mut address = [0u8; 16];
-    for (word, bytes) in (0_u32..).zip(address.as_chunks_mut::<4>().0) {
-        // SAFETY: as `field!`; one of the four words of `in6_addr`.
-        *bytes = unsafe { M::read::<u32>(sk, offset + word * 4) }.to_ne_bytes();
-    }
-    address
+    // SAFETY: as `field!`; one of the four words of `in6_addr`.
+    let word = |index: u32| unsafe { M::read::<u32>(sk, offset + index * 4) };
+    bytes([word(0), word(1), word(2), word(3)])
 }
 
 /// An IPv4 address in network order, mapped into IPv6.
 #[inline(always)]
 pub(crate) fn mapped(be: u32) -> [u8; 16] {
-    let v4 = be.to_ne_bytes();
-    [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, v4[0], v4[1], v4[2], v4[3]]
+    bytes([0, 0, 0xffff_u32.to_be(), be])
 }
 
-/// Everything of a full TCP socket. `record.old_state` is set: it decides what the opener's
+/// Words as they lie in memory.
+#[inline(always)]
+pub(crate) fn bytes(words: [u32; 4]) -> [u8; 16] {
+    // SAFETY: arrays of integers of the same length.
+    unsafe { core::mem::transmute(words) }
+}
+
+/// Everything of a full TCP socket, which is given twice: as a tracepoint's argument `sk` its
+/// fields are loaded without a check. `record.old_state` is set: it decides what the opener's
 /// arithmetic is worth.
 #[inline(always)]
-pub(crate) fn fill_tcp<M: Mem>(record: &mut Record, tp: *const u8) {
-    fill_common::<M>(record, tp);
+pub(crate) fn fill_tcp<M: Mem>(record: &mut Record, sk: *const u8, tp: *const u8) {
+    fill_common::<M>(record, sk);
     record.flags |= flag::FULL_SOCK;
     // `skc_num` is 0 by the time of ->CLOSE (`inet_put_port` ran before the tracepoint).
     record.local_port = u16::from_be(field!(M, tp, inet_sport: u16));
-    record.shutdown = field!(M, tp, sk_shutdown: u8) & 3;
-    record.code = field!(M, tp, sk_err: u32);
-    record.max_ack_backlog = field!(M, tp, sk_max_ack_backlog: u32);
+    record.shutdown = field!(M, sk, sk_shutdown: u8) & 3;
+    record.code = field!(M, sk, sk_err: u32);
+    record.max_ack_backlog = field!(M, sk, sk_max_ack_backlog: u32);
     record.retransmits = field!(M, tp, icsk_retransmits: u8);
     record.lsndtime = field!(M, tp, lsndtime: u32);
     record.lrcvtime = field!(M, tp, lrcvtime: u32);
@@ -229,8 +357,9 @@ pub(crate) fn opener<M: Mem>(tp: *const u8) -> u8 {
 #[inline(always)]
 pub(crate) fn fill_task(record: &mut Record) {
     record.tgid = (bpf_get_current_pid_tgid() >> 32) as u32;
-    if let Ok(comm) = bpf_get_current_comm() {
-        record.comm = comm;
+    let comm = record.comm.as_mut_ptr().cast();
+    // SAFETY: sixteen bytes to write to.
+    if unsafe { generated::bpf_get_current_comm(comm, size_of_val(&record.comm) as u32) } == 0 {
         record.flags |= flag::TASK;
     }
 }

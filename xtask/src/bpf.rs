@@ -27,6 +27,7 @@ const RUSTC: &str = "/usr/bin/rustc";
 const CLIPPY: &str = "/usr/bin/cargo-clippy";
 const STD: &str = "/usr/lib/rustlib/bpfel-unknown-none/lib";
 const TARGET: &str = "bpfel-unknown-none";
+const BINARY: &str = "finrace-bpf";
 const LINKER_VERSION: &str = "0.10.3";
 
 #[derive(clap::Args)]
@@ -63,10 +64,17 @@ pub(crate) fn clippy() -> Result<()> {
     show(command.args(["--", "-D", "warnings"]))
 }
 
+/// Builds the programs of the measurements; returns where they are.
+pub(crate) fn build_bench() -> Result<PathBuf> {
+    let object = Toolchain::installed()?.build("finrace-bench-bpf", "bpf")?;
+    let path = setup::target_dir().join("bpf/bench.bpf.o");
+    write(&path, &object)?;
+    Ok(path)
+}
+
 fn update() -> Result<()> {
-    install()?;
-    let toolchain = Toolchain::find()?.context("the BPF toolchain is missing after its set-up")?;
-    let object = toolchain.build("bpf")?;
+    let toolchain = Toolchain::installed()?;
+    let object = toolchain.build(BINARY, "bpf")?;
     let package = root().join("ebpf");
     let record = format!(
         "# Written by `cargo xtask bpf`; read by build.rs and `cargo xtask bpf --check`.\n{}{}",
@@ -97,7 +105,7 @@ fn check() -> Result<()> {
         }
     }
     ensure!(
-        toolchain.build("bpf-check")? == object,
+        toolchain.build(BINARY, "bpf-check")? == object,
         "the recorded toolchain makes other bytes of the same sources: run cargo xtask bpf"
     );
     report("digests agree; built again with the recorded toolchain: the same bytes");
@@ -153,6 +161,12 @@ struct Toolchain {
 }
 
 impl Toolchain {
+    /// The toolchain, after its installation where it is missing.
+    fn installed() -> Result<Self> {
+        install()?;
+        Self::find()?.context("the BPF toolchain is missing after its set-up")
+    }
+
     /// The toolchain, where all of it is installed.
     fn find() -> Result<Option<Self>> {
         if !Path::new(STD).is_dir() || !Path::new(RUSTC).is_file() {
@@ -178,12 +192,12 @@ impl Toolchain {
         )
     }
 
-    fn build(&self, target_dir: &str) -> Result<Vec<u8>> {
+    fn build(&self, binary: &str, target_dir: &str) -> Result<Vec<u8>> {
         let mut command = cargo();
-        command.arg("build");
+        command.args(["build", "--bin", binary]);
         self.prepare(&mut command, target_dir)?;
         show(&mut command)?;
-        let path = setup::target_dir().join(target_dir).join(TARGET).join("release/finrace-bpf");
+        let path = setup::target_dir().join(target_dir).join(TARGET).join("release").join(binary);
         let object = fs::read(&path).with_context(|| format!("reading {}", path.display()))?;
         strip(&object).with_context(|| format!("stripping {}", path.display()))
     }
@@ -192,7 +206,7 @@ impl Toolchain {
         let target_dir = setup::target_dir().join(target_dir);
         command
             .args(["--locked", "--release", "--package=finrace-ebpf", "--features=bpf"])
-            .args(["--bin=finrace-bpf", "--target", TARGET, "--target-dir"])
+            .args(["--target", TARGET, "--target-dir"])
             .arg(&target_dir)
             .env("RUSTC", RUSTC)
             // Unlocks the target's unstable features in a stable compiler.
@@ -258,6 +272,8 @@ fn rustflags() -> Result<String> {
         // BTF is made from debug information.
         "-Cdebuginfo=2".to_owned(),
         "-Clink-arg=--btf".to_owned(),
+        // 32-bit arithmetic, which the verifier knows since 5.1.
+        "-Ctarget-cpu=v3".to_owned(),
         // Chooses the layout of pt_regs in aya-ebpf.
         "--cfg=bpf_target_arch=\"x86_64\"".to_owned(),
         format!("--remap-path-prefix={}=/finrace", root().display()),

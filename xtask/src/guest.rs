@@ -45,6 +45,11 @@ impl Arch {
 
 /// Builds both for `arch`; installs what that needs.
 pub(crate) fn build(arch: Arch) -> Result<Built> {
+    Built::new(&mut build_static(arch)?)
+}
+
+/// A `cargo build` of static binaries for `arch`.
+pub(crate) fn build_static(arch: Arch) -> Result<Command> {
     let target = arch.target();
     ensure_std(&target)?;
     let mut command = cargo();
@@ -60,7 +65,8 @@ pub(crate) fn build(arch: Arch) -> Result<Built> {
     // static. This variable comes before every other way to set flags.
     command.env("CARGO_ENCODED_RUSTFLAGS", "-Ctarget-feature=+crt-static");
     let directory = setup::target_dir().join(format!("guest-{}", arch.name()));
-    Built::new(command.arg("build").arg("--target").arg(target).arg("--target-dir").arg(directory))
+    command.arg("build").arg("--target").arg(target).arg("--target-dir").arg(directory);
+    Ok(command)
 }
 
 /// Rust's own library for `target`: rustup brings it where it is missing.

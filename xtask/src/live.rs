@@ -37,22 +37,31 @@ pub(crate) struct Built {
 impl Built {
     /// `build` is a `cargo build` that says for what and whereto.
     pub(crate) fn new(build: &mut Command) -> Result<Self> {
-        let messages = setup::run(build.args([
-            "--locked",
-            "--release",
-            "--package=finrace",
-            "--bin=finrace",
-            "--test=live",
-            "--message-format=json-render-diagnostics",
-        ]))?;
-        let executable = |target: &str| {
-            messages
-                .lines()
-                .filter_map(|line| serde_json::from_str::<Value>(line).ok())
-                .filter(|message| message.pointer("/target/name") == Some(&target.into()))
-                .find_map(|message| Some(message.get("executable")?.as_str()?.into()))
-                .with_context(|| format!("cargo has built no executable of {target}"))
-        };
-        Ok(Self { finrace: executable("finrace")?, live: executable("live")? })
+        let [finrace, live] = executables(build, ["--bin=finrace", "--test=live"])?;
+        Ok(Self { finrace, live })
     }
+}
+
+/// Builds targets of the agent's package, `--KIND=NAME` each, and returns where cargo has put them.
+pub(crate) fn executables<const N: usize>(
+    build: &mut Command,
+    targets: [&str; N],
+) -> Result<[PathBuf; N]> {
+    let messages = setup::run(
+        build
+            .args(["--locked", "--release", "--package=finrace"])
+            .args(targets)
+            .arg("--message-format=json-render-diagnostics"),
+    )?;
+    let mut paths = targets.map(|_| PathBuf::new());
+    for (path, target) in paths.iter_mut().zip(targets) {
+        let (_, name) = target.split_once('=').context("a target without a name")?;
+        *path = messages
+            .lines()
+            .filter_map(|line| serde_json::from_str::<Value>(line).ok())
+            .filter(|message| message.pointer("/target/name") == Some(&name.into()))
+            .find_map(|message| Some(message.get("executable")?.as_str()?.into()))
+            .with_context(|| format!("cargo has built no executable of {name}"))?;
+    }
+    Ok(paths)
 }

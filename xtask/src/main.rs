@@ -1,5 +1,6 @@
 //! `cargo xtask`: builds the BPF object, and runs every test that is more than `cargo test`.
 
+mod bench;
 mod bpf;
 mod ci;
 mod client;
@@ -35,6 +36,8 @@ struct Cli {
 enum Task {
     /// Build the BPF object that is committed under ebpf/, or check it
     Bpf(bpf::BpfArgs),
+    /// Measure what finrace costs (root, Debian)
+    Bench(bench::BenchArgs),
     /// Put what the matrix of kernels has recorded into README.md, or check it
     Docs(docs::DocsArgs),
     /// Everything that has to pass before a merge, stopping at the first failure (root, Debian)
@@ -66,6 +69,7 @@ fn main() -> ExitCode {
 fn run(task: Task) -> Result<()> {
     match task {
         Task::Bpf(args) => bpf::run(args),
+        Task::Bench(args) => bench::run(args),
         Task::Docs(args) => docs::run(args),
         Task::Test => ci::test(),
         Task::Live(args) => live::run(args),

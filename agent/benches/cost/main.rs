@@ -4,11 +4,16 @@
 //! Run by `cargo xtask bench`, which sets the stage and reads the results: a JSON value a line.
 
 mod client;
+mod paths;
+mod programs;
 mod stage;
 
+use std::io::{Write as _, stdout};
 use std::process::ExitCode;
 
+use anyhow::{Context as _, Result};
 use clap::{Parser, Subcommand};
+use serde::Serialize;
 
 #[derive(Parser)]
 struct Cli {
@@ -20,6 +25,8 @@ struct Cli {
 enum Part {
     /// Holds the programs and does what standard input says: none, empty, attached, programs
     Stage(stage::Args),
+    /// What a write and a whole connection take, with and without programs
+    Paths(paths::Args),
     /// Sends one request after the other, and says how many when it is asked
     Client(client::Args),
 }
@@ -27,6 +34,7 @@ enum Part {
 fn main() -> ExitCode {
     let done = match Cli::parse().part {
         Part::Stage(args) => stage::run(args),
+        Part::Paths(args) => paths::run(args),
         Part::Client(args) => client::run(args),
     };
     match done {
@@ -39,4 +47,11 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// Says a result to whoever runs this.
+fn say(result: &impl Serialize) -> Result<()> {
+    let line = serde_json::to_string(result).context("encoding a result")?;
+    let mut out = stdout().lock();
+    writeln!(out, "{line}").and_then(|()| out.flush()).context("writing a result")
 }

@@ -3,14 +3,17 @@
 //! One load is expected to fail: the program that proves whether `tcp_send_reset` may be had as
 //! tp_btf. Everything stays attached until [`Attached`] is dropped.
 
+use std::any::Any;
 use std::os::fd::AsFd as _;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use aya::maps::{MapData, RingBuf};
-use aya::programs::{BtfTracePoint, FEntry, KProbe, Program, ProgramError, RawTracePoint};
+use aya::programs::{
+    BtfTracePoint, FEntry, KProbe, Program, ProgramError, ProgramInfo, RawTracePoint,
+};
 use aya::{Btf as KernelBtf, Ebpf, EbpfLoader};
-use finrace_ebpf::abi::{Layout, MEASURES_BYTES, RACES_BYTES, Settings, registers};
+use finrace_ebpf::abi::{Layout, MEASURES_BYTES, RACES_BYTES, Settings, patch, registers};
 
 use super::features::Features;
 use super::losses::Losses;
@@ -78,7 +81,8 @@ impl Serving {
         self.taken().or(self.with.as_ref())
     }
 
-    fn taken(&self) -> Option<&Choice> {
+    /// The choice that was made for this very job.
+    pub fn taken(&self) -> Option<&Choice> {
         let taken = self.tried.iter().find(|tried| tried.outcome == Outcome::Taken);
         taken.map(|tried| &tried.choice)
     }
@@ -102,14 +106,24 @@ impl Serving {
 
 /// Loaded and attached programs, and the way to their records.
 pub struct Attached {
-    /// Keeps programs and links alive.
-    _ebpf: Ebpf,
+    pub kernel: Kernel,
+    pub links: Vec<Link>,
     pub serving: Vec<Serving>,
+    pub records: Records,
+    pub skips: Skips,
+}
+
+/// What programs write and the agent reads.
+pub struct Records {
     pub races: RingBuf<MapData>,
     pub measures: RingBuf<MapData>,
     pub losses: Losses,
-    pub skips: Skips,
     pub log: Option<aya_log::EbpfLogger<&'static dyn log::Log>>,
+}
+
+/// A program at its place; dropped, it is taken away.
+pub struct Link {
+    _link: Box<dyn Any + Send>,
 }
 
 /// Attaches what the plan offers, best first.
@@ -125,25 +139,14 @@ pub fn attach(
 ) -> Result<Attached> {
     let mut kernel = Kernel::open(features, layout, threshold)?;
     kernel.prove(features);
-    let serving = serve(&plan(features), forced, |choice| kernel.attach(choice))?;
+    let mut links = Vec::new();
+    let serving = serve(&plan(features), forced, |choice| {
+        links.extend(kernel.attach(choice)?);
+        Ok(())
+    })?;
     let skips = kernel.skips(&serving)?;
-    let mut ebpf = kernel.ebpf;
-    let log = match aya_log::EbpfLogger::init(&mut ebpf) {
-        Ok(log) => Some(log),
-        Err(error) => {
-            log::debug!("no log of the kernel programs: {error}");
-            None
-        }
-    };
-    Ok(Attached {
-        serving,
-        races: ring(&mut ebpf, "FR_RACES")?,
-        measures: ring(&mut ebpf, "FR_MEASURES")?,
-        skips,
-        losses: Losses::map(&take(&mut ebpf, "FR_LOSSES")?)?,
-        log,
-        _ebpf: ebpf,
-    })
+    let records = kernel.records()?;
+    Ok(Attached { kernel, links, serving, records, skips })
 }
 
 /// Attaches every choice that the plan offers, one after the other, and lets go of each: nothing
@@ -221,16 +224,16 @@ fn serve(
     Ok(serving)
 }
 
-/// The object with this kernel's offsets, and what it takes to put programs in.
-struct Kernel {
+/// An object with its maps, and what it takes to put its programs in.
+pub struct Kernel {
     ebpf: Ebpf,
     /// Without it there are no typed arguments, and the plan offers none.
     btf: Option<KernelBtf>,
 }
 
 impl Kernel {
-    /// Makes the maps; no program is in the kernel yet.
-    fn open(features: &Features, layout: Layout, threshold: Duration) -> Result<Self> {
+    /// Our own programs with this kernel's offsets. Makes the maps; no program is in yet.
+    pub fn open(features: &Features, layout: Layout, threshold: Duration) -> Result<Self> {
         rights::raise_memlock(features);
         let settings = Settings {
             reuse_jiffies: Ticks { hz: features.hz }.from_duration(threshold),
@@ -241,12 +244,13 @@ impl Kernel {
             },
         };
         let level = log::max_level() as u8;
-        let btf = features.has_kernel_btf.then(KernelBtf::from_sys_fs).transpose();
+        let mut object = finrace_ebpf::object_bytes().to_vec();
+        patch::apply(&mut object, &layout, &settings);
         let ebpf = EbpfLoader::new()
             .override_global("FR_LAYOUT", &layout, true)
             .override_global("FR_SETTINGS", &settings, true)
             .override_global("AYA_LOG_LEVEL", &level, false)
-            .load(finrace_ebpf::object_bytes())
+            .load(&object)
             .with_context(|| match rights::missing(features).join(", ").as_str() {
                 "" => "loading the BPF object".to_owned(),
                 // Nothing that always stops a start is missing by now: only what may.
@@ -254,6 +258,11 @@ impl Kernel {
                     format!("loading the BPF object (missing {missing}: try ulimit -l unlimited)")
                 }
             })?;
+        Self::new(ebpf, features)
+    }
+
+    pub fn new(ebpf: Ebpf, features: &Features) -> Result<Self> {
+        let btf = features.has_kernel_btf.then(KernelBtf::from_sys_fs).transpose();
         Ok(Self { ebpf, btf: btf.context("parsing the kernel's BTF")? })
     }
 
@@ -265,7 +274,7 @@ impl Kernel {
     }
 
     /// Attaches all parts of a choice, or leaves nothing behind.
-    fn attach(&mut self, choice: &Choice) -> Result<()> {
+    fn attach(&mut self, choice: &Choice) -> Result<Vec<Link>> {
         let attached = self.attach_parts(choice);
         if attached.is_err() {
             self.unload(choice)?;
@@ -274,22 +283,24 @@ impl Kernel {
     }
 
     fn attach_for_a_moment(&mut self, choice: &Choice) -> Result<()> {
-        self.attach_parts(choice).and(self.unload(choice))
+        self.attach_parts(choice).map(drop).and(self.unload(choice))
     }
 
-    fn attach_parts(&mut self, choice: &Choice) -> Result<()> {
+    fn attach_parts(&mut self, choice: &Choice) -> Result<Vec<Link>> {
         let Choice { hook, parts, .. } = choice;
+        let mut links = Vec::new();
         for (index, part) in parts.iter().enumerate() {
             let is_loaded = parts.iter().take(index).any(|other| other.program == part.program);
             if !is_loaded {
                 self.load(*hook, *part)?;
             }
-            self.attach_part(*hook, *part)?;
+            links.push(self.attach_part(*hook, *part)?);
         }
-        Ok(())
+        Ok(links)
     }
 
-    fn load(&mut self, hook: Hook, Part { program, attach_to: to }: Part) -> Result<()> {
+    /// Puts a program into the kernel, to be attached there and nowhere else.
+    pub fn load(&mut self, hook: Hook, Part { program, attach_to: to }: Part) -> Result<()> {
         let btf = self.btf.as_ref().context("the kernel has no BTF of its own");
         let kernel = find(&mut self.ebpf, program)?;
         match hook {
@@ -301,13 +312,23 @@ impl Kernel {
         .with_context(|| format!("loading {program}"))
     }
 
-    fn attach_part(&mut self, hook: Hook, Part { program, attach_to: to }: Part) -> Result<()> {
+    /// Attaches a program that was loaded.
+    pub fn attach_part(&mut self, hook: Hook, part: Part) -> Result<Link> {
+        let Part { program, attach_to: to } = part;
         let kernel = find(&mut self.ebpf, program)?;
+        /// Takes the link out of the program, which would keep it.
+        macro_rules! link {
+            ($kind:ty, $($argument:expr),*) => {{
+                let program = typed::<$kind>(kernel)?;
+                let link = program.attach($($argument),*).and_then(|id| program.take_link(id));
+                link.map(|link| Link { _link: Box::new(link) })
+            }};
+        }
         match hook {
-            Hook::TpBtf => typed::<BtfTracePoint>(kernel)?.attach().map(drop),
-            Hook::Fentry => typed::<FEntry>(kernel)?.attach().map(drop),
-            Hook::RawTp => typed::<RawTracePoint>(kernel)?.attach(to).map(drop),
-            Hook::Kprobe => typed::<KProbe>(kernel)?.attach(to, 0).map(drop),
+            Hook::TpBtf => link!(BtfTracePoint,),
+            Hook::Fentry => link!(FEntry,),
+            Hook::RawTp => link!(RawTracePoint, to),
+            Hook::Kprobe => link!(KProbe, to, 0),
         }
         .with_context(|| format!("attaching {program} to {to}"))
     }
@@ -330,6 +351,25 @@ impl Kernel {
             }
         }
         Ok(())
+    }
+
+    /// What the kernel knows of a program that was loaded.
+    pub fn info(&mut self, program: &str) -> Result<ProgramInfo> {
+        find(&mut self.ebpf, program)?.info().with_context(|| format!("asking about {program}"))
+    }
+
+    /// Takes what programs write into out of the object.
+    fn records(&mut self) -> Result<Records> {
+        let ebpf = &mut self.ebpf;
+        let log = aya_log::EbpfLogger::init(ebpf)
+            .inspect_err(|error| log::debug!("no log of the kernel programs: {error}"))
+            .ok();
+        Ok(Records {
+            races: ring(ebpf, "FR_RACES")?,
+            measures: ring(ebpf, "FR_MEASURES")?,
+            losses: Losses::map(&take(ebpf, "FR_LOSSES")?)?,
+            log,
+        })
     }
 
     /// The counters of the programs that serve.

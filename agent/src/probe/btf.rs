@@ -114,7 +114,23 @@ impl Btf {
 
     /// Whether the kernel has a function of this name (so that fentry and kprobe can find it).
     pub fn func_exists(&self, name: &str) -> bool {
-        self.named(&[kind::FUNC], name).next().is_some()
+        self.func_id(name).is_some()
+    }
+
+    /// The id of a function.
+    pub fn func_id(&self, name: &str) -> Option<u32> {
+        self.id(kind::FUNC, name)
+    }
+
+    /// The id of a struct.
+    pub fn struct_id(&self, name: &str) -> Option<u32> {
+        self.id(kind::STRUCT, name)
+    }
+
+    fn id(&self, kind: u8, name: &str) -> Option<u32> {
+        let matches = |ty: &Type| ty.kind == kind && self.is_named(ty.name, name);
+        let at = self.types.iter().position(matches)?;
+        u32::try_from(at + 1).ok()
     }
 
     fn named<'a>(&'a self, kinds: &'a [u8], name: &'a str) -> impl Iterator<Item = Type> + 'a {

@@ -98,6 +98,8 @@ pub fn resolve(btf: &Btf) -> Result<Resolved> {
         cb_end_seq: of.optional("tcp_skb_cb", "end_seq", 32, LATE),
         cb_ack_seq: of.optional("tcp_skb_cb", "ack_seq", 32, LATE),
         msg_count: of.optional("msghdr", "msg_iter.count", 64, "the bytes of a write"),
+        tcp_sock_id: btf.struct_id("tcp_sock").unwrap_or(ABSENT),
+        rdonly_cast_id: btf.func_id("bpf_rdonly_cast").unwrap_or(ABSENT),
     };
     ensure!(of.missing.is_empty(), "unknown kernel layout: BTF has no {}", of.missing.join(", "));
     Ok(Resolved { layout, lost: of.lost })

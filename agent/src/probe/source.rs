@@ -15,7 +15,7 @@ use rustix::fd::{AsFd as _, OwnedFd};
 use rustix::time::{ClockId, clock_gettime};
 use tokio::sync::mpsc;
 
-use super::attach::Attached;
+use super::attach::Records;
 use super::names::Names;
 use crate::logic::event::{DecodeError, Event, decode};
 use crate::logic::model::Nanos;
@@ -55,13 +55,13 @@ pub struct Source {
 
 impl Source {
     /// Starts to read; batches arrive at the receiver at least every [`TICK`].
-    pub fn start(attached: Attached) -> Result<(Self, mpsc::Receiver<Batch>)> {
+    pub fn start(records: Records) -> Result<(Self, mpsc::Receiver<Batch>)> {
         let (sender, receiver) = mpsc::channel(QUEUE);
         let stop = eventfd(0, EventfdFlags::CLOEXEC).context("creating an eventfd")?;
         let stopped = stop.try_clone().context("duplicating an eventfd")?;
         let thread = std::thread::Builder::new()
             .name("finrace-rings".to_owned())
-            .spawn(move || read(attached, &stopped, &sender))
+            .spawn(move || read(records, &stopped, &sender))
             .context("starting the thread that reads the rings")?;
         Ok((Self { stop, thread: Some(thread) }, receiver))
     }
@@ -87,15 +87,15 @@ impl Drop for Source {
     }
 }
 
-fn read(mut attached: Attached, stop: &OwnedFd, sender: &mpsc::Sender<Batch>) {
+fn read(mut records: Records, stop: &OwnedFd, sender: &mpsc::Sender<Batch>) {
     let tick = Timespec { tv_sec: 0, tv_nsec: i64::from(TICK.subsec_nanos()) };
     let mut waiting = Vec::new();
     let mut names = Names::new();
     loop {
         let stopping = {
             let mut fds = [
-                PollFd::new(&attached.races, PollFlags::IN),
-                PollFd::new(&attached.measures, PollFlags::IN),
+                PollFd::new(&records.races, PollFlags::IN),
+                PollFd::new(&records.measures, PollFlags::IN),
                 PollFd::from_borrowed_fd(stop.as_fd(), PollFlags::IN),
             ];
             // A ring that holds anything at all is readable at once, so a pause comes first.
@@ -106,9 +106,9 @@ fn read(mut attached: Attached, stop: &OwnedFd, sender: &mpsc::Sender<Batch>) {
             }
             fds.last().is_some_and(|fd| !fd.revents().is_empty())
         };
-        let mut batch = drain(&mut attached, &mut waiting, stopping);
+        let mut batch = drain(&mut records, &mut waiting, stopping);
         names.replace(&mut batch.events, monotonic());
-        if let Some(log) = &mut attached.log {
+        if let Some(log) = &mut records.log {
             log.flush();
         }
         // A closed channel is an ordinary end: the run loop has left.
@@ -119,17 +119,17 @@ fn read(mut attached: Attached, stop: &OwnedFd, sender: &mpsc::Sender<Batch>) {
 }
 
 /// Empties both rings. What is too young for its neighbours to be there waits for the next turn.
-fn drain(attached: &mut Attached, waiting: &mut Vec<Event>, is_last: bool) -> Batch {
+fn drain(records: &mut Records, waiting: &mut Vec<Event>, is_last: bool) -> Batch {
     let mut batch = Batch { until: before(monotonic(), IN_FLIGHT), ..Batch::default() };
     for (ring, bytes) in
-        [&mut attached.races, &mut attached.measures].into_iter().zip(&mut batch.waited)
+        [&mut records.races, &mut records.measures].into_iter().zip(&mut batch.waited)
     {
         *bytes = drain_one(ring, waiting, &mut batch.malformed);
     }
     waiting.sort_by_key(|event| event.time);
     let ready = waiting.partition_point(|event| is_last || event.time <= batch.until);
     batch.events.extend(waiting.drain(..ready));
-    batch.lost = attached.losses.read();
+    batch.lost = records.losses.read();
     batch
 }
 

@@ -11,7 +11,7 @@ use std::process::Command;
 use std::thread::sleep;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
 use super::spec::{Kernel, Run};
@@ -24,6 +24,9 @@ const SILENCE: Duration = Duration::from_mins(6);
 /// For a boot with all its runs.
 const LIMIT: &str = "40m";
 const POLL: Duration = Duration::from_millis(200);
+
+/// The last that is said.
+const END: &str = "@end";
 
 /// What the guest said of one run.
 #[derive(Debug, Default)]
@@ -76,6 +79,19 @@ impl Machine<'_> {
     }
 
     fn try_boot(&self) -> Result<Account> {
+        let (said, has_hung) = self.listen()?;
+        Ok(Account { has_hung, ..Account::read(&said) })
+    }
+
+    /// All that a guest says that neither hangs nor dies.
+    pub(super) fn run(&self) -> Result<String> {
+        let (said, has_hung) = self.listen()?;
+        let is_over = said.lines().any(|line| line.trim_end() == END);
+        ensure!(is_over && !has_hung, "{} has not come to its end: {said}", self.name);
+        Ok(said)
+    }
+
+    fn listen(&self) -> Result<(String, bool)> {
         let mut process = Process::spawn(self.name, self.command(), self.log_dir)?;
         let mut length = 0;
         let mut heard = now();
@@ -88,7 +104,7 @@ impl Machine<'_> {
             }
             has_hung = heard.elapsed() > SILENCE;
         }
-        Ok(Account { has_hung, ..Account::read(&process.stop()?) })
+        Ok((process.stop()?, has_hung))
     }
 
     fn command(&self) -> Command {
@@ -118,13 +134,14 @@ impl Machine<'_> {
 
 /// The guest's first process. What is read back begins with `@`.
 pub(super) fn script(kernel: &Kernel, cmdline: &str, runs: &[&Run]) -> String {
-    let mut parts = vec![include_str!("init.sh").to_owned()];
-    if cmdline.is_empty() {
-        parts.push("survey\n".to_owned());
-    }
-    parts.extend(runs.iter().map(|run| stanza(run, kernel)));
-    parts.push("echo '@end'\npoweroff -f\n".to_owned());
-    parts.concat()
+    let survey = if cmdline.is_empty() { "survey\n" } else { "" };
+    let runs = runs.iter().map(|run| stanza(run, kernel));
+    script_of(&std::iter::once(survey.to_owned()).chain(runs).collect::<String>())
+}
+
+/// The same with other things to do in the middle.
+pub(super) fn script_of(task: &str) -> String {
+    format!("{}{task}\necho '{END}'\npoweroff -f\n", include_str!("init.sh"))
 }
 
 /// A run, in a shell of its own: variables and `set -e` end with it. The agent is asked what it can
@@ -157,7 +174,7 @@ impl Account {
                 ("@run", _) => {
                     account.runs.extend(run.replace((rest.to_owned(), Said::default())));
                 }
-                ("@end", _) => account.has_ended = true,
+                (END, _) => account.has_ended = true,
                 ("@check" | "@live" | "@broken", _) => {
                     let Some((_, said)) = &mut run else { continue };
                     let part = Some(Part { status: None, lines: Vec::new() });

@@ -1,5 +1,5 @@
-//! What a guest boots into: busybox, the agent, its live tests, a few modules and a script. Nothing
-//! else is there: no udev, no tracefs, no disk.
+//! What a guest boots into: busybox, what is to run there, a few modules and a script. Nothing else
+//! is there: no udev, no tracefs, no disk.
 
 use std::fs;
 use std::io::ErrorKind;
@@ -9,7 +9,6 @@ use std::process::Command;
 use anyhow::{Context, Result, ensure};
 
 use super::archive::{self, Archive};
-use crate::live::Built;
 
 /// What scenarios need beyond what Debian's kernels have built in: a slow link, and kTLS with
 /// AES-GCM. Where one has no such module it is built in or not there at all, as a skip will tell.
@@ -63,16 +62,17 @@ impl Parts {
         self.directory.join("kernel")
     }
 
-    /// An initramfs with `script` as its first process.
-    pub(super) fn initramfs(&self, built: &Built, script: &str) -> Result<Vec<u8>> {
+    /// An initramfs with these files, and `script` as its first process.
+    pub(super) fn initramfs(&self, added: &[(&str, &Path)], script: &str) -> Result<Vec<u8>> {
         let mut archive = Cpio::default();
         for directory in ["bin", "dev", "modules", "proc", "sys", "tmp"] {
             archive.directory(directory);
         }
         archive.file("init", script.as_bytes());
         archive.file("bin/busybox", &read(&self.directory.join("busybox"))?);
-        archive.file("finrace", &read(&built.finrace)?);
-        archive.file("live", &read(&built.live)?);
+        for (name, path) in added {
+            archive.file(name, &read(path)?);
+        }
         for path in files_below(&self.directory)? {
             if is_module(&path) {
                 archive.file(&format!("modules/{}", file_name(&path)), &read(&path)?);

@@ -15,7 +15,7 @@ use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering::Relaxed;
 use std::thread;
@@ -86,14 +86,7 @@ impl VmArgs {
         let kernels: Vec<_> = if self.kernels.is_empty() {
             of_arch.filter(|kernel| kernel.ci || self.all).collect()
         } else {
-            let known: Vec<_> = of_arch.collect();
-            let find = |name: &String| {
-                let found = known.iter().find(|kernel| kernel.series.to_string() == *name);
-                found.copied().with_context(|| {
-                    format!("xtask/kernels.toml has no {name} for {}", self.arch.name())
-                })
-            };
-            self.kernels.iter().map(find).collect::<Result<_>>()?
+            self.kernels.iter().map(|name| spec.find(name, self.arch)).collect::<Result<_>>()?
         };
         ensure!(!kernels.is_empty(), "xtask/kernels.toml has none for {}", self.arch.name());
         Ok(kernels)
@@ -121,12 +114,9 @@ fn fetch<'a>(
             Entry::Occupied(entry) => entry.into_mut(),
             Entry::Vacant(entry) => entry.insert(Archive::open(&kernel.suite, kernel.arch)?),
         };
-        let newest = archive.releases().into_iter().find(|(series, _)| *series == kernel.series);
-        let (_, release) =
-            newest.with_context(|| format!("{} has no kernel {}", kernel.suite, kernel.series))?;
-        report(&format!("{}: {release} of {}", kernel.name(), kernel.suite));
         let runs = runs.iter().copied().filter(|run| run.is_tried_on(kernel)).collect();
-        subjects.push(Subject { kernel, parts: Parts::get(archive, &release)?, release, runs });
+        let (release, parts) = newest(kernel, archive)?;
+        subjects.push(Subject { kernel, parts, release, runs });
     }
     Ok(subjects)
 }
@@ -208,21 +198,12 @@ impl<'a> Subject<'a> {
         let kernel = self.kernel.name();
         let words = [&*kernel].into_iter().chain(cmdline.split_whitespace());
         let name = words.collect::<Vec<_>>().join("-");
-        let initramfs = directory.join(format!("{name}.cpio"));
+        let files = [("finrace", &*built.finrace), ("live", &*built.live)];
         let script = boot::script(self.kernel, cmdline, runs);
-        fs::write(&initramfs, self.parts.initramfs(built, &script)?)
-            .with_context(|| format!("writing {}", initramfs.display()))?;
-        let machine = Machine {
-            arch: self.kernel.arch,
-            kernel: &self.parts.kernel(),
-            initramfs: &initramfs,
-            cmdline,
-            name: &name,
-            log_dir: directory,
-        };
+        let initramfs = Initramfs::write(&self.parts, &name, directory, &files, &script)?;
+        let machine = initramfs.machine(self.kernel.arch, cmdline, &name, directory);
         let start = setup::now();
         let account = machine.boot()?;
-        fs::remove_file(&initramfs).with_context(|| format!("removing {}", initramfs.display()))?;
         let state = match (account.has_ended, account.has_hung) {
             (true, _) => "ended",
             (false, true) => "hung",
@@ -233,6 +214,74 @@ impl<'a> Subject<'a> {
         report(&format!("{name}: {} runs, {state} after {took} s{again}", runs.len()));
         Ok(account)
     }
+}
+
+/// A file that is there as long as it is needed, with the kernel it is for.
+struct Initramfs {
+    path: PathBuf,
+    kernel: PathBuf,
+}
+
+impl Initramfs {
+    fn write(
+        parts: &Parts,
+        name: &str,
+        directory: &Path,
+        files: &[(&str, &Path)],
+        script: &str,
+    ) -> Result<Self> {
+        let path = directory.join(format!("{name}.cpio"));
+        fs::write(&path, parts.initramfs(files, script)?)
+            .with_context(|| format!("writing {}", path.display()))?;
+        Ok(Self { path, kernel: parts.kernel() })
+    }
+
+    fn machine<'a>(
+        &'a self,
+        arch: Arch,
+        cmdline: &'a str,
+        name: &'a str,
+        log_dir: &'a Path,
+    ) -> Machine<'a> {
+        Machine { arch, kernel: &self.kernel, initramfs: &self.path, cmdline, name, log_dir }
+    }
+}
+
+impl Drop for Initramfs {
+    fn drop(&mut self) {
+        // Left behind it only takes room, until the next run writes it again.
+        fs::remove_file(&self.path).ok();
+    }
+}
+
+/// Boots one kernel with `files`, does what `script` says there, and returns its release and all
+/// that was said.
+pub(crate) fn once(
+    series: &str,
+    files: &[(&str, &Path)],
+    script: &str,
+) -> Result<(String, String)> {
+    let spec = Spec::read()?;
+    setup::ensure(&["qemu-system-x86"])?;
+    let kernel = spec.find(series, Arch::X86_64)?;
+    let (release, parts) = newest(kernel, &Archive::open(&kernel.suite, kernel.arch)?)?;
+    let directory = setup::target_dir().join("vm");
+    archive::create(&directory)?;
+    let name = format!("{}-once", kernel.name());
+    let script = boot::script_of(script);
+    let initramfs = Initramfs::write(&parts, &name, &directory, files, &script)?;
+    let said = initramfs.machine(kernel.arch, "mitigations=off", &name, &directory).run()?;
+    Ok((release, said))
+}
+
+/// The newest release of a series.
+fn newest(kernel: &Kernel, archive: &Archive) -> Result<(String, Parts)> {
+    let found = archive.releases().into_iter().find(|(series, _)| *series == kernel.series);
+    let (_, release) =
+        found.with_context(|| format!("{} has no kernel {}", kernel.suite, kernel.series))?;
+    report(&format!("{}: {release} of {}", kernel.name(), kernel.suite));
+    let parts = Parts::get(archive, &release)?;
+    Ok((release, parts))
 }
 
 /// Prints the tables, and what differs from what is allowed; keeps the reports of kernels where

@@ -86,6 +86,13 @@ pub(super) struct Loss {
 }
 
 impl Spec {
+    /// The kernel of this series.
+    pub(super) fn find(&self, series: &str, arch: Arch) -> Result<&Kernel> {
+        let mut kernels = self.kernels.iter().filter(|kernel| kernel.arch == arch);
+        let found = kernels.find(|kernel| kernel.series.to_string() == series);
+        found.with_context(|| format!("xtask/kernels.toml has no {series} for {}", arch.name()))
+    }
+
     pub(super) fn read() -> Result<Self> {
         let path = root().join("xtask/kernels.toml");
         let text =
