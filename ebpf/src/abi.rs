@@ -146,7 +146,7 @@ pub mod registers {
 /// Operands that the agent puts into instructions before the load: on the way of every write even
 /// reading a frozen offset is too much.
 pub mod patch {
-    use super::{Layout, Settings};
+    use super::{ABSENT, Layout, Settings};
 
     /// Offset of a load: `skc_state`. No kernel structure is as long.
     pub const SKC_STATE: i16 = 0x7F01;
@@ -163,40 +163,52 @@ pub mod patch {
     const LDX: u8 = 0x61;
     const MOVES: [u8; 2] = [0xB4, 0xB7];
     const CALL: u8 = 0x85;
-    const KERNEL_FUNCTION: u8 = 2;
+    const KERNEL_FUNCTION: u8 = 2 << 4;
+
+    /// Where there is no such function: the helper `bpf_skc_to_tcp_sock`.
+    const SKC_TO_TCP_SOCK: u32 = 137;
 
     /// Puts them in; returns how many instructions were changed. An instruction is a word of eight
     /// bytes, aligned as such in any object (v6.12 Documentation/bpf/standardization).
     pub fn apply(object: &mut [u8], layout: &Layout, settings: &Settings) -> usize {
-        let offset = |placeholder| match placeholder {
-            SKC_STATE => Some(layout.skc_state),
-            LSNDTIME => Some(layout.lsndtime),
-            _ => None,
-        };
-        let mut count = 0;
-        for word in object.as_chunks_mut::<8>().0 {
-            let [code, registers, o0, o1, imm @ ..] = *word;
-            let found = i32::from_le_bytes(imm);
-            let number = match (code, found) {
-                (CALL, RDONLY_CAST_ID) if registers >> 4 == KERNEL_FUNCTION => {
-                    layout.rdonly_cast_id
-                }
-                (_, REUSE_JIFFIES) if MOVES.contains(&code) => settings.reuse_jiffies,
-                (_, TCP_SOCK_ID) if MOVES.contains(&code) => layout.tcp_sock_id,
-                (_, 0) if code & 0xE7 == LDX => {
-                    let Some(offset) = offset(i16::from_le_bytes([o0, o1])) else { continue };
-                    let [o0, o1, ..] = offset.to_le_bytes();
-                    *word = [code, registers, o0, o1, 0, 0, 0, 0];
-                    count += 1;
-                    continue;
-                }
-                _ => continue,
-            };
+        let words = object.as_chunks_mut::<8>().0.iter_mut();
+        let changes = words.filter_map(|word| {
+            *word = changed(*word, layout, settings)?;
+            Some(())
+        });
+        changes.count()
+    }
+
+    fn changed(word: [u8; 8], layout: &Layout, settings: &Settings) -> Option<[u8; 8]> {
+        let [code, registers, o0, o1, imm @ ..] = word;
+        let with_number = |registers, number: u32| {
             let [i0, i1, i2, i3] = number.to_le_bytes();
-            *word = [code, registers, o0, o1, i0, i1, i2, i3];
-            count += 1;
+            Some([code, registers, o0, o1, i0, i1, i2, i3])
+        };
+        match (code, i32::from_le_bytes(imm)) {
+            (CALL, RDONLY_CAST_ID) if registers == KERNEL_FUNCTION => {
+                if layout.rdonly_cast_id == ABSENT {
+                    return with_number(0, SKC_TO_TCP_SOCK);
+                }
+                with_number(registers, layout.rdonly_cast_id)
+            }
+            (code, REUSE_JIFFIES) if MOVES.contains(&code) => {
+                with_number(registers, settings.reuse_jiffies)
+            }
+            (code, TCP_SOCK_ID) if MOVES.contains(&code) => {
+                with_number(registers, layout.tcp_sock_id)
+            }
+            (code, 0) if code & 0xE7 == LDX => {
+                let offset = match i16::from_le_bytes([o0, o1]) {
+                    SKC_STATE => layout.skc_state,
+                    LSNDTIME => layout.lsndtime,
+                    _ => return None,
+                };
+                let [o0, o1, ..] = offset.to_le_bytes();
+                Some([code, registers, o0, o1, 0, 0, 0, 0])
+            }
+            _ => None,
         }
-        count
     }
 }
 

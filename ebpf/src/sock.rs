@@ -71,6 +71,10 @@ macro_rules! patched_load {
 }
 
 /// Plain loads; the verifier checks each against BTF, the kernel protects them from faults.
+///
+/// The way to `tcp_sock` is the function `bpf_rdonly_cast`, which the verifier makes a move of
+/// (6.2+, a35b9af4ec2c), or else the helper `bpf_skc_to_tcp_sock` (5.9+), which is null for
+/// anything but a full TCP socket; the agent puts in the one or the other.
 pub(crate) struct Direct;
 
 impl Mem for Direct {
@@ -98,26 +102,8 @@ impl Mem for Direct {
 
     #[inline(always)]
     unsafe fn tcp_sock(sk: *const u8) -> *const u8 {
-        // SAFETY: `sk` is a BTF pointer, as the helper asks; it returns null for anything else
-        // than a full TCP socket (net/core/filter.c v6.12, since 5.9).
-        unsafe { generated::bpf_skc_to_tcp_sock(sk.cast_mut().cast()) }.cast()
-    }
-}
-
-/// As [`Direct`], with the cast that costs nothing: `bpf_rdonly_cast`, since 6.2 (a35b9af4ec2c).
-pub(crate) struct Cast;
-
-impl Mem for Cast {
-    #[inline(always)]
-    unsafe fn read<T: Copy>(base: *const u8, offset: u32) -> T {
-        // SAFETY: the caller's.
-        unsafe { Direct::read(base, offset) }
-    }
-
-    #[inline(always)]
-    unsafe fn tcp_sock(sk: *const u8) -> *const u8 {
         let tp: *const u8;
-        // SAFETY: a call of a kernel function, which the verifier turns into a move.
+        // SAFETY: a call with the arguments of either.
         unsafe {
             asm!(
                 "r2 = {id}",
@@ -133,19 +119,39 @@ impl Mem for Cast {
                 options(nostack, preserves_flags),
             );
         }
-        // SAFETY: the context's socket, which is none.
+        tp
+    }
+}
+
+/// As [`Direct`], for kernels that can only have `bpf_rdonly_cast`, whose result is never null.
+pub(crate) struct Cast;
+
+impl Mem for Cast {
+    #[inline(always)]
+    unsafe fn read<T: Copy>(base: *const u8, offset: u32) -> T {
+        // SAFETY: the caller's.
+        unsafe { Direct::read(base, offset) }
+    }
+
+    #[inline(always)]
+    unsafe fn tcp_sock(sk: *const u8) -> *const u8 {
+        // SAFETY: the caller's.
+        let tp = unsafe { Direct::tcp_sock(sk) };
+        // SAFETY: where it is not so, the verifier refuses what follows.
         unsafe { core::hint::assert_unchecked(!tp.is_null()) };
         tp
     }
 
     #[inline(always)]
     unsafe fn state(sk: *const u8) -> u64 {
-        patched_load!(sk, "u8", SKC_STATE)
+        // SAFETY: the caller's.
+        unsafe { Direct::state(sk) }
     }
 
     #[inline(always)]
     unsafe fn lsndtime(tp: *const u8) -> u32 {
-        patched_load!(tp, "u32", LSNDTIME) as u32
+        // SAFETY: the caller's.
+        unsafe { Direct::lsndtime(tp) }
     }
 }
 

@@ -13,7 +13,7 @@ use aya::programs::{
     BtfTracePoint, FEntry, KProbe, Program, ProgramError, ProgramInfo, RawTracePoint,
 };
 use aya::{Btf as KernelBtf, Ebpf, EbpfLoader};
-use finrace_ebpf::abi::{Layout, MEASURES_BYTES, RACES_BYTES, Settings, patch, registers};
+use finrace_ebpf::abi::{ABSENT, Layout, MEASURES_BYTES, RACES_BYTES, Settings, patch, registers};
 
 use super::features::Features;
 use super::losses::Losses;
@@ -244,6 +244,10 @@ impl Kernel {
             },
         };
         let level = log::max_level() as u8;
+        let mut layout = layout;
+        if features.bpf_jit_enable == Some(0) {
+            layout.rdonly_cast_id = ABSENT; // no function of the kernel is called without a JIT
+        }
         let mut object = finrace_ebpf::object_bytes().to_vec();
         patch::apply(&mut object, &layout, &settings);
         let ebpf = EbpfLoader::new()
