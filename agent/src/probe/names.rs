@@ -18,7 +18,7 @@ const FRESH: Duration = Duration::from_secs(10);
 
 /// Names of processes by id, a few seconds old at most. A process that is gone, or that another
 /// pid namespace hides, keeps the name of its thread.
-pub(super) struct Names {
+pub struct Names {
     /// Whether the kernel's process ids are those of our `/proc`.
     in_first_namespace: bool,
     known: HashMap<u32, Option<[u8; 16]>>,
@@ -26,14 +26,15 @@ pub(super) struct Names {
 }
 
 impl Names {
-    pub(super) fn new() -> Self {
+    #[expect(clippy::new_without_default, reason = "reads /proc")]
+    pub fn new() -> Self {
         let namespace = fs::metadata("/proc/self/ns/pid").map(|namespace| namespace.ino());
         let in_first_namespace = namespace.is_ok_and(|inode| inode == PROC_PID_INIT_INO);
         Self { in_first_namespace, known: HashMap::new(), since: Nanos(0) }
     }
 
     /// Puts the process' name in place of the thread's.
-    pub(super) fn replace(&mut self, events: &mut [Event], now: Nanos) {
+    pub fn replace(&mut self, events: &mut [Event], now: Nanos) {
         if !self.in_first_namespace {
             return;
         }
