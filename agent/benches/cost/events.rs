@@ -60,10 +60,11 @@ pub(crate) fn run(args: Args) -> Result<()> {
         go(&records, batch, stage, &mut Spent::default());
         return Ok(());
     }
-    let mut spent = Spent::default();
+    let timed = || Spent { is_timed: true, ..Spent::default() };
+    let mut spent = timed();
     let (events, observations) = go(&records, batch, Stage::Engine, &mut spent);
     // The same again, for what is inside of the engine.
-    let mut inside = Spent::default();
+    let mut inside = timed();
     go(&records, batch, Stage::Join, &mut inside);
     let ns = |time: Duration| time.as_nanos() as f64 / events.max(1) as f64;
     let total = spent.decode + spent.order + spent.engine;
@@ -93,6 +94,8 @@ pub(crate) fn run(args: Args) -> Result<()> {
 /// Time of this thread on a CPU, by stage.
 #[derive(Default)]
 struct Spent {
+    /// Else the clock is not read: what counts instructions for us may not know how to.
+    is_timed: bool,
     decode: Duration,
     order: Duration,
     track: Duration,
@@ -103,6 +106,7 @@ struct Spent {
 /// Carries the records through the stages up to `last`; returns how many events and observations
 /// there were.
 fn go(records: &[Record], batch: usize, last: Stage, spent: &mut Spent) -> (usize, usize) {
+    let is_timed = spent.is_timed;
     let start = Nanos(records.first().map_or(0, |record| record.time_ns));
     let settings =
         Settings { ticks: Ticks { hz: HZ }, threshold: THRESHOLD, sees_writes: true, start };
@@ -116,7 +120,7 @@ fn go(records: &[Record], batch: usize, last: Stage, spent: &mut Spent) -> (usiz
     }
     for records in records.chunks(batch) {
         let until = Nanos(records.last().map_or(0, |record| record.time_ns));
-        timed(&mut spent.decode, || {
+        timed(is_timed, &mut spent.decode, || {
             for of_races in [true, false] {
                 let of_ring = records.iter().filter(|record| is_of_races(record) == of_races);
                 waiting.extend(of_ring.filter_map(|record| decode(bytes(record)).ok()));
@@ -128,7 +132,7 @@ fn go(records: &[Record], batch: usize, last: Stage, spent: &mut Spent) -> (usiz
             continue;
         }
         let mut ready = Vec::new();
-        timed(&mut spent.order, || {
+        timed(is_timed, &mut spent.order, || {
             waiting.sort_by_key(|event: &Event| event.time);
             let count = waiting.partition_point(|event| event.time <= until);
             ready.extend(waiting.drain(..count));
@@ -138,14 +142,14 @@ fn go(records: &[Record], batch: usize, last: Stage, spent: &mut Spent) -> (usiz
         match last {
             Stage::Traffic | Stage::Decode | Stage::Order => {}
             Stage::Track | Stage::Join => {
-                timed(&mut spent.track, || {
+                timed(is_timed, &mut spent.track, || {
                     ready.iter().for_each(|event| tracker.handle(event));
                     tracker.expire(until);
                 });
                 let findings = tracker.take();
                 if last == Stage::Join {
                     let mut out = Vec::new();
-                    timed(&mut spent.join, || {
+                    timed(is_timed, &mut spent.join, || {
                         findings.into_iter().for_each(|finding| joiner.add(finding, &mut out));
                         joiner.expire(until, &mut out);
                     });
@@ -153,7 +157,7 @@ fn go(records: &[Record], batch: usize, last: Stage, spent: &mut Spent) -> (usiz
                 }
             }
             Stage::Engine => {
-                timed(&mut spent.engine, || {
+                timed(is_timed, &mut spent.engine, || {
                     observations += engine.advance(&ready, until).len();
                 });
             }
@@ -162,10 +166,11 @@ fn go(records: &[Record], batch: usize, last: Stage, spent: &mut Spent) -> (usiz
     (events, observations)
 }
 
-fn timed(spent: &mut Duration, work: impl FnOnce()) {
-    let begin = on_cpu();
+fn timed(is_timed: bool, spent: &mut Duration, work: impl FnOnce()) {
+    let now = || if is_timed { on_cpu() } else { Duration::ZERO };
+    let begin = now();
     work();
-    *spent += on_cpu().saturating_sub(begin);
+    *spent += now().saturating_sub(begin);
 }
 
 /// CPU time of this thread.

@@ -6,7 +6,7 @@ use std::time::Duration;
 use finrace_ebpf::abi::{RECORD_SIZE, Record, flag, kind, opener};
 use finrace_ebpf::decide::{distance, state};
 
-use super::model::{Endpoint, Nanos, Origin, Process, Role};
+use super::model::{Endpoint, Name, Nanos, Origin, Process, Role};
 
 /// What happened, as a closed set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -119,8 +119,7 @@ impl Event {
         if !self.has(flag::TASK) {
             return None;
         }
-        let name = self.raw.comm.split(|byte| *byte == 0).next().unwrap_or_default();
-        Some(Process { name: String::from_utf8_lossy(name).as_ref().into(), pid: self.raw.tgid })
+        Some(Process { name: Name::new(self.raw.comm), pid: self.raw.tgid })
     }
 
     pub fn origin(&self, role: Role, process: Option<Process>) -> Origin {

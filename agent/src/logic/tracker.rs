@@ -9,10 +9,11 @@ mod resets;
 mod writes;
 
 use std::cmp::Reverse;
-use std::collections::{BinaryHeap, HashMap};
+use std::collections::BinaryHeap;
 use std::time::Duration;
 
 use finrace_ebpf::decide::state;
+use foldhash::HashMap;
 
 use super::classify::{Ended, Known, Settings, Started};
 use super::event::{Event, Kind, SockKey, Tuple};
@@ -124,7 +125,7 @@ pub struct Tracker {
 
 impl Tracker {
     pub fn new(settings: Settings, listeners: impl IntoIterator<Item = (u32, u16)>) -> Self {
-        let mut known = HashMap::new();
+        let mut known = HashMap::default();
         for listener in listeners {
             *known.entry(listener).or_insert(0) += 1;
         }

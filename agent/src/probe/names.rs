@@ -1,11 +1,11 @@
 //! Names processes, where the kernel side can only name threads: `http-nio-8080-e` is `java`.
 
-use std::collections::HashMap;
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
 use std::time::Duration;
 
 use finrace_ebpf::abi::flag;
+use foldhash::HashMap;
 
 use crate::logic::event::Event;
 use crate::logic::model::Nanos;
@@ -30,7 +30,7 @@ impl Names {
     pub fn new() -> Self {
         let namespace = fs::metadata("/proc/self/ns/pid").map(|namespace| namespace.ino());
         let in_first_namespace = namespace.is_ok_and(|inode| inode == PROC_PID_INIT_INO);
-        Self { in_first_namespace, known: HashMap::new(), since: Nanos(0) }
+        Self { in_first_namespace, known: HashMap::default(), since: Nanos(0) }
     }
 
     /// Puts the process' name in place of the thread's.

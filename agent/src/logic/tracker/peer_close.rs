@@ -21,9 +21,9 @@ impl Tracker {
         if ended.evidence == Evidence::AfterData {
             self.release_early(event, started.as_ref());
         }
-        let process = started.as_ref().and_then(|s| s.process.clone());
-        let origin = event.origin(role, process.clone());
-        self.say_close(event, origin.clone(), How::Fin, ended);
+        let process = started.as_ref().and_then(|s| s.process);
+        let origin = event.origin(role, process);
+        self.say_close(event, origin, How::Fin, ended);
         let at_risk = match at_fin {
             AtFin::Nothing => AtRisk::None,
             AtFin::Crossed { gap } => AtRisk::Crossed { gap },
@@ -245,7 +245,7 @@ impl Tracker {
             bytes: Some(bytes).filter(|bytes| *bytes != 0),
             ..Incident::new(
                 event.time,
-                event.origin(followed.role, followed.process.clone()),
+                event.origin(followed.role, followed.process),
                 class,
                 outcome,
             )

@@ -16,9 +16,9 @@ impl Tracker {
         let started = self.take_started(&event.key);
         let (at, ended) = classify::reset(event, self.known(event, role, started.as_ref()));
         let raw = &event.raw;
-        let process = started.as_ref().and_then(|s| s.process.clone());
+        let process = started.as_ref().and_then(|s| s.process);
         let origin = event.origin(role, process);
-        self.say_close(event, origin.clone(), How::Rst, ended);
+        self.say_close(event, origin, How::Rst, ended);
         let (class, gap) = match at {
             AtReset::Reuse { class, gap } => (Some(class), Some(gap)),
             AtReset::Farewell => (Some(Class::Farewell), None),
@@ -73,7 +73,7 @@ impl Tracker {
                 if !was_idle {
                     return; // under way at our close: not a keep-alive race
                 }
-                (close.origin.role, Some(close.ended.idle), close.origin.process.clone())
+                (close.origin.role, Some(close.ended.idle), close.origin.process)
             }
             None if event.time <= self.blind_until => return,
             // A handshake that ended at a full listener, and never was a connection.
@@ -96,7 +96,7 @@ impl Tracker {
             let ended =
                 Ended { closer: Closer::Local, evidence: Evidence::Unused, idle: Duration::ZERO };
             let close = OurClose {
-                origin: incident.origin.clone(),
+                origin: incident.origin,
                 ended,
                 rcv_nxt: lost.start,
                 snd_nxt: lost.peer,

@@ -71,7 +71,7 @@ impl Tracker {
     pub(super) fn release(&mut self, key: SockKey, written: Nanos) {
         let Some(started) = self.started.get(&key).filter(|s| s.time == written) else { return };
         let Tuple { netns, local, remote } = key.tuple;
-        let process = started.process.clone();
+        let process = started.process;
         let origin = Origin { netns, role: started.role, local, remote, process, rtt: None };
         let (time, bytes, gap) = (started.time, started.bytes, started.reuse_gap());
         match gap {
@@ -87,7 +87,7 @@ impl Tracker {
             && event.time.since(held.time) <= HOLD + 2 * event.rtt()
             && let Some(gap) = held.reuse_gap()
         {
-            let origin = event.origin(held.role, held.process.clone());
+            let origin = event.origin(held.role, held.process);
             self.say_reuse(held.time, origin, gap, held.bytes);
         }
     }
