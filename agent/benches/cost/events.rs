@@ -6,16 +6,21 @@ use std::time::Duration;
 
 use anyhow::Result;
 use clap::ValueEnum;
+use finrace::app;
 use finrace::logic::classify::Settings;
 use finrace::logic::engine::Engine;
 use finrace::logic::event::{Event, Ticks, decode};
 use finrace::logic::join::Joiner;
+use finrace::logic::merge::Merge;
 use finrace::logic::model::Nanos;
 use finrace::logic::tracker::Tracker;
+use finrace::probe::attach::attach;
 use finrace::probe::names::Names;
-use finrace_ebpf::abi::{RECORD_SIZE, Record};
-use rustix::time::{ClockId, clock_gettime};
+use finrace::probe::source::{Batch, Source, monotonic};
+use finrace_ebpf::abi::{RECORD_SIZE, Record, loss};
+use rustix::time::{ClockId, Timespec, clock_gettime};
 use serde_json::json;
+use tokio::sync::mpsc::UnboundedReceiver;
 
 use traffic::{HZ, Traffic, is_of_races};
 
@@ -33,6 +38,9 @@ pub(crate) struct Args {
     /// Only this, and no clock: for a profiler, or for one that counts instructions
     #[arg(long, value_enum)]
     stage: Option<Stage>,
+    /// Instead, for so many seconds, what this host's own traffic writes into the rings (root)
+    #[arg(long)]
+    attached: Option<u64>,
 }
 
 /// Each is done after those before.
@@ -40,10 +48,10 @@ pub(crate) struct Args {
 enum Stage {
     /// Nothing but the making of the traffic: what to subtract
     Traffic,
-    /// Bytes to events
+    /// Bytes to events, in the order of their stamps
     Decode,
-    /// And names of processes, and the order of stamps
-    Order,
+    /// And names of processes
+    Name,
     /// And sockets followed
     Track,
     /// And both ends' views joined
@@ -53,6 +61,9 @@ enum Stage {
 }
 
 pub(crate) fn run(args: Args) -> Result<()> {
+    if let Some(seconds) = args.attached {
+        return attached(Duration::from_secs(seconds));
+    }
     let records = args.traffic.records();
     // Every tick, or as soon as a ring is a quarter full.
     let batch = usize::try_from(args.traffic.rate / 10)?.clamp(1, QUARTER);
@@ -66,7 +77,7 @@ pub(crate) fn run(args: Args) -> Result<()> {
     // The same again, for what is inside of the engine.
     let mut inside = timed();
     go(&records, batch, Stage::Join, &mut inside);
-    let ns = |time: Duration| time.as_nanos() as f64 / events.max(1) as f64;
+    let ns = |time: Duration| time.as_nanos() as u64 / events.max(1) as u64;
     let total = spent.decode + spent.order + spent.engine;
     let line = json!({
         "part": "events",
@@ -84,10 +95,81 @@ pub(crate) fn run(args: Args) -> Result<()> {
             "total": ns(total),
         },
     });
+    print(&line);
+    Ok(())
+}
+
+fn print(line: &serde_json::Value) {
     #[expect(clippy::print_stdout, reason = "the result")]
     {
         println!("{line}");
     }
+}
+
+/// What came out of rings.
+#[derive(Debug, Default)]
+pub(crate) struct Seen {
+    pub(crate) batches: u64,
+    pub(crate) events: u64,
+    pub(crate) malformed: u64,
+    pub(crate) observations: u64,
+    /// Records that found their ring full since the start, by ring.
+    pub(crate) lost: [u64; loss::COUNT as usize],
+    /// The most bytes that waited in a ring.
+    pub(crate) waited: u64,
+}
+
+/// Does what the agent does with the batches of a source, until `is_enough` or the source ends.
+pub(crate) fn follow(
+    batches: &mut UnboundedReceiver<Batch>,
+    engine: &mut Engine,
+    mut is_enough: impl FnMut(&Seen) -> bool,
+) -> Seen {
+    let mut seen = Seen::default();
+    while !is_enough(&seen)
+        && let Some(batch) = batches.blocking_recv()
+    {
+        seen.batches += 1;
+        seen.events += batch.events.len() as u64;
+        seen.malformed += batch.malformed.len() as u64;
+        seen.waited = batch.waited.into_iter().fold(seen.waited, u64::max);
+        if batch.lost != seen.lost {
+            seen.lost = batch.lost;
+            engine.note_loss(batch.until);
+        }
+        seen.observations += engine.advance(&batch.events, batch.until).len() as u64;
+    }
+    seen
+}
+
+/// The agent without its HTTP side, on this host.
+fn attached(time: Duration) -> Result<()> {
+    let (mut features, resolved) = app::prepare(None)?;
+    let attached = attach(&mut features, resolved.layout, THRESHOLD, &[])?;
+    let start = monotonic();
+    let settings = Settings {
+        ticks: Ticks { hz: features.hz },
+        threshold: THRESHOLD,
+        sees_writes: true,
+        start,
+    };
+    let mut engine = Engine::new(settings, [], MAX_ROWS);
+    let (_source, mut batches) = Source::start(attached)?;
+    let begin = clock_gettime(ClockId::ProcessCPUTime);
+    let seen = follow(&mut batches, &mut engine, |_| monotonic().since(start) >= time);
+    let end = clock_gettime(ClockId::ProcessCPUTime);
+    let spent = duration(end).saturating_sub(duration(begin));
+    print(&json!({
+        "part": "events_attached",
+        "seconds": time.as_secs(),
+        "batches": seen.batches,
+        "events": seen.events,
+        "malformed": seen.malformed,
+        "observations": seen.observations,
+        "lost": seen.lost,
+        "waited": seen.waited,
+        "cpu_us": spent.as_micros() as u64,
+    }));
     Ok(())
 }
 
@@ -113,7 +195,7 @@ fn go(records: &[Record], batch: usize, last: Stage, spent: &mut Spent) -> (usiz
     let mut engine = Engine::new(settings, [], MAX_ROWS);
     let (mut tracker, mut joiner) = (Tracker::new(settings, []), Joiner::default());
     let mut names = Names::new();
-    let mut waiting = Vec::new();
+    let mut merge = Merge::default();
     let (mut events, mut observations) = (0, 0);
     if last == Stage::Traffic {
         return (0, 0);
@@ -121,36 +203,36 @@ fn go(records: &[Record], batch: usize, last: Stage, spent: &mut Spent) -> (usiz
     for records in records.chunks(batch) {
         let until = Nanos(records.last().map_or(0, |record| record.time_ns));
         timed(is_timed, &mut spent.decode, || {
-            for of_races in [true, false] {
-                let of_ring = records.iter().filter(|record| is_of_races(record) == of_races);
-                waiting.extend(of_ring.filter_map(|record| decode(bytes(record)).ok()));
+            for record in records {
+                if let Ok(event) = decode(bytes(record)) {
+                    merge.add((!is_of_races(record)).into(), event);
+                }
             }
         });
-        if last == Stage::Decode {
-            events += waiting.len();
-            waiting.clear();
-            continue;
-        }
         let mut ready = Vec::new();
         timed(is_timed, &mut spent.order, || {
-            waiting.sort_by_key(|event: &Event| event.time);
-            let count = waiting.partition_point(|event| event.time <= until);
-            ready.extend(waiting.drain(..count));
-            names.replace(&mut ready, until);
+            ready = merge.take(until);
+            if last != Stage::Decode {
+                names.replace(&mut ready, until);
+            }
         });
         events += ready.len();
         match last {
-            Stage::Traffic | Stage::Decode | Stage::Order => {}
+            Stage::Traffic | Stage::Decode | Stage::Name => {}
             Stage::Track | Stage::Join => {
                 timed(is_timed, &mut spent.track, || {
-                    ready.iter().for_each(|event| tracker.handle(event));
+                    for event in &ready {
+                        tracker.handle(event);
+                    }
                     tracker.expire(until);
                 });
                 let findings = tracker.take();
                 if last == Stage::Join {
                     let mut out = Vec::new();
                     timed(is_timed, &mut spent.join, || {
-                        findings.into_iter().for_each(|finding| joiner.add(finding, &mut out));
+                        for finding in findings {
+                            joiner.add(finding, &mut out);
+                        }
                         joiner.expire(until, &mut out);
                     });
                     observations += out.len();
@@ -175,8 +257,11 @@ fn timed(is_timed: bool, spent: &mut Duration, work: impl FnOnce()) {
 
 /// CPU time of this thread.
 fn on_cpu() -> Duration {
-    let time = clock_gettime(ClockId::ThreadCPUTime);
-    Duration::new(time.tv_sec.unsigned_abs(), time.tv_nsec as u32)
+    duration(clock_gettime(ClockId::ThreadCPUTime))
+}
+
+fn duration(time: Timespec) -> Duration {
+    Duration::new(time.tv_sec.cast_unsigned(), time.tv_nsec.cast_unsigned() as u32)
 }
 
 /// As it lies in a ring.

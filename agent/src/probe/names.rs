@@ -16,6 +16,9 @@ const PROC_PID_INIT_INO: u64 = 0xEFFF_FFFC;
 /// How long a name is believed: process ids are reused, and processes rename themselves.
 const FRESH: Duration = Duration::from_secs(10);
 
+/// Names that are looked up at a time, some 10 us each: the rings wait meanwhile.
+const MOST: usize = 50;
+
 /// Names of processes by id, a few seconds old at most. A process that is gone, or that another
 /// pid namespace hides, keeps the name of its thread.
 pub struct Names {
@@ -33,7 +36,7 @@ impl Names {
         Self { in_first_namespace, known: HashMap::default(), since: Nanos(0) }
     }
 
-    /// Puts the process' name in place of the thread's.
+    /// Puts the process' name in place of the thread's; that one stays where there is no time.
     pub fn replace(&mut self, events: &mut [Event], now: Nanos) {
         if !self.in_first_namespace {
             return;
@@ -42,10 +45,16 @@ impl Names {
             self.known.clear();
             self.since = now;
         }
+        let most = self.known.len() + MOST;
         for event in events.iter_mut().filter(|event| event.has(flag::TASK)) {
-            let name = self.known.entry(event.raw.tgid).or_insert_with(|| read(event.raw.tgid));
+            let tgid = event.raw.tgid;
+            let name = match self.known.get(&tgid) {
+                Some(name) => *name,
+                None if self.known.len() == most => None,
+                None => *self.known.entry(tgid).or_insert_with(|| read(tgid)),
+            };
             if let Some(name) = name {
-                event.raw.comm = *name;
+                event.raw.comm = name;
             }
         }
     }

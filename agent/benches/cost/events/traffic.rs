@@ -5,9 +5,7 @@
 //! the closed connection instead, and are answered with RST.
 
 use finrace_ebpf::abi::{Record, flag, kind, opener};
-use finrace_ebpf::decide::state::{
-    CLOSE, CLOSE_WAIT, ESTABLISHED, FIN_WAIT1, LAST_ACK, TIME_WAIT,
-};
+use finrace_ebpf::decide::state::{CLOSE, CLOSE_WAIT, ESTABLISHED, FIN_WAIT1, LAST_ACK, TIME_WAIT};
 
 /// Jiffies a second.
 pub(crate) const HZ: u32 = 250;

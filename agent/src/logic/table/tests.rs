@@ -2,7 +2,8 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use super::*;
 use crate::logic::model::{
-    Closer, Dwell, Endpoint, Evidence, How, Name, Outcome, Process, Reuse, Role::Client, Role::Server,
+    Closer, Dwell, Endpoint, Evidence, How, Name, Outcome, Process, Reuse, Role::Client,
+    Role::Server,
 };
 use crate::logic::peer::Peer;
 
