@@ -17,7 +17,7 @@ use foldhash::HashMap;
 
 use super::classify::{Ended, Known, Settings, Started};
 use super::event::{Event, Kind, SockKey, Tuple};
-use super::model::{Close, How, Nanos, Observation, Origin, Outcome, Process, Role};
+use super::model::{Close, How, Nanos, Observation, Origin, Process, Role};
 use super::recent::Recent;
 
 /// How long a small write is held back, beside two round trips: a farewell if our FIN follows.
@@ -167,7 +167,9 @@ impl Tracker {
 
     /// Takes what has been found since the last call.
     pub fn take(&mut self) -> Vec<Finding> {
-        std::mem::take(&mut self.findings)
+        // About as many will be found until the next one.
+        let next = Vec::with_capacity(self.findings.len());
+        std::mem::replace(&mut self.findings, next)
     }
 
     /// Takes in one event; events come in the order of their stamps.
@@ -218,11 +220,7 @@ impl Tracker {
             self.timers.pop();
             match timer {
                 Timer::Held(written) => self.release(key, written),
-                Timer::Outcome => {
-                    let outcome =
-                        if due <= self.lost_until { Outcome::Unknown } else { Outcome::Unanswered };
-                    self.resolve(key, due, None, outcome);
-                }
+                Timer::Outcome => self.give_up(key, due),
             }
         }
     }
@@ -249,8 +247,10 @@ impl Tracker {
     }
 
     /// Forgets the writes of a socket that closes.
-    fn take_started(&mut self, key: &SockKey) -> Option<Started> {
-        self.answered.remove(key);
+    fn take_started(&mut self, key: &SockKey, role: Role) -> Option<Started> {
+        if role != Role::Client {
+            self.answered.remove(key);
+        }
         self.started.remove(key)
     }
 }

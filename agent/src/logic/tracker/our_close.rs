@@ -13,7 +13,7 @@ use crate::logic::model::{Class, How, Incident, Observation, Origin, Outcome, Ro
 impl Tracker {
     pub(super) fn our_fin(&mut self, event: &Event) {
         let role = event.role();
-        let started = self.take_started(&event.key);
+        let started = self.take_started(&event.key, role);
         let (at, ended) = classify::our_fin(event, self.known(event, role, started.as_ref()));
         if at == AtOurClose::Nothing {
             self.release_early(event, started.as_ref());
@@ -75,7 +75,7 @@ impl Tracker {
             return; // the reset has told it
         }
         let role = event.role();
-        let started = self.take_started(&event.key);
+        let started = self.take_started(&event.key, role);
         let known = self.known(event, role, started.as_ref());
         let (at, ended) = if event.has(flag::TASK) {
             let (idle, ended) = classify::our_abort(event, known);
