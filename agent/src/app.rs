@@ -56,7 +56,7 @@ pub struct Session {
     pub started: SystemTime,
     start: Nanos,
     skips: Skips,
-    batches: mpsc::Receiver<Batch>,
+    batches: mpsc::UnboundedReceiver<Batch>,
     /// Stops the reading thread when dropped; after `batches`, which it may wait for.
     source: Source,
     /// Attached as long as they are here.

@@ -203,7 +203,7 @@ impl Filter {
 
     fn matches_origin(&self, origin: &Origin) -> bool {
         let port = |port| self.ports.is_empty() || self.ports.contains(&port);
-        let process = || origin.process.as_ref().map(|process| process.name.as_ref());
+        let process = || origin.process.as_ref().map(|process| process.name.as_str());
         (port(origin.local.port) || port(origin.remote.port))
             && self.peer.is_none_or(|peer| peer.matches(origin.remote))
             && self.process.as_deref().is_none_or(|wanted| process() == Some(wanted))

@@ -4,6 +4,7 @@
 //! Run by `cargo xtask bench`, which sets the stage and reads the results: a JSON value a line.
 
 mod client;
+mod events;
 mod paths;
 mod programs;
 mod stage;
@@ -29,6 +30,8 @@ enum Part {
     Paths(paths::Args),
     /// Sends one request after the other, and says how many when it is asked
     Client(client::Args),
+    /// Carries made-up records from decoder to table, and says what each stage takes
+    Events(events::Args),
 }
 
 fn main() -> ExitCode {
@@ -36,6 +39,7 @@ fn main() -> ExitCode {
         Part::Stage(args) => stage::run(args),
         Part::Paths(args) => paths::run(args),
         Part::Client(args) => client::run(args),
+        Part::Events(args) => events::run(args),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

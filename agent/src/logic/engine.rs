@@ -34,8 +34,9 @@ impl Engine {
             self.tracker.handle(event);
         }
         self.tracker.expire(until);
-        let mut out = Vec::new();
-        for finding in self.tracker.take() {
+        let findings = self.tracker.take();
+        let mut out = Vec::with_capacity(findings.len());
+        for finding in findings {
             self.joiner.add(finding, &mut out);
         }
         self.joiner.expire(until, &mut out);

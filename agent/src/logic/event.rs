@@ -1,12 +1,13 @@
 //! Bytes from a ring to an [`Event`]; anything unknown is an error to be counted, never a panic.
 
 use std::fmt;
+use std::hash::{Hash, Hasher};
 use std::time::Duration;
 
 use finrace_ebpf::abi::{RECORD_SIZE, Record, flag, kind, opener};
 use finrace_ebpf::decide::{distance, state};
 
-use super::model::{Endpoint, Nanos, Origin, Process, Role};
+use super::model::{Endpoint, Name, Nanos, Origin, Process, Role};
 
 /// What happened, as a closed set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,10 +42,18 @@ impl fmt::Display for DecodeError {
 
 /// Identifies a socket until its `->CLOSE`: its memory is reused at once, so the addresses belong
 /// to it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct SockKey {
     pub sk: u64,
     pub tuple: Tuple,
+}
+
+impl Hash for SockKey {
+    /// Few sockets have the same memory and the same ports.
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        let ports = u64::from(self.tuple.local.port) << 16 | u64::from(self.tuple.remote.port);
+        state.write_u64(self.sk ^ ports << 32);
+    }
 }
 
 /// Identifies a connection's end on this host, also when its socket is gone.
@@ -119,8 +128,7 @@ impl Event {
         if !self.has(flag::TASK) {
             return None;
         }
-        let name = self.raw.comm.split(|byte| *byte == 0).next().unwrap_or_default();
-        Some(Process { name: String::from_utf8_lossy(name).as_ref().into(), pid: self.raw.tgid })
+        Some(Process { name: Name::new(self.raw.comm), pid: self.raw.tgid })
     }
 
     pub fn origin(&self, role: Role, process: Option<Process>) -> Origin {
@@ -159,7 +167,8 @@ impl Ticks {
 
     /// So many ticks.
     pub fn duration(self, ticks: u32) -> Duration {
-        Duration::from_secs(1) * ticks / self.hz.max(1)
+        // At most 2^32 * 10^9, which is less than 2^62.
+        Duration::from_nanos(u64::from(ticks) * 1_000_000_000 / u64::from(self.hz.max(1)))
     }
 
     /// The smallest number of jiffies that is at least `time`.

@@ -12,6 +12,7 @@ pub mod histogram;
 pub mod join;
 pub mod knobs;
 pub mod latest;
+pub mod merge;
 pub mod model;
 pub mod order;
 pub mod peer;

@@ -5,7 +5,6 @@
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::sync::Arc;
 use std::time::Duration;
 
 /// A point in time: nanoseconds of `CLOCK_MONOTONIC`.
@@ -226,14 +225,61 @@ words! {
 }
 
 /// A process that was seen in task context at a write or a close.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Process {
-    pub name: Arc<str>,
+    pub name: Name,
     pub pid: u32,
 }
 
+/// What the kernel calls a task: a few bytes, so that they are copied and nothing is allocated.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Name([u8; 16]);
+
+impl Name {
+    /// Up to the first zero; bytes that are no UTF-8 become `?`.
+    pub fn new(mut comm: [u8; 16]) -> Self {
+        let end = comm.iter().position(|byte| *byte == 0).unwrap_or(comm.len());
+        let (name, rest) = comm.split_at_mut(end);
+        rest.fill(0);
+        while let Err(error) = str::from_utf8(name)
+            && let Some(byte) = name.get_mut(error.valid_up_to())
+        {
+            *byte = b'?';
+        }
+        Self(comm)
+    }
+
+    pub fn as_str(&self) -> &str {
+        let name = self.0.split(|byte| *byte == 0).next().unwrap_or_default();
+        str::from_utf8(name).unwrap_or_default()
+    }
+}
+
+impl From<&str> for Name {
+    /// As the kernel would: what is too long is cut.
+    fn from(text: &str) -> Self {
+        let mut comm = [0; 16];
+        for (to, from) in comm.iter_mut().zip(text.bytes().take(15)) {
+            *to = from;
+        }
+        Self::new(comm)
+    }
+}
+
+impl fmt::Display for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+impl fmt::Debug for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.as_str().fmt(f)
+    }
+}
+
 /// Whose connection an observation is about.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Origin {
     /// Inode number of the network namespace.
     pub netns: u32,

@@ -1,8 +1,9 @@
 //! Bounded memory of connections that are past their FIN: what userspace keeps, all of it.
 
-use std::collections::HashMap;
 use std::hash::Hash;
 use std::time::Duration;
+
+use foldhash::HashMap;
 
 use super::model::Nanos;
 
@@ -19,7 +20,7 @@ pub struct Recent<K, V> {
 
 impl<K: Hash + Eq, V> Recent<K, V> {
     pub fn new(limit: usize, keep: Duration) -> Self {
-        Self { entries: HashMap::new(), limit, keep, refused: 0 }
+        Self { entries: HashMap::default(), limit, keep, refused: 0 }
     }
 
     pub fn insert(&mut self, key: K, time: Nanos, value: V) {

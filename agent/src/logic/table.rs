@@ -9,8 +9,10 @@ mod stats;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 use std::time::Duration;
+
+use foldhash::HashMap;
 
 use super::estimate::Estimate;
 use super::model::{Cause, Class, Close, Closer, Incident, Nanos, Observation, Origin, Role};
@@ -105,12 +107,12 @@ impl Table {
             max_rows,
             threshold,
             start,
-            index: HashMap::new(),
+            index: HashMap::default(),
             rows: Vec::new(),
             order: BTreeSet::new(),
             other_client: Stats::new(start),
             other_server: Stats::new(start),
-            ports: HashMap::new(),
+            ports: HashMap::default(),
             evictions: 0,
             port_overflow: 0,
             unattributed: 0,

@@ -9,14 +9,15 @@ mod resets;
 mod writes;
 
 use std::cmp::Reverse;
-use std::collections::{BinaryHeap, HashMap};
+use std::collections::BinaryHeap;
 use std::time::Duration;
 
 use finrace_ebpf::decide::state;
+use foldhash::HashMap;
 
 use super::classify::{Ended, Known, Settings, Started};
 use super::event::{Event, Kind, SockKey, Tuple};
-use super::model::{Close, How, Nanos, Observation, Origin, Outcome, Process, Role};
+use super::model::{Close, How, Nanos, Observation, Origin, Process, Role};
 use super::recent::Recent;
 
 /// How long a small write is held back, beside two round trips: a farewell if our FIN follows.
@@ -124,7 +125,7 @@ pub struct Tracker {
 
 impl Tracker {
     pub fn new(settings: Settings, listeners: impl IntoIterator<Item = (u32, u16)>) -> Self {
-        let mut known = HashMap::new();
+        let mut known = HashMap::default();
         for listener in listeners {
             *known.entry(listener).or_insert(0) += 1;
         }
@@ -166,7 +167,9 @@ impl Tracker {
 
     /// Takes what has been found since the last call.
     pub fn take(&mut self) -> Vec<Finding> {
-        std::mem::take(&mut self.findings)
+        // About as many will be found until the next one.
+        let next = Vec::with_capacity(self.findings.len());
+        std::mem::replace(&mut self.findings, next)
     }
 
     /// Takes in one event; events come in the order of their stamps.
@@ -217,11 +220,7 @@ impl Tracker {
             self.timers.pop();
             match timer {
                 Timer::Held(written) => self.release(key, written),
-                Timer::Outcome => {
-                    let outcome =
-                        if due <= self.lost_until { Outcome::Unknown } else { Outcome::Unanswered };
-                    self.resolve(key, due, None, outcome);
-                }
+                Timer::Outcome => self.give_up(key, due),
             }
         }
     }
@@ -248,8 +247,10 @@ impl Tracker {
     }
 
     /// Forgets the writes of a socket that closes.
-    fn take_started(&mut self, key: &SockKey) -> Option<Started> {
-        self.answered.remove(key);
+    fn take_started(&mut self, key: &SockKey, role: Role) -> Option<Started> {
+        if role != Role::Client {
+            self.answered.remove(key);
+        }
         self.started.remove(key)
     }
 }

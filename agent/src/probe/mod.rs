@@ -7,7 +7,7 @@ pub mod features;
 pub mod layout;
 pub mod listeners;
 mod losses;
-mod names;
+pub mod names;
 pub mod plan;
 pub mod rights;
 pub mod skips;

@@ -1,11 +1,11 @@
 //! Names processes, where the kernel side can only name threads: `http-nio-8080-e` is `java`.
 
-use std::collections::HashMap;
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
 use std::time::Duration;
 
 use finrace_ebpf::abi::flag;
+use foldhash::HashMap;
 
 use crate::logic::event::Event;
 use crate::logic::model::Nanos;
@@ -16,9 +16,12 @@ const PROC_PID_INIT_INO: u64 = 0xEFFF_FFFC;
 /// How long a name is believed: process ids are reused, and processes rename themselves.
 const FRESH: Duration = Duration::from_secs(10);
 
+/// Names that are looked up at a time, some 10 us each: the rings wait meanwhile.
+const MOST: usize = 50;
+
 /// Names of processes by id, a few seconds old at most. A process that is gone, or that another
 /// pid namespace hides, keeps the name of its thread.
-pub(super) struct Names {
+pub struct Names {
     /// Whether the kernel's process ids are those of our `/proc`.
     in_first_namespace: bool,
     known: HashMap<u32, Option<[u8; 16]>>,
@@ -26,14 +29,15 @@ pub(super) struct Names {
 }
 
 impl Names {
-    pub(super) fn new() -> Self {
+    #[expect(clippy::new_without_default, reason = "reads /proc")]
+    pub fn new() -> Self {
         let namespace = fs::metadata("/proc/self/ns/pid").map(|namespace| namespace.ino());
         let in_first_namespace = namespace.is_ok_and(|inode| inode == PROC_PID_INIT_INO);
-        Self { in_first_namespace, known: HashMap::new(), since: Nanos(0) }
+        Self { in_first_namespace, known: HashMap::default(), since: Nanos(0) }
     }
 
-    /// Puts the process' name in place of the thread's.
-    pub(super) fn replace(&mut self, events: &mut [Event], now: Nanos) {
+    /// Puts the process' name in place of the thread's; that one stays where there is no time.
+    pub fn replace(&mut self, events: &mut [Event], now: Nanos) {
         if !self.in_first_namespace {
             return;
         }
@@ -41,10 +45,16 @@ impl Names {
             self.known.clear();
             self.since = now;
         }
+        let most = self.known.len() + MOST;
         for event in events.iter_mut().filter(|event| event.has(flag::TASK)) {
-            let name = self.known.entry(event.raw.tgid).or_insert_with(|| read(event.raw.tgid));
+            let tgid = event.raw.tgid;
+            let name = match self.known.get(&tgid) {
+                Some(name) => *name,
+                None if self.known.len() == most => None,
+                None => *self.known.entry(tgid).or_insert_with(|| read(tgid)),
+            };
             if let Some(name) = name {
-                event.raw.comm = *name;
+                event.raw.comm = name;
             }
         }
     }

@@ -1,23 +1,28 @@
 //! Drains the rings into batches of events, in the order of their stamps.
 //!
 //! The kernel side does not wake us for each record, only when a ring is a quarter full; so a
-//! thread polls with a tick of 100 ms. A batch is complete up to its `until`: all records stamped
-//! before are in it or in earlier ones.
+//! thread looks after them every 100 ms, too. It does nothing but move records out of the rings: a
+//! run loop that is busy must not keep it from them. A batch is complete up to its `until`: all
+//! records stamped before are in it or in earlier ones.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use aya::maps::{MapData, RingBuf};
-use finrace_ebpf::abi::loss;
-use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
-use rustix::fd::{AsFd as _, OwnedFd};
+use finrace_ebpf::abi::{MEASURES_BYTES, RACES_BYTES, loss};
+use rustix::buffer::spare_capacity;
+use rustix::event::{EventfdFlags, Timespec, epoll, eventfd};
+use rustix::fd::OwnedFd;
 use rustix::time::{ClockId, clock_gettime};
 use tokio::sync::mpsc;
 
 use super::attach::Records;
 use super::names::Names;
 use crate::logic::event::{DecodeError, Event, decode};
+use crate::logic::merge::{Merge, RINGS};
 use crate::logic::model::Nanos;
 
 /// How long a record may wait for its reader.
@@ -26,13 +31,17 @@ pub const TICK: Duration = Duration::from_millis(100);
 /// A record is stamped before its place in the ring is reserved; this much later it is there.
 const IN_FLIGHT: Duration = Duration::from_millis(1);
 
-/// Between two readings: bounds how often a steady stream of records has us wake.
+/// How long the rings are left alone when no more events may wait.
 const PAUSE: Duration = Duration::from_millis(1);
 
-/// Batches that may wait for the run loop; the rings hold what comes after.
-const QUEUE: usize = 16;
+/// Records that are taken from one ring before the other gets its turn; a third of what it holds.
+const TURN: usize = 2_048;
 
-/// What one drain of both rings found.
+/// Events that may wait for the run loop, at 232 bytes each: what comes in a scrape of the largest
+/// table. Beyond, records wait in the rings, and are lost there, and counted, when these are full.
+const BACKLOG: usize = 200_000;
+
+/// What one turn found.
 #[derive(Debug, Default)]
 pub struct Batch {
     /// Sorted by time.
@@ -45,6 +54,20 @@ pub struct Batch {
     pub lost: [u64; loss::COUNT as usize],
     /// Bytes that waited in each ring, by [`loss`] index too.
     pub waited: [u64; loss::COUNT as usize],
+    _held: Held,
+}
+
+/// The share of a batch in the events that wait, until it is dropped.
+#[derive(Debug, Default)]
+struct Held {
+    events: usize,
+    waiting: Arc<AtomicUsize>,
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.waiting.fetch_sub(self.events, Ordering::Relaxed);
+    }
 }
 
 /// The reading thread; stops when dropped.
@@ -55,19 +78,18 @@ pub struct Source {
 
 impl Source {
     /// Starts to read; batches arrive at the receiver at least every [`TICK`].
-    pub fn start(records: Records) -> Result<(Self, mpsc::Receiver<Batch>)> {
-        let (sender, receiver) = mpsc::channel(QUEUE);
+    pub fn start(records: Records) -> Result<(Self, mpsc::UnboundedReceiver<Batch>)> {
+        let (sender, receiver) = mpsc::unbounded_channel();
         let stop = eventfd(0, EventfdFlags::CLOEXEC).context("creating an eventfd")?;
-        let stopped = stop.try_clone().context("duplicating an eventfd")?;
+        let wakeups = Wakeups::new([&records.races, &records.measures], &stop)
+            .context("setting up epoll for the rings")?;
         let thread = std::thread::Builder::new()
             .name("finrace-rings".to_owned())
-            .spawn(move || read(records, &stopped, &sender))
+            .spawn(move || read(records, &wakeups, &sender))
             .context("starting the thread that reads the rings")?;
         Ok((Self { stop, thread: Some(thread) }, receiver))
     }
-}
 
-impl Source {
     /// Asks for the last batch: what is in the rings now, and then the end of the channel.
     pub fn stop(&self) {
         if let Err(error) = rustix::io::write(&self.stop, &1_u64.to_ne_bytes()) {
@@ -87,67 +109,147 @@ impl Drop for Source {
     }
 }
 
-fn read(mut records: Records, stop: &OwnedFd, sender: &mpsc::Sender<Batch>) {
-    let tick = Timespec { tv_sec: 0, tv_nsec: i64::from(TICK.subsec_nanos()) };
-    let mut waiting = Vec::new();
+/// What ends a wait.
+struct Wakeups(OwnedFd);
+
+impl Wakeups {
+    const OF_RING: u64 = 0;
+    const STOP: u64 = 1;
+
+    fn new(rings: [&RingBuf<MapData>; RINGS], stop: &OwnedFd) -> rustix::io::Result<Self> {
+        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+        for ring in rings {
+            // Edges only, which are the kernel side's wakeups: a ring that holds anything at all
+            // is readable.
+            let flags = epoll::EventFlags::IN | epoll::EventFlags::ET;
+            epoll::add(&epoll, ring, epoll::EventData::new_u64(Self::OF_RING), flags)?;
+        }
+        let data = epoll::EventData::new_u64(Self::STOP);
+        epoll::add(&epoll, stop, data, epoll::EventFlags::IN)?;
+        Ok(Self(epoll))
+    }
+
+    /// Returns whether the end was asked for.
+    fn wait(&self, most: Duration) -> bool {
+        let most = Timespec { tv_sec: 0, tv_nsec: most.subsec_nanos().into() };
+        let mut events = Vec::with_capacity(RINGS + 1);
+        match epoll::wait(&self.0, spare_capacity(&mut events), Some(&most)) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(error) => log::error!("waiting for the rings: {error}"),
+        }
+        events.iter().any(|event| { event.data }.u64() == Self::STOP)
+    }
+}
+
+fn read(mut records: Records, wakeups: &Wakeups, sender: &mpsc::UnboundedSender<Batch>) {
+    let mut reader = Reader::default();
     let mut names = Names::new();
+    let mut wait = TICK;
+    let mut asked_to_stop = None;
     loop {
-        let stopping = {
-            let mut fds = [
-                PollFd::new(&records.races, PollFlags::IN),
-                PollFd::new(&records.measures, PollFlags::IN),
-                PollFd::from_borrowed_fd(stop.as_fd(), PollFlags::IN),
-            ];
-            // A ring that holds anything at all is readable at once, so a pause comes first.
+        if wakeups.wait(wait) && asked_to_stop.is_none() {
+            asked_to_stop = Some(monotonic());
+        }
+        while reader.is_full() {
             std::thread::sleep(PAUSE);
-            match poll(&mut fds, Some(&tick)) {
-                Ok(_) | Err(rustix::io::Errno::INTR) => {}
-                Err(error) => log::error!("polling the rings: {error}"),
-            }
-            fds.last().is_some_and(|fd| !fd.revents().is_empty())
-        };
-        let mut batch = drain(&mut records, &mut waiting, stopping);
-        names.replace(&mut batch.events, monotonic());
+        }
+        let now = monotonic();
+        let is_all = reader.turn([&mut records.races, &mut records.measures], now);
+        let is_last = asked_to_stop.is_some_and(|asked| reader.reached >= asked);
+        let mut batch = reader.cut(is_last);
+        names.replace(&mut batch.events, now);
+        batch.lost = records.losses.read();
         if let Some(log) = &mut records.log {
             log.flush();
         }
         // A closed channel is an ordinary end: the run loop has left.
-        if sender.blocking_send(batch).is_err() || stopping {
+        if sender.send(batch).is_err() || is_last {
             return;
         }
+        wait = if is_all { TICK } else { Duration::ZERO };
     }
 }
 
-/// Empties both rings. What is too young for its neighbours to be there waits for the next turn.
-fn drain(records: &mut Records, waiting: &mut Vec<Event>, is_last: bool) -> Batch {
-    let mut batch = Batch { until: before(monotonic(), IN_FLIGHT), ..Batch::default() };
-    for (ring, bytes) in
-        [&mut records.races, &mut records.measures].into_iter().zip(&mut batch.waited)
-    {
-        *bytes = drain_one(ring, waiting, &mut batch.malformed);
-    }
-    waiting.sort_by_key(|event| event.time);
-    let ready = waiting.partition_point(|event| is_last || event.time <= batch.until);
-    batch.events.extend(waiting.drain(..ready));
-    batch.lost = records.losses.read();
-    batch
+/// Where records come from.
+trait Ring {
+    fn next<T>(&mut self, take: impl FnOnce(&[u8]) -> T) -> Option<T>;
 }
 
-/// Returns the bytes that the ring held, with its own 8 for each record.
-fn drain_one(
-    ring: &mut RingBuf<MapData>,
-    events: &mut Vec<Event>,
-    bad: &mut Vec<DecodeError>,
-) -> u64 {
-    let mut bytes = 0;
-    while let Some(record) = ring.next() {
-        bytes += record.len() as u64 + 8;
-        match decode(&record) {
-            Ok(event) => events.push(event),
-            Err(error) => bad.push(error),
+impl Ring for RingBuf<MapData> {
+    fn next<T>(&mut self, take: impl FnOnce(&[u8]) -> T) -> Option<T> {
+        self.next().map(|record| take(&record))
+    }
+}
+
+/// What is on its way from the rings to the run loop.
+#[derive(Default)]
+struct Reader {
+    merge: Merge,
+    malformed: Vec<DecodeError>,
+    fills: [Fill; RINGS],
+    /// All records stamped before, and in flight no more, have been read.
+    reached: Nanos,
+    /// Events in batches that are not dropped yet.
+    waiting: Arc<AtomicUsize>,
+}
+
+/// How full a ring was.
+#[derive(Clone, Copy, Default)]
+struct Fill {
+    /// Taken since it was last empty, with the ring's own 8 bytes for each record.
+    bytes: u64,
+    is_empty: bool,
+}
+
+impl Reader {
+    fn is_full(&self) -> bool {
+        self.waiting.load(Ordering::Relaxed) >= BACKLOG
+    }
+
+    /// Takes from each ring what is there at `now`, or what a turn allows; whether that is all.
+    fn turn<R: Ring>(&mut self, rings: [&mut R; RINGS], now: Nanos) -> bool {
+        let mut reached = now;
+        for (index, (ring, fill)) in rings.into_iter().zip(&mut self.fills).enumerate() {
+            if fill.is_empty {
+                fill.bytes = 0;
+            }
+            fill.is_empty = false;
+            let mut last = Nanos(0);
+            for _ in 0..TURN {
+                let next = ring.next(|bytes| (bytes.len() as u64 + 8, decode(bytes)));
+                let Some((bytes, event)) = next else {
+                    fill.is_empty = true;
+                    break;
+                };
+                fill.bytes += bytes;
+                match event {
+                    Ok(event) => {
+                        last = last.max(event.time);
+                        self.merge.add(index, event);
+                    }
+                    Err(error) => self.malformed.push(error),
+                }
+            }
+            if !fill.is_empty {
+                reached = reached.min(last);
+            }
         }
+        self.reached = self.reached.max(reached);
+        self.fills.iter().all(|fill| fill.is_empty)
     }
-    bytes
+
+    /// A batch of what can have no older neighbours any more; of everything, if it is the last.
+    fn cut(&mut self, is_last: bool) -> Batch {
+        let until = before(self.reached, IN_FLIGHT);
+        let events = self.merge.take(if is_last { Nanos(u64::MAX) } else { until });
+        let malformed = std::mem::take(&mut self.malformed);
+        let held =
+            Held { events: events.len() + malformed.len(), waiting: Arc::clone(&self.waiting) };
+        self.waiting.fetch_add(held.events, Ordering::Relaxed);
+        let [races, measures] = self.fills.map(|fill| fill.bytes);
+        let waited = [races.min(RACES_BYTES.into()), measures.min(MEASURES_BYTES.into())];
+        Batch { events, until, malformed, lost: [0; _], waited, _held: held }
+    }
 }
 
 /// `CLOCK_MONOTONIC`, the clock that stamps the records.
@@ -159,4 +261,93 @@ pub fn monotonic() -> Nanos {
 
 fn before(time: Nanos, span: Duration) -> Nanos {
     Nanos(time.0.saturating_sub(span.as_nanos() as u64))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::VecDeque;
+
+    use super::*;
+    use finrace_ebpf::abi::{RECORD_SIZE, Record, kind};
+
+    /// Records by their stamps; zero is no record.
+    #[derive(Default)]
+    struct Queue(VecDeque<u64>);
+
+    impl Ring for Queue {
+        fn next<T>(&mut self, take: impl FnOnce(&[u8]) -> T) -> Option<T> {
+            let mut bytes = [0; RECORD_SIZE];
+            let time = self.0.pop_front()?;
+            bytes[0..8].copy_from_slice(&time.to_ne_bytes());
+            bytes[std::mem::offset_of!(Record, kind)] = if time == 0 { 0 } else { kind::STATE };
+            Some(take(&bytes))
+        }
+    }
+
+    const MILLI: u64 = 1_000_000;
+
+    fn times(batch: &Batch) -> Vec<u64> {
+        batch.events.iter().map(|event| event.time.0).collect()
+    }
+
+    #[test]
+    fn a_batch_is_complete_up_to_its_until() {
+        let mut reader = Reader::default();
+        let mut races = Queue([10 * MILLI, 30 * MILLI].into());
+        let mut measures = Queue([20 * MILLI, 0, 29 * MILLI].into());
+        assert!(reader.turn([&mut races, &mut measures], Nanos(30 * MILLI)));
+        let batch = reader.cut(false);
+        assert_eq!(times(&batch), [10, 20, 29].map(|milli| milli * MILLI));
+        assert_eq!((batch.until, batch.malformed.len()), (Nanos(29 * MILLI), 1));
+        assert_eq!(batch.waited, [2 * 168, 3 * 168]);
+        // The youngest has waited for its neighbours.
+        measures.0.push_back(30 * MILLI - 1);
+        assert!(reader.turn([&mut races, &mut measures], Nanos(40 * MILLI)));
+        let batch = reader.cut(false);
+        assert_eq!(times(&batch), [30 * MILLI - 1, 30 * MILLI]);
+        assert_eq!(batch.waited, [0, 168]);
+        // At the end nothing waits.
+        races.0.push_back(50 * MILLI);
+        assert!(reader.turn([&mut races, &mut measures], Nanos(50 * MILLI)));
+        assert_eq!(times(&reader.cut(true)), [50 * MILLI]);
+    }
+
+    #[test]
+    fn a_ring_that_does_not_end_holds_back_what_may_be_missing() {
+        let mut reader = Reader::default();
+        let mut races = Queue([9_000 * MILLI].into());
+        let mut measures = Queue((1..=10_000).map(|number| number * MILLI).collect());
+        let now = Nanos(10_000 * MILLI);
+        assert!(!reader.turn([&mut races, &mut measures], now));
+        let first = reader.cut(false);
+        assert_eq!(first.until, Nanos((TURN as u64 - 1) * MILLI));
+        assert_eq!(first.events.len(), TURN - 1);
+        let mut all = times(&first);
+        while !reader.turn([&mut races, &mut measures], now) {
+            all.extend(times(&reader.cut(false)));
+        }
+        let last = reader.cut(true);
+        assert_eq!(last.waited, [0, u64::from(MEASURES_BYTES)]);
+        all.extend(times(&last));
+        assert_eq!(all.len(), 10_001);
+        assert!(all.is_sorted());
+    }
+
+    #[test]
+    fn what_waits_is_bounded() {
+        let mut reader = Reader::default();
+        let mut batches = Vec::new();
+        let mut measures = Queue((1..=3 * BACKLOG as u64).collect());
+        while !reader.is_full() {
+            reader.turn([&mut Queue::default(), &mut measures], Nanos(u64::MAX));
+            batches.push(reader.cut(true));
+        }
+        let waiting: usize = batches.iter().map(|batch| batch.events.len()).sum();
+        assert_eq!(waiting, reader.waiting.load(Ordering::Relaxed));
+        assert!((BACKLOG..BACKLOG + TURN).contains(&waiting));
+        batches.pop();
+        assert!(!reader.is_full());
+        drop(batches);
+        assert_eq!(reader.waiting.load(Ordering::Relaxed), 0);
+    }
 }

@@ -148,7 +148,7 @@ fn fill(peers: usize, max_rows: usize, hours: f64, is_shown: bool) -> Vec<String
     for peer in [Peer::Races, Peer::Exposed, Peer::Safe, Peer::Passing] {
         let mut counts = [0_u32; 3];
         for number in (0..peers).filter(|number| Peer::of(*number) == peer) {
-            let origin = connection(number, 0.0, &mut random)[0].observation.origin().clone();
+            let origin = *connection(number, 0.0, &mut random)[0].observation.origin();
             let row = RowKey::of(&origin).and_then(|key| table.row(&key));
             let is_right = row.map(|row| row.stats.verdict() == Some(peer.word()));
             counts[match is_right {

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::net::IpAddr;
-use std::sync::{Arc, OnceLock};
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use super::lately::{Lately, sides};
@@ -12,7 +12,7 @@ use crate::logic::gaps::Bucket;
 use crate::logic::histogram::{Histogram, IDLE_BOUNDS, SHORT_BOUNDS};
 use crate::logic::latest::Latest;
 use crate::logic::model::{
-    Cause, Class, Close, Closer, Evidence, How, Incident, Nanos, Observation, Role,
+    Cause, Class, Close, Closer, Evidence, How, Incident, Name, Nanos, Observation, Role,
 };
 use crate::logic::verdict::{Facts, State, assess};
 
@@ -173,7 +173,7 @@ impl Stats {
     pub(super) fn add(&mut self, observation: &Observation) {
         let origin = observation.origin();
         if let Some(process) = &origin.process {
-            self.process.vote(&process.name);
+            self.process.vote(process.name);
         }
         if let Some(rtt) = origin.rtt {
             self.lately.note_rtt(observation.time(), rtt);
@@ -270,8 +270,8 @@ impl Stats {
 /// The name seen most often, slow to change: it is a label, and a new label is a new series.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Label {
-    current: Option<Arc<str>>,
-    votes: Vec<(Arc<str>, u32)>,
+    current: Option<Name>,
+    votes: Vec<(Name, u32)>,
 }
 
 impl Label {
@@ -283,11 +283,11 @@ impl Label {
     const MAX_VOTES: u32 = 512;
 
     pub(super) fn name(&self) -> Option<&str> {
-        self.current.as_deref()
+        self.current.as_ref().map(Name::as_str)
     }
 
-    pub(super) fn vote(&mut self, name: &Arc<str>) {
-        let votes = if let Some((_, votes)) = self.votes.iter_mut().find(|(n, _)| n == name) {
+    pub(super) fn vote(&mut self, name: Name) {
+        let votes = if let Some((_, votes)) = self.votes.iter_mut().find(|(n, _)| *n == name) {
             *votes += 1;
             *votes
         } else {
@@ -295,7 +295,7 @@ impl Label {
                 self.votes.sort_unstable_by_key(|(_, votes)| std::cmp::Reverse(*votes));
                 self.votes.pop();
             }
-            self.votes.push((Arc::clone(name), 1));
+            self.votes.push((name, 1));
             1
         };
         if votes >= Self::MAX_VOTES {
@@ -306,7 +306,7 @@ impl Label {
             found.map_or(0, |(_, votes)| *votes)
         });
         if of_current.is_none_or(|current| votes > current * 2 + Self::LEAD) {
-            self.current = Some(Arc::clone(name));
+            self.current = Some(name);
         }
     }
 }

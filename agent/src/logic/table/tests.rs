@@ -1,9 +1,9 @@
 use std::net::{IpAddr, Ipv4Addr};
-use std::sync::Arc;
 
 use super::*;
 use crate::logic::model::{
-    Closer, Dwell, Endpoint, Evidence, How, Outcome, Process, Reuse, Role::Client, Role::Server,
+    Closer, Dwell, Endpoint, Evidence, How, Name, Outcome, Process, Reuse, Role::Client,
+    Role::Server,
 };
 use crate::logic::peer::Peer;
 
@@ -229,7 +229,7 @@ fn the_process_is_the_most_frequent_and_does_not_flap() {
         let mut seen: Vec<String> = Vec::new();
         for (name, times) in runs {
             for _ in 0..*times {
-                let process = Some(Process { name: Arc::from(*name), pid: 1 });
+                let process = Some(Process { name: Name::from(*name), pid: 1 });
                 table.add(&reuse(1.0, Origin { process, ..origin(Client, UPSTREAM) }));
                 let label = table.row(&key(Client, UPSTREAM)).unwrap().stats.process().unwrap();
                 if seen.last().is_none_or(|last| last != label) {

@@ -13,20 +13,20 @@ use crate::logic::model::{Class, How, Incident, Observation, Origin, Outcome, Ro
 impl Tracker {
     pub(super) fn our_fin(&mut self, event: &Event) {
         let role = event.role();
-        let started = self.take_started(&event.key);
+        let started = self.take_started(&event.key, role);
         let (at, ended) = classify::our_fin(event, self.known(event, role, started.as_ref()));
         if at == AtOurClose::Nothing {
             self.release_early(event, started.as_ref());
         }
         let origin = event.origin(role, event.process());
-        self.say_close(event, origin.clone(), How::Fin, ended);
+        self.say_close(event, origin, How::Fin, ended);
         match at {
             AtOurClose::GaveUp { gap } => {
-                self.say_unanswered(event, origin.clone(), Class::SilentDrop, gap);
+                self.say_unanswered(event, origin, Class::SilentDrop, gap);
             }
             AtOurClose::Farewelled { gap, acked } => {
                 let class = if acked { Class::ReadAndClosed } else { Class::FinCrossed };
-                self.say_unanswered(event, origin.clone(), class, Some(gap));
+                self.say_unanswered(event, origin, class, Some(gap));
             }
             AtOurClose::Nothing | AtOurClose::Farewell => {}
         }
@@ -75,7 +75,7 @@ impl Tracker {
             return; // the reset has told it
         }
         let role = event.role();
-        let started = self.take_started(&event.key);
+        let started = self.take_started(&event.key, role);
         let known = self.known(event, role, started.as_ref());
         let (at, ended) = if event.has(flag::TASK) {
             let (idle, ended) = classify::our_abort(event, known);
@@ -91,9 +91,9 @@ impl Tracker {
         };
         let process = event.process().or_else(|| started.and_then(|s| s.process));
         let origin = event.origin(role, process);
-        self.say_close(event, origin.clone(), classify::how(event), ended);
+        self.say_close(event, origin, classify::how(event), ended);
         if let AtOurClose::GaveUp { gap } = at {
-            self.say_unanswered(event, origin.clone(), Class::SilentDrop, gap);
+            self.say_unanswered(event, origin, Class::SilentDrop, gap);
         }
         self.note_our_close(event, origin, ended, 0);
     }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use finrace_ebpf::abi::{flag, opener};
 use finrace_ebpf::decide::{distance, state};
 
-use super::{Lost, OurClose, Tracker, listener};
+use super::{Followed, Lost, OurClose, Tracker, listener};
 use crate::logic::classify::{self, AtReset, Ended};
 use crate::logic::event::Event;
 use crate::logic::model::{Class, Closer, Evidence, How, Incident, Observation, Outcome, Role};
@@ -13,12 +13,12 @@ use crate::logic::model::{Class, Closer, Evidence, How, Incident, Observation, O
 impl Tracker {
     pub(super) fn reset_established(&mut self, event: &Event) {
         let role = event.role();
-        let started = self.take_started(&event.key);
+        let started = self.take_started(&event.key, role);
         let (at, ended) = classify::reset(event, self.known(event, role, started.as_ref()));
         let raw = &event.raw;
-        let process = started.as_ref().and_then(|s| s.process.clone());
+        let process = started.as_ref().and_then(|s| s.process);
         let origin = event.origin(role, process);
-        self.say_close(event, origin.clone(), How::Rst, ended);
+        self.say_close(event, origin, How::Rst, ended);
         let (class, gap) = match at {
             AtReset::Reuse { class, gap } => (Some(class), Some(gap)),
             AtReset::Farewell => (Some(Class::Farewell), None),
@@ -38,7 +38,8 @@ impl Tracker {
             self.say(Observation::Incident(incident), lost);
         }
         // Its ->CLOSE follows and has nothing to add.
-        self.follow(event, role).done = true;
+        let new = || Followed::new(event, role);
+        self.followed.get_or_insert(event.key, event.time, new).done = true;
     }
 
     /// We answered a segment with RST: was it a request to a connection that we had closed?
@@ -73,7 +74,7 @@ impl Tracker {
                 if !was_idle {
                     return; // under way at our close: not a keep-alive race
                 }
-                (close.origin.role, Some(close.ended.idle), close.origin.process.clone())
+                (close.origin.role, Some(close.ended.idle), close.origin.process)
             }
             None if event.time <= self.blind_until => return,
             // A handshake that ended at a full listener, and never was a connection.
@@ -96,7 +97,7 @@ impl Tracker {
             let ended =
                 Ended { closer: Closer::Local, evidence: Evidence::Unused, idle: Duration::ZERO };
             let close = OurClose {
-                origin: incident.origin.clone(),
+                origin: incident.origin,
                 ended,
                 rcv_nxt: lost.start,
                 snd_nxt: lost.peer,

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use finrace_ebpf::decide::FAREWELL_BYTES;
 
-use super::{AtRisk, HOLD, OUTCOME, Timer, Tracker};
+use super::{AtRisk, Followed, HOLD, Timer, Tracker};
 use crate::logic::classify::{Ended, Started, StartedKind};
 use crate::logic::event::{Event, SockKey, Tuple};
 use crate::logic::model::{Evidence, Nanos, Observation, Origin, Reuse, Role};
@@ -38,11 +38,12 @@ impl Tracker {
             rcv_nxt: raw.rcv_nxt,
             process: event.process(),
         };
+        let process = started.process;
         if started.is_small() {
             let due = event.time + HOLD + 2 * event.rtt();
             self.timers.push(Reverse((due, Timer::Held(event.time), event.key)));
         } else if let Some(gap) = started.reuse_gap() {
-            self.say_reuse(event.time, event.origin(role, event.process()), gap, raw.size);
+            self.say_reuse(event.time, event.origin(role, process), gap, raw.size);
         }
         if role == Role::Server && matches!(kind, StartedKind::Reply(_)) {
             self.answered.insert(event.key, event.time, raw.rcv_nxt);
@@ -71,7 +72,7 @@ impl Tracker {
     pub(super) fn release(&mut self, key: SockKey, written: Nanos) {
         let Some(started) = self.started.get(&key).filter(|s| s.time == written) else { return };
         let Tuple { netns, local, remote } = key.tuple;
-        let process = started.process.clone();
+        let process = started.process;
         let origin = Origin { netns, role: started.role, local, remote, process, rtt: None };
         let (time, bytes, gap) = (started.time, started.bytes, started.reuse_gap());
         match gap {
@@ -87,7 +88,7 @@ impl Tracker {
             && event.time.since(held.time) <= HOLD + 2 * event.rtt()
             && let Some(gap) = held.reuse_gap()
         {
-            let origin = event.origin(held.role, held.process.clone());
+            let origin = event.origin(held.role, held.process);
             self.say_reuse(held.time, origin, gap, held.bytes);
         }
     }
@@ -98,7 +99,8 @@ impl Tracker {
             return;
         }
         let settings = self.settings;
-        let followed = self.follow(event, role);
+        let new = || Followed::new(event, role);
+        let followed = self.followed.get_or_insert(event.key, event.time, new);
         if followed.done || followed.wrote.is_some() {
             return;
         }
@@ -117,7 +119,6 @@ impl Tracker {
                 AtRisk::Continued
             };
         }
-        let due = event.time + OUTCOME + 8 * event.rtt();
-        self.timers.push(Reverse((due, Timer::Outcome, event.key)));
+        self.await_outcome(event);
     }
 }
