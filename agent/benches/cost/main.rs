@@ -5,6 +5,7 @@
 
 mod client;
 mod stage;
+mod table;
 
 use std::process::ExitCode;
 
@@ -22,12 +23,15 @@ enum Part {
     Stage(stage::Args),
     /// Sends one request after the other, and says how many when it is asked
     Client(client::Args),
+    /// Fills a table with peers, and scrapes it
+    Table(table::Args),
 }
 
 fn main() -> ExitCode {
     let done = match Cli::parse().part {
         Part::Stage(args) => stage::run(args),
         Part::Client(args) => client::run(args),
+        Part::Table(args) => table::run(args),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
