@@ -20,7 +20,7 @@ use crate::logic::classify::Settings;
 use crate::logic::engine::Engine;
 use crate::logic::event::{Kind, Ticks};
 use crate::logic::model::{Nanos, Observation};
-use crate::metrics::{self, Fill, Hook, ProcessStatus, Status};
+use crate::metrics::{Fill, Hook, ProcessStatus, Status};
 use crate::output::eprintln_quietly;
 use crate::probe::attach::{Attached, Link, Serving, attach};
 use crate::probe::btf::Btf;
@@ -32,6 +32,7 @@ use crate::probe::rights;
 use crate::probe::skips::Skips;
 use crate::probe::source::{Batch, Source, monotonic};
 use crate::probe::trials::Trials;
+use crate::scrape::{self, Request, Scrape};
 
 /// Bad usage that only shows when it is tried: exit status 2.
 #[derive(Debug)]
@@ -92,8 +93,16 @@ impl Counts {
 /// Everything that the loop waits for.
 enum Input {
     Batch(Option<Batch>),
-    Request(Route, oneshot::Sender<Reply>),
+    Request(Request),
+    /// There is time for a slice of the scrape under way.
+    Collect,
     End,
+}
+
+/// Who asks the daemon, and how many series an answer may have.
+pub struct Requests {
+    pub receiver: mpsc::Receiver<Request>,
+    pub series_max: usize,
 }
 
 /// Reads what there is, in the order that gives the most helpful error.
@@ -219,7 +228,7 @@ impl Session {
     pub async fn run(
         &mut self,
         duration: Option<Duration>,
-        mut requests: Option<mpsc::Receiver<(Route, oneshot::Sender<Reply>)>>,
+        mut requests: Option<Requests>,
         mut show: impl FnMut(&Observation, SystemTime) -> Result<ControlFlow<()>>,
     ) -> Result<()> {
         let mut interrupt = signal(SignalKind::interrupt()).context("handling SIGINT")?;
@@ -231,16 +240,20 @@ impl Session {
             }
         };
         tokio::pin!(end);
+        let series_max = requests.as_ref().map_or(0, |requests| requests.series_max);
+        let mut scrape: Option<Scrape> = None;
         loop {
             let request = async {
                 match &mut requests {
-                    Some(requests) => requests.recv().await,
-                    None => std::future::pending().await,
+                    Some(requests) if scrape.is_none() => requests.receiver.recv().await,
+                    _ => std::future::pending().await,
                 }
             };
             let input = tokio::select! {
                 batch = self.batches.recv() => Input::Batch(batch),
-                Some((route, reply)) = request => Input::Request(route, reply),
+                Some(request) = request => Input::Request(request),
+                // After all else that can be done now.
+                () = tokio::task::yield_now(), if scrape.is_some() => Input::Collect,
                 () = &mut end => Input::End,
                 _ = interrupt.recv() => Input::End,
                 _ = terminate.recv() => Input::End,
@@ -252,7 +265,13 @@ impl Session {
                     }
                 }
                 Input::Batch(None) => bail!("the thread that reads the rings has ended"),
-                Input::Request(route, reply) => self.answer(route, reply),
+                Input::Request(request) => scrape = self.answer(request, series_max),
+                Input::Collect => {
+                    let table = &mut self.engine.table;
+                    if let Some(done) = scrape.take_if(|scrape| !scrape.collect(table)) {
+                        done.answer(table);
+                    }
+                }
                 Input::End => return self.finish(&mut show).await,
             }
         }
@@ -299,17 +318,18 @@ impl Session {
         show_all(self.engine.finish(), show).map(drop)
     }
 
-    fn answer(&mut self, route: Route, reply: oneshot::Sender<Reply>) {
-        let answer = match route {
-            Route::Ready => Reply::Ready(true),
-            Route::Metrics(format) => {
-                self.assess();
-                let status = self.status();
-                Reply::Metrics(metrics::encode(&mut self.engine.table, status, format))
+    /// Answers, or begins to.
+    fn answer(&mut self, request: Request, series_max: usize) -> Option<Scrape> {
+        match request.route {
+            Route::Ready => {
+                request.answer(Reply::Ready(true));
+                None
             }
-        };
-        if reply.send(answer).is_err() {
-            log::debug!("an HTTP client left before its answer");
+            Route::Metrics { format, is_gzip } => {
+                let (status, table) = (self.status(), &mut self.engine.table);
+                let form = (format, is_gzip);
+                Some(Scrape::begin(table, status, series_max, form, monotonic(), request))
+            }
         }
     }
 
@@ -354,17 +374,12 @@ pub async fn serve(args: &cli::Serve) -> Result<()> {
     let mut session = Session::start(&args.kernel)?;
     log::info!("attached: {}", session.hooks());
     eprintln_quietly(&format!("finrace: attached; metrics on http://{}/metrics", args.listen));
-    let (sender, requests) = mpsc::channel(args.max_requests.into());
+    let (asking, receiver) = scrape::requests(args.max_requests.into());
+    let requests = Requests { receiver, series_max: args.series_max };
     let (stop, stopped) = oneshot::channel::<()>();
-    let handler = move |route| {
-        let sender = sender.clone();
-        async move {
-            let (reply, answer) = oneshot::channel();
-            if sender.send((route, reply)).await.is_err() {
-                return Reply::Gone;
-            }
-            answer.await.unwrap_or(Reply::Gone)
-        }
+    let handler = {
+        let asking = asking.clone();
+        move |route| asking.clone().ask(route)
     };
     let server = tokio::spawn(http::serve(listener, args.max_requests, handler, async {
         stopped.await.unwrap_or_default();
@@ -372,7 +387,9 @@ pub async fn serve(args: &cli::Serve) -> Result<()> {
     session.run(None, Some(requests), |_, _| Ok(ControlFlow::Continue(()))).await?;
     drop(stop);
     drop(session);
-    server.await.context("serving HTTP")
+    server.await.context("serving HTTP")?;
+    asking.end().await;
+    Ok(())
 }
 
 async fn bind(address: SocketAddr) -> Result<TcpListener> {

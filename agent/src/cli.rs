@@ -9,6 +9,7 @@ use clap::{Args, Parser, Subcommand};
 use crate::http::MAX_REQUESTS;
 use crate::logic::model::{Class, Endpoint, Incident, Observation, Origin};
 use crate::logic::verdict::State;
+use crate::metrics::{SERIES_LEAST, SERIES_MAX};
 use crate::probe::attach::Forced;
 use crate::probe::plan::{Hook, Job};
 
@@ -153,6 +154,10 @@ pub struct Serve {
     #[arg(long = "web.max-requests", value_name = "N", default_value_t = MAX_REQUESTS,
           env = "FINRACE_WEB_MAX_REQUESTS", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub max_requests: u16,
+    /// Series in an answer, at most; peers that find no room are summed under `other`.
+    #[arg(long = "metrics.series-max", value_name = "N", default_value_t = SERIES_MAX,
+          env = "FINRACE_METRICS_SERIES_MAX", value_parser = series)]
+    pub series_max: usize,
 }
 
 #[derive(Args, Debug)]
@@ -225,6 +230,11 @@ fn threshold(text: &str) -> Result<Duration, String> {
     if range.contains(&threshold) { Ok(threshold) } else { Err("must be 10ms to 1h".to_owned()) }
 }
 
+fn series(text: &str) -> Result<usize, String> {
+    let count = text.parse().map_err(|error| format!("{error}"))?;
+    if count < SERIES_LEAST { Err(format!("must be at least {SERIES_LEAST}")) } else { Ok(count) }
+}
+
 fn peer(text: &str) -> Result<PeerFilter, String> {
     if let Ok(ip) = text.parse::<IpAddr>() {
         return Ok(PeerFilter { ip: ip.to_canonical(), port: None });
@@ -278,6 +288,7 @@ mod tests {
         refuse("finrace watch --hook wirte=none", "wirte");
         refuse("finrace watch --reuse-threshold 1ms", "1ms");
         refuse("finrace serve --web.listen-address 9502", "9502");
+        refuse("finrace serve --metrics.series-max 999", "999");
         refuse("finrace --log.level loud check", "loud");
     }
 

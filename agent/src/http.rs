@@ -5,19 +5,24 @@
 
 use std::convert::Infallible;
 use std::future::Future;
+use std::io;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http_body_util::Full;
-use hyper::body::Incoming;
-use hyper::header::{ACCEPT, ALLOW, CONTENT_TYPE, HeaderValue};
+use http_body_util::{Either, Full};
+use hyper::body::{Body, Frame, Incoming};
+use hyper::header::{
+    ACCEPT, ACCEPT_ENCODING, ALLOW, CONTENT_ENCODING, CONTENT_TYPE, HeaderName, HeaderValue,
+};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
 
 use crate::metrics::Format;
@@ -44,15 +49,16 @@ const INDEX: &str = concat!(
 /// What only the agent can answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Route {
-    Metrics(Format),
+    Metrics { format: Format, is_gzip: bool },
     Ready,
 }
 
 /// The agent's answer.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub enum Reply {
-    /// The exposition, in the format asked for.
-    Metrics(String),
+    /// The exposition, in the format asked for: chunks, of which the last is empty. If that does not
+    /// come, neither does the end of the answer.
+    Metrics(mpsc::Receiver<Bytes>),
     /// Whether the programs are attached.
     Ready(bool),
     /// The agent is on its way out.
@@ -121,10 +127,28 @@ where
     }
 }
 
-async fn answer<H, F>(
-    request: Request<Incoming>,
-    handler: H,
-) -> Result<Response<Full<Bytes>>, Infallible>
+/// A text, or chunks as they come.
+type Answer = Response<Either<Full<Bytes>, Stream>>;
+
+struct Stream(mpsc::Receiver<Bytes>);
+
+impl Body for Stream {
+    type Data = Bytes;
+    type Error = io::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<io::Result<Frame<Bytes>>>> {
+        self.0.poll_recv(context).map(|chunk| match chunk {
+            Some(chunk) if chunk.is_empty() => None,
+            Some(chunk) => Some(Ok(Frame::data(chunk))),
+            None => Some(Err(io::Error::other("the exposition broke off"))),
+        })
+    }
+}
+
+async fn answer<H, F>(request: Request<Incoming>, handler: H) -> Result<Answer, Infallible>
 where
     H: Fn(Route) -> F,
     F: Future<Output = Reply>,
@@ -138,48 +162,52 @@ where
         refusal.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
         return Ok(refusal);
     }
-    let format = negotiate(&accept(&request));
+    let format = negotiate(&list(&request, ACCEPT));
+    let is_gzip = takes_gzip(&list(&request, ACCEPT_ENCODING));
     let reply = match path {
-        "/metrics" => handler(Route::Metrics(format)).await,
+        "/metrics" => handler(Route::Metrics { format, is_gzip }).await,
         "/-/ready" => handler(Route::Ready).await,
         "/-/healthy" => return Ok(response(StatusCode::OK, TEXT, "healthy\n")),
         _ => return Ok(response(StatusCode::OK, "text/html; charset=utf-8", INDEX)),
     };
     let unavailable = StatusCode::SERVICE_UNAVAILABLE;
     Ok(match reply {
-        Reply::Metrics(text) => response(StatusCode::OK, format.content_type(), text),
+        Reply::Metrics(chunks) => {
+            let content_type = HeaderValue::from_static(format.content_type());
+            let mut response = Response::new(Either::Right(Stream(chunks)));
+            response.headers_mut().insert(CONTENT_TYPE, content_type);
+            if is_gzip {
+                let gzip = HeaderValue::from_static("gzip");
+                response.headers_mut().insert(CONTENT_ENCODING, gzip);
+            }
+            response
+        }
         Reply::Ready(true) => response(StatusCode::OK, TEXT, "ready\n"),
         Reply::Ready(false) => response(unavailable, TEXT, "not attached yet\n"),
         Reply::Gone => response(unavailable, TEXT, "shutting down\n"),
     })
 }
 
-fn response(
-    status: StatusCode,
-    content_type: &'static str,
-    body: impl Into<Bytes>,
-) -> Response<Full<Bytes>> {
-    let mut response = Response::new(Full::new(body.into()));
+fn response(status: StatusCode, content_type: &'static str, body: &'static str) -> Answer {
+    let mut response = Response::new(Either::Left(Full::from(body)));
     *response.status_mut() = status;
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
     response
 }
 
-/// All `Accept` headers as one list, which is what several of them mean.
-fn accept(request: &Request<Incoming>) -> String {
-    let values = request.headers().get_all(ACCEPT).iter();
+/// All headers of this name as one list, which is what several of them mean.
+fn list(request: &Request<Incoming>, name: HeaderName) -> String {
+    let values = request.headers().get_all(name).iter();
     values.filter_map(|value| value.to_str().ok()).collect::<Vec<_>>().join(",")
 }
 
-/// The format to answer an `Accept` header with: [`Format::OpenMetrics`] if it is asked for by
-/// name, in the version we write, and the other is not liked better.
-pub fn negotiate(accept: &str) -> Format {
-    let (mut openmetrics, mut text) = (0.0, 0.0);
-    for range in accept.split(',') {
-        let mut parts = range.split(';').map(str::trim);
-        let media = parts.next().unwrap_or_default().to_ascii_lowercase();
+/// An item of such a list: the name in lower case, its weight, and its version.
+fn items(list: &str) -> impl Iterator<Item = (String, f32, Option<&str>)> {
+    list.split(',').map(|item| {
+        let mut parts = item.split(';').map(str::trim);
+        let name = parts.next().unwrap_or_default().to_ascii_lowercase();
         let parameters = parts.filter_map(|part| part.split_once('='));
-        let (mut q, mut version) = (1.0_f32, None);
+        let (mut q, mut version) = (1.0, None);
         for (name, value) in parameters {
             let value = value.trim().trim_matches('"');
             match name.trim().to_ascii_lowercase().as_str() {
@@ -188,6 +216,15 @@ pub fn negotiate(accept: &str) -> Format {
                 _ => {}
             }
         }
+        (name, q, version)
+    })
+}
+
+/// The format to answer an `Accept` header with: [`Format::OpenMetrics`] if it is asked for by
+/// name, in the version we write, and the other is not liked better.
+pub fn negotiate(accept: &str) -> Format {
+    let (mut openmetrics, mut text) = (0.0, 0.0);
+    for (media, q, version) in items(accept) {
         match (media.as_str(), version) {
             ("application/openmetrics-text", None | Some("1.0.0")) => {
                 openmetrics = q.max(openmetrics);
@@ -197,6 +234,11 @@ pub fn negotiate(accept: &str) -> Format {
         }
     }
     if openmetrics > 0.0 && openmetrics >= text { Format::OpenMetrics } else { Format::Text004 }
+}
+
+/// Whether an `Accept-Encoding` header asks for gzip by name.
+fn takes_gzip(accept: &str) -> bool {
+    items(accept).any(|(coding, q, _)| coding == "gzip" && q > 0.0)
 }
 
 #[cfg(test)]
@@ -245,6 +287,22 @@ mod tests {
         check("application/openmetrics-text;q=x,;;,=", Text004);
     }
 
+    #[test]
+    fn codings() {
+        for (accept, expected) in [
+            ("", false),
+            ("gzip", true),
+            ("deflate, gzip;q=1.0, *;q=0.5", true),
+            ("GZip", true),
+            ("identity", false),
+            ("gzip;q=0", false),
+            ("*", false),
+            ("br, zstd", false),
+        ] {
+            assert_eq!(takes_gzip(accept), expected, "{accept}");
+        }
+    }
+
     struct Server {
         address: SocketAddr,
         stop: oneshot::Sender<()>,
@@ -264,11 +322,13 @@ mod tests {
         Server { address, stop, task }
     }
 
-    fn agent(route: Route, is_ready: bool) -> std::future::Ready<Reply> {
-        std::future::ready(match route {
-            Route::Metrics(format) => Reply::Metrics(format!("{format:?}\n")),
-            Route::Ready => Reply::Ready(is_ready),
-        })
+    async fn agent(route: Route, is_ready: bool) -> Reply {
+        let Route::Metrics { format, is_gzip } = route else { return Reply::Ready(is_ready) };
+        let (sender, chunks) = mpsc::channel(3);
+        for chunk in [format!("{format:?}, "), format!("{is_gzip}\n"), String::new()] {
+            sender.send(chunk.into()).await.unwrap();
+        }
+        Reply::Metrics(chunks)
     }
 
     /// Sends as is, reads to the end of the connection.
@@ -286,20 +346,37 @@ mod tests {
         let starting = start(MAX_REQUESTS, |route| agent(route, false)).await;
         let gone = start(MAX_REQUESTS, |_| async { Reply::Gone }).await;
         let openmetrics = "accept: application/openmetrics-text; version=1.0.0\r\n";
-        let two = "accept: text/plain;q=0.5\r\naccept: application/openmetrics-text;q=0.9\r\n";
+        let two = "accept: text/plain;q=0.5\r\naccept: application/openmetrics-text;q=0.9\r\n\
+                   accept-encoding: deflate\r\naccept-encoding: gzip;q=0.5\r\n";
+        let gzip = "accept-encoding: gzip, deflate\r\n";
+        let (older, newer) = (Format::Text004.content_type(), Format::OpenMetrics.content_type());
         let cases = [
-            (&ready, "GET /metrics", "", 200, Format::Text004.content_type(), "Text004\n"),
-            (&ready, "GET /metrics?a=b", "", 200, Format::Text004.content_type(), "Text004\n"),
+            (&ready, "GET /metrics", "", 200, older, "9\r\nText004, \r\n6\r\nfalse\n\r\n0\r\n\r\n"),
+            (
+                &ready,
+                "GET /metrics?a=b",
+                gzip,
+                200,
+                older,
+                "9\r\nText004, \r\n5\r\ntrue\n\r\n0\r\n\r\n",
+            ),
             (
                 &ready,
                 "GET /metrics",
                 openmetrics,
                 200,
-                Format::OpenMetrics.content_type(),
-                "OpenMetrics\n",
+                newer,
+                "D\r\nOpenMetrics, \r\n6\r\nfalse\n\r\n0\r\n\r\n",
             ),
-            (&ready, "GET /metrics", two, 200, Format::OpenMetrics.content_type(), "OpenMetrics\n"),
-            (&ready, "HEAD /metrics", "", 200, Format::Text004.content_type(), ""),
+            (
+                &ready,
+                "GET /metrics",
+                two,
+                200,
+                newer,
+                "D\r\nOpenMetrics, \r\n5\r\ntrue\n\r\n0\r\n\r\n",
+            ),
+            (&ready, "HEAD /metrics", "", 200, older, ""),
             (&ready, "POST /metrics", "", 405, TEXT, "only GET and HEAD\n"),
             (&ready, "GET /-/healthy", "", 200, TEXT, "healthy\n"),
             (&starting, "GET /-/healthy", "", 200, TEXT, "healthy\n"),
@@ -318,8 +395,22 @@ mod tests {
             assert!(head.contains(&format!("content-type: {content_type}\r\n")), "{line}: {head}");
             assert!(head.contains("connection: close"), "{line}: {head}");
             assert_eq!(head.contains("allow: GET, HEAD"), status == 405, "{line}: {head}");
+            let is_gzip = head.contains("content-encoding: gzip");
+            assert_eq!(is_gzip, headers.contains("gzip"), "{line}: {head}");
             assert_eq!(rest, body, "{line}");
         }
+    }
+
+    #[tokio::test]
+    async fn what_broke_off_has_no_end() {
+        let server = start(MAX_REQUESTS, |_| async {
+            let (sender, chunks) = mpsc::channel(1);
+            sender.send("half ".into()).await.unwrap();
+            Reply::Metrics(chunks)
+        })
+        .await;
+        let answer = exchange(server.address, "GET /metrics HTTP/1.1\r\nhost: a\r\n\r\n").await;
+        assert!(!answer.ends_with("0\r\n\r\n"), "{answer}");
     }
 
     #[tokio::test]
@@ -344,7 +435,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_request_under_way_is_answered_at_shutdown() {
-        let (asked, mut was_asked) = tokio::sync::mpsc::channel(1);
+        let (asked, mut was_asked) = mpsc::channel(1);
         let gate = Arc::new(Semaphore::new(0));
         let waiting = Arc::clone(&gate);
         let server = start(MAX_REQUESTS, move |_| {

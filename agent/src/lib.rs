@@ -13,4 +13,5 @@ pub mod metrics;
 pub mod output;
 pub mod probe;
 pub mod report;
+pub mod scrape;
 pub mod watch;

@@ -1,34 +1,40 @@
 //! Every metric: name, help, unit, labels and buckets.
 //!
-//! A scrape reads the table as it is; there is no second copy that could disagree. Series of a
-//! peer carry `role`, `peer`, `process` and `netns` and end when its row is evicted; its counts go
-//! on in `peer="other"`. Series of a port count the same events again, under names of their own,
-//! so that a sum over a family counts nothing twice. Zeros are left out: which classes a row may
-//! have is a closed set, and most never happen.
+//! A scrape shows the rows as they were when they were collected. Series of a peer carry `role`,
+//! `peer`, `process` and `netns` and end when its row is evicted, or when there are too many series;
+//! its counts go on in `peer="other"`. Series of a port count the same events again, under names of
+//! their own, so that a sum over a family counts nothing twice. Zeros are left out: which classes a
+//! row may have is a closed set, and most never happen.
 
 mod format;
 mod process;
+mod stream;
 #[cfg(test)]
 mod tests;
 
-use std::borrow::Cow;
 use std::fmt;
-use std::sync::Arc;
-use std::time::Duration;
 
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{
-    DescriptorEncoder, EncodeGaugeValue, EncodeLabelSet, MetricEncoder, NoLabelSet, text,
+    DescriptorEncoder, EncodeGaugeValue, EncodeLabel as _, EncodeLabelSet, LabelSetEncoder,
+    MetricEncoder, NoLabelSet,
 };
 use prometheus_client::metrics::MetricType;
-use prometheus_client::registry::{Registry, Unit};
+use prometheus_client::registry::Unit;
 
 use crate::logic::estimate::Population;
-use crate::logic::histogram::Histogram;
-use crate::logic::model::{Closer, Nanos};
-use crate::logic::table::{Stats, Table};
+use crate::logic::model::{Closer, Name};
+use crate::logic::table::{Collection, Counts, Export, Level, Measure, OF_OTHERS, Shown, Table};
 pub use format::Format;
 pub use process::ProcessStatus;
+pub use stream::{CHUNK, write};
+
+/// Series of one node, unless told otherwise.
+pub const SERIES_MAX: usize = 50_000;
+
+/// No fewer can be asked for: what the agent says of itself and the rows `other` have to fit.
+pub const SERIES_LEAST: usize = 1_000;
+const _: () = assert!(OF_OTHERS + 200 < SERIES_LEAST);
 
 /// What the agent knows of itself at a scrape.
 #[derive(Clone, Debug, Default)]
@@ -74,79 +80,135 @@ pub struct Fill {
     pub capacity: u64,
 }
 
-/// The whole exposition.
-///
-/// The table is lent to the registry for the time of the call, since a collector must own what it
-/// reads; it is back afterwards.
+impl Status {
+    /// The series that it takes.
+    fn series(&self) -> usize {
+        let lists = [
+            self.hooks.len(),
+            self.hooks.iter().filter(|hook| hook.loses.is_some()).count(),
+            self.missing_fields.len(),
+            self.events.len(),
+            self.lost.len(),
+            self.skipped.len(),
+            2 * self.maps.len(),
+            2 * self.rings.len(),
+        ];
+        lists.iter().sum::<usize>() + OF_ITSELF
+    }
+
+    /// How many series are left for what was observed, of at most so many in all.
+    pub fn room(&self, series_max: usize) -> usize {
+        series_max.saturating_sub(self.series())
+    }
+}
+
+/// Series that there is always one of.
+const OF_ITSELF: usize = 15;
+
+/// The whole exposition in one text, with the verdicts as they are.
 pub fn encode(table: &mut Table, status: Status, format: Format) -> String {
-    let lent = std::mem::replace(table, Table::new(0, Duration::ZERO, Nanos(0)));
-    let scrape = Arc::new(Scrape { table: lent, status });
-    let mut registry = Registry::default();
-    registry.register_collector(Box::new(Arc::clone(&scrape)));
-    let mut out = String::new();
-    let written = text::encode(&mut out, &registry);
-    debug_assert!(written.is_ok(), "a String takes everything");
-    drop(registry);
-    if let Some(scrape) = Arc::into_inner(scrape) {
-        *table = scrape.table;
-    }
-    match format {
-        Format::OpenMetrics => out,
-        Format::Text004 => format::to_text004(&out),
-    }
+    let room = status.room(SERIES_MAX);
+    let export = Collection::begin(table, room, None).finish(table);
+    stream::to_text(export, status, format)
 }
 
 /// One scrape's view of everything.
 #[derive(Debug)]
 struct Scrape {
-    table: Table,
+    table: Export,
     status: Status,
 }
 
-type Label<'a> = (&'static str, Cow<'a, str>);
+/// Labels of a row or a port.
+#[derive(Clone, Debug)]
+struct Labels {
+    role: &'static str,
+    /// `peer` or `port`, and which.
+    name: &'static str,
+    value: Box<str>,
+    netns: Option<u32>,
+    process: Option<Name>,
+}
 
-/// The stats of all rows, or of all ports, with their labels.
-type Level<'a> = [(Vec<Label<'a>>, &'a Stats)];
+impl EncodeLabelSet for Labels {
+    fn encode(&self, encoder: &mut LabelSetEncoder<'_>) -> fmt::Result {
+        ("role", self.role).encode(encoder.encode_label())?;
+        (self.name, &*self.value).encode(encoder.encode_label())?;
+        if let Some(netns) = self.netns {
+            ("netns", netns).encode(encoder.encode_label())?;
+        }
+        if let Some(process) = &self.process {
+            ("process", process.as_str()).encode(encoder.encode_label())?;
+        }
+        Ok(())
+    }
+}
+
+impl EncodeLabelSet for &Labels {
+    fn encode(&self, encoder: &mut LabelSetEncoder<'_>) -> fmt::Result {
+        (**self).encode(encoder)
+    }
+}
+
+/// A row or a port with its labels.
+struct Line<'a> {
+    labels: Labels,
+    counts: &'a Counts,
+    judged: Option<Judged<'a>>,
+}
+
+/// What the observations amount to; a mixture has none of it.
+struct Judged<'a> {
+    timeouts: &'a [Option<Population>],
+    expected: Option<f64>,
+    verdict: Option<&'static str>,
+}
+
+/// All rows, or all ports.
+type Lines<'a> = [Line<'a>];
 
 impl Collector for Scrape {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let out = &mut encoder;
-        encode_peers(out, &self.peers())?;
-        encode_ports(out, &self.ports())?;
+        let Export { rows, ports, .. } = &self.table;
+        let peers = lines(rows, "peer", |key| (key.role().as_str(), key.to_string(), key.netns));
+        encode_peers(out, &peers)?;
+        drop(peers);
+        let ports =
+            lines(ports, "port", |key| (key.role.as_str(), key.port.to_string(), key.netns));
+        encode_ports(out, &ports)?;
+        drop(ports);
         self.encode_self(out)?;
         self.encode_process(out)
     }
 }
 
+/// Those that are shown, in order, and what sums up the others.
+fn lines<'a, K: Ord>(
+    level: &'a Level<K>,
+    name: &'static str,
+    labels: impl Fn(&K) -> (&'static str, String, u32),
+) -> Vec<Line<'a>> {
+    let mut shown: Vec<&Shown<K>> = level.shown.iter().collect();
+    shown.sort_unstable_by(|a, b| a.key.cmp(&b.key));
+    let shown = shown.into_iter().map(|row| {
+        let (role, value, netns) = labels(&row.key);
+        let (value, netns) = (value.into(), Some(netns));
+        let labels = Labels { role, name, value, netns, process: row.process };
+        let Shown { timeouts, expected, .. } = row;
+        let verdict = row.verdict.map(|state| state.as_str());
+        let judged = Some(Judged { timeouts, expected: *expected, verdict });
+        Line { labels, counts: &row.counts, judged }
+    });
+    let others = level.others.iter().map(|(role, counts)| {
+        let (role, value) = (role.as_str(), "other".into());
+        let labels = Labels { role, name, value, netns: None, process: None };
+        Line { labels, counts, judged: None }
+    });
+    shown.chain(others).collect()
+}
+
 impl Scrape {
-    fn peers(&self) -> Vec<(Vec<Label<'_>>, &Stats)> {
-        let rows = self.table.rows().into_iter().map(|row| {
-            let mut labels = vec![
-                ("role", row.key.role().as_str().into()),
-                ("peer", row.key.to_string().into()),
-                ("netns", row.key.netns.to_string().into()),
-            ];
-            labels.extend(row.stats.process().map(|name| ("process", name.into())));
-            (labels, &row.stats)
-        });
-        let others = self.table.others().map(|(role, stats)| {
-            (vec![("role", role.as_str().into()), ("peer", "other".into())], stats)
-        });
-        rows.chain(others).collect()
-    }
-
-    fn ports(&self) -> Vec<(Vec<Label<'_>>, &Stats)> {
-        let ports = self.table.ports().into_iter().map(|(key, port)| {
-            let labels = vec![
-                ("role", key.role.as_str().into()),
-                ("port", key.port.to_string().into()),
-                ("netns", key.netns.to_string().into()),
-            ];
-            (labels, &port.stats)
-        });
-        ports.collect()
-    }
-
     fn encode_self(&self, out: &mut DescriptorEncoder<'_>) -> fmt::Result {
         let Self { table, status } = self;
         let help = "The build of this agent.";
@@ -210,17 +272,24 @@ impl Scrape {
 
         let seconds = Some(&Unit::Seconds);
         let help = "Gap from which a write counts as a reuse.";
-        gauge(out, "finrace_reuse_threshold", help, seconds, table.threshold().as_secs_f64())?;
-        gauge(out, "finrace_table_rows", "Peers in the table.", None, table.rows().len() as u64)?;
+        gauge(out, "finrace_reuse_threshold", help, seconds, table.threshold.as_secs_f64())?;
+        gauge(out, "finrace_table_rows", "Peers in the table.", None, table.rows_now as u64)?;
         let help = "Peers that the table can hold; the rest is summed up under peer other.";
-        gauge(out, "finrace_table_rows_max", help, None, table.max_rows() as u64)?;
+        gauge(out, "finrace_table_rows_max", help, None, table.max_rows as u64)?;
+        let help = "Peers in the table that are summed up under peer other, there being too many \
+                    series.";
+        let left_out = table.rows.left_out as u64;
+        gauge(out, "finrace_table_rows_unexported", help, None, left_out)?;
+        let help = "Ports that are summed up under port other, there being too many series.";
+        let left_out = table.ports.left_out as u64;
+        gauge(out, "finrace_port_rows_unexported", help, None, left_out)?;
         let help = "Peers evicted from the table; their counts go on under peer other.";
-        counter(out, "finrace_table_evictions", help, table.evictions())?;
+        counter(out, "finrace_table_evictions", help, table.evictions)?;
         let help =
             "Observations missing from the finrace_port metrics, there being too many ports.";
-        counter(out, "finrace_port_overflow", help, table.port_overflow())?;
+        counter(out, "finrace_port_overflow", help, table.port_overflow)?;
         let help = "Observations in no row, since it is not known which end is the client.";
-        counter(out, "finrace_unattributed", help, table.unattributed())
+        counter(out, "finrace_unattributed", help, table.unattributed)
     }
 
     fn encode_process(&self, out: &mut DescriptorEncoder<'_>) -> fmt::Result {
@@ -237,28 +306,23 @@ impl Scrape {
     }
 }
 
-fn encode_peers(out: &mut DescriptorEncoder<'_>, peers: &Level<'_>) -> fmt::Result {
+fn encode_peers(out: &mut DescriptorEncoder<'_>, peers: &Lines<'_>) -> fmt::Result {
     let help = "Requests that were, or probably were, lost to a closing connection.";
     races(out, "finrace_races", help, peers)?;
 
     let help = "Other bytes that met a closing connection: no race.";
     let mut family = out.encode_descriptor("finrace_incidents", help, None, MetricType::Counter)?;
-    for (labels, stats) in peers {
-        // All causes of a class stand together.
-        let others = stats.incidents.iter().filter(|((class, _), _)| !class.is_race());
-        let others: Vec<_> = others.map(|((class, _), tally)| (class, tally.count)).collect();
-        for same in others.chunk_by(|(a, _), (b, _)| a == b) {
-            let count = same.iter().map(|(_, count)| count).sum();
-            let class = same.first().map_or("", |(class, _)| class.as_str());
-            sample(&mut family, &(labels.as_slice(), [("class", class)]), count)?;
+    for Line { labels, counts, .. } in peers {
+        for (class, count) in counts.other_incidents() {
+            sample(&mut family, &(labels, [("class", class.as_str())]), count)?;
         }
     }
 
     let help = "Races seen from this end too, and counted at the row of the other end.";
     let mut family =
         out.encode_descriptor("finrace_races_seen", help, None, MetricType::Counter)?;
-    for (labels, stats) in peers.iter().filter(|(_, stats)| stats.seen > 0) {
-        sample(&mut family, labels, stats.seen)?;
+    for Line { labels, counts, .. } in peers.iter().filter(|line| line.counts.seen > 0) {
+        sample(&mut family, labels, counts.seen)?;
     }
 
     closes(
@@ -270,21 +334,21 @@ fn encode_peers(out: &mut DescriptorEncoder<'_>, peers: &Level<'_>) -> fmt::Resu
     let help = "Idle time at the close of idle connections.";
     idle(out, "finrace_idle_before_close", help, peers)?;
     let help = "Idle time before a connection was used again; the count is that of reuses.";
-    histograms(out, "finrace_reuse_gap", help, peers, |stats| &stats.reuse_gap)?;
+    histograms(out, "finrace_reuse_gap", help, peers, Measure::ReuseGap)?;
     let help = "Time from the peer's FIN to our write into the closing connection.";
-    histograms(out, "finrace_fin_age_at_write", help, peers, |stats| &stats.fin_age)?;
+    histograms(out, "finrace_fin_age_at_write", help, peers, Measure::FinAge)?;
     let help = "Time that a socket stayed in CLOSE_WAIT until we closed it.";
-    histograms(out, "finrace_close_wait", help, peers, |stats| &stats.dwell)?;
+    histograms(out, "finrace_close_wait", help, peers, Measure::Dwell)?;
     judgements(out, "finrace", "", peers)
 }
 
-fn encode_ports(out: &mut DescriptorEncoder<'_>, ports: &Level<'_>) -> fmt::Result {
+fn encode_ports(out: &mut DescriptorEncoder<'_>, ports: &Lines<'_>) -> fmt::Result {
     races(out, "finrace_port_races", "As finrace_races, over all peers of a port.", ports)?;
     closes(out, "finrace_port_closes", "As finrace_closes, over all peers of a port.", ports)?;
     let help = "As finrace_idle_before_close, over all peers of a port.";
     idle(out, "finrace_port_idle_before_close", help, ports)?;
     let help = "As finrace_reuse_gap, over all peers of a port.";
-    histograms(out, "finrace_port_reuse_gap", help, ports, |stats| &stats.reuse_gap)?;
+    histograms(out, "finrace_port_reuse_gap", help, ports, Measure::ReuseGap)?;
     judgements(out, "finrace_port", " Over all peers of a port.", ports)
 }
 
@@ -296,8 +360,9 @@ fn judgements(
     out: &mut DescriptorEncoder<'_>,
     prefix: &str,
     level_help: &str,
-    level: &Level<'_>,
+    lines: &Lines<'_>,
 ) -> fmt::Result {
+    let judged = || lines.iter().filter_map(|line| Some((&line.labels, line.judged.as_ref()?)));
     let seconds = Some(&Unit::Seconds);
     let timeouts: [Timeout<'_>; 3] = [
         ("", "Idle timeout of a side, estimated from its closes.", |p| p.value),
@@ -308,11 +373,11 @@ fn judgements(
         let name = format!("{prefix}_idle_timeout{suffix}");
         let help = format!("{help}{level_help}");
         let mut family = out.encode_descriptor(&name, &help, seconds, MetricType::Gauge)?;
-        for (labels, stats) in level {
-            for closer in Closer::ALL {
-                let Some(estimate) = stats.idle(*closer).estimate() else { continue };
-                let labels = (labels.as_slice(), [("closer", closer.as_str())]);
-                let micros = (of(&estimate.main) * 1e6).round() / 1e6;
+        for (labels, judged) in judged() {
+            for (closer, timeout) in Closer::ALL.iter().zip(judged.timeouts) {
+                let Some(timeout) = timeout else { continue };
+                let labels = (labels, [("closer", closer.as_str())]);
+                let micros = (of(timeout) * 1e6).round() / 1e6;
                 family.encode_family(&labels)?.encode_gauge(&micros)?;
             }
         }
@@ -321,18 +386,17 @@ fn judgements(
     let help =
         format!("Races to be expected, from gaps, idle timeout and round-trip time.{level_help}");
     let mut family = out.encode_descriptor(&name, &help, None, MetricType::Gauge)?;
-    for (labels, stats) in level {
-        if let Some(expected) = stats.expected() {
+    for (labels, judged) in judged() {
+        if let Some(expected) = judged.expected {
             family.encode_family(labels)?.encode_gauge(&expected)?;
         }
     }
     let name = format!("{prefix}_verdict");
     let help = format!("1 for the verdict that holds; the others are left out.{level_help}");
     let mut family = out.encode_descriptor(&name, &help, None, MetricType::Gauge)?;
-    for (labels, stats) in level {
-        if let Some(state) = stats.verdict() {
-            let labels = (labels.as_slice(), [("verdict", state.as_str())]);
-            family.encode_family(&labels)?.encode_gauge(&1_u64)?;
+    for (labels, judged) in judged() {
+        if let Some(verdict) = judged.verdict {
+            family.encode_family(&(labels, [("verdict", verdict)]))?.encode_gauge(&1_u64)?;
         }
     }
     Ok(())
@@ -342,15 +406,15 @@ fn races(
     out: &mut DescriptorEncoder<'_>,
     name: &str,
     help: &str,
-    level: &Level<'_>,
+    lines: &Lines<'_>,
 ) -> fmt::Result {
     let mut family = out.encode_descriptor(name, help, None, MetricType::Counter)?;
-    for (labels, stats) in level {
+    for Line { labels, counts, .. } in lines {
         for ((class, cause), tally) in
-            stats.incidents.iter().filter(|((class, _), _)| class.is_race())
+            counts.incidents.iter().filter(|((class, _), _)| class.is_race())
         {
             let kind = [("class", class.as_str()), ("cause", cause.as_str())];
-            sample(&mut family, &(labels.as_slice(), kind), tally.count)?;
+            sample(&mut family, &(labels, kind), tally.count)?;
         }
     }
     Ok(())
@@ -360,29 +424,29 @@ fn closes(
     out: &mut DescriptorEncoder<'_>,
     name: &str,
     help: &str,
-    level: &Level<'_>,
+    lines: &Lines<'_>,
 ) -> fmt::Result {
     let mut family = out.encode_descriptor(name, help, None, MetricType::Counter)?;
-    for (labels, stats) in level {
-        for ((closer, how, evidence), count) in &stats.closes {
+    for Line { labels, counts, .. } in lines {
+        for ((closer, how, evidence), count) in counts.closes.iter() {
             let kind = [
                 ("closer", closer.as_str()),
                 ("how", how.as_str()),
                 ("evidence", evidence.as_str()),
             ];
-            sample(&mut family, &(labels.as_slice(), kind), *count)?;
+            sample(&mut family, &(labels, kind), *count)?;
         }
     }
     Ok(())
 }
 
-fn idle(out: &mut DescriptorEncoder<'_>, name: &str, help: &str, level: &Level<'_>) -> fmt::Result {
+fn idle(out: &mut DescriptorEncoder<'_>, name: &str, help: &str, lines: &Lines<'_>) -> fmt::Result {
     let mut family =
         out.encode_descriptor(name, help, Some(&Unit::Seconds), MetricType::Histogram)?;
-    for (labels, stats) in level {
+    for Line { labels, counts, .. } in lines {
         for closer in Closer::ALL {
-            let labels = (labels.as_slice(), [("closer", closer.as_str())]);
-            distribution(&mut family, &labels, &stats.idle(*closer).histogram)?;
+            let labels = (labels, [("closer", closer.as_str())]);
+            distribution(&mut family, &labels, counts, Measure::of_idle(*closer))?;
         }
     }
     Ok(())
@@ -392,12 +456,14 @@ fn histograms(
     out: &mut DescriptorEncoder<'_>,
     name: &str,
     help: &str,
-    level: &Level<'_>,
-    of: impl Fn(&Stats) -> &Histogram,
+    lines: &Lines<'_>,
+    measure: Measure,
 ) -> fmt::Result {
     let mut family =
         out.encode_descriptor(name, help, Some(&Unit::Seconds), MetricType::Histogram)?;
-    level.iter().try_for_each(|(labels, stats)| distribution(&mut family, labels, of(stats)))
+    lines.iter().try_for_each(|Line { labels, counts, .. }| {
+        distribution(&mut family, labels, counts, measure)
+    })
 }
 
 fn by_label(
@@ -450,16 +516,17 @@ fn sample(family: &mut MetricEncoder<'_>, labels: &impl EncodeLabelSet, value: u
 fn distribution(
     family: &mut MetricEncoder<'_>,
     labels: &impl EncodeLabelSet,
-    histogram: &Histogram,
+    counts: &Counts,
+    measure: Measure,
 ) -> fmt::Result {
-    if histogram.count() == 0 {
+    let histogram = counts.histogram(measure);
+    if histogram.is_empty() {
         return Ok(());
     }
-    let buckets: Vec<_> = histogram.buckets().collect();
     family.encode_family(labels)?.encode_histogram::<NoLabelSet>(
         histogram.sum().as_secs_f64(),
         histogram.count(),
-        &buckets,
+        &histogram.buckets(measure.bounds()),
         None,
     )
 }

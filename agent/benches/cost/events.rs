@@ -154,7 +154,7 @@ fn attached(time: Duration) -> Result<()> {
         start,
     };
     let mut engine = Engine::new(settings, [], MAX_ROWS);
-    let (_source, mut batches) = Source::start(attached)?;
+    let (_source, mut batches) = Source::start(attached.records)?;
     let begin = clock_gettime(ClockId::ProcessCPUTime);
     let seen = follow(&mut batches, &mut engine, |_| monotonic().since(start) >= time);
     let end = clock_gettime(ClockId::ProcessCPUTime);

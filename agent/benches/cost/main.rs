@@ -8,6 +8,7 @@ mod events;
 mod paths;
 mod programs;
 mod stage;
+mod table;
 
 use std::io::{Write as _, stdout};
 use std::process::ExitCode;
@@ -32,6 +33,8 @@ enum Part {
     Client(client::Args),
     /// Carries made-up records from decoder to table, and says what each stage takes
     Events(events::Args),
+    /// Fills a table with peers, and scrapes it
+    Table(table::Args),
 }
 
 fn main() -> ExitCode {
@@ -40,6 +43,7 @@ fn main() -> ExitCode {
         Part::Paths(args) => paths::run(args),
         Part::Client(args) => client::run(args),
         Part::Events(args) => events::run(args),
+        Part::Table(args) => table::run(args),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

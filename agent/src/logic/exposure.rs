@@ -120,12 +120,12 @@ fn share_between(buckets: &[Bucket], from: f64, to: f64) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::logic::gaps::{Gaps, sum};
+    use crate::logic::gaps::Gaps;
 
     fn buckets(values: impl IntoIterator<Item = f64>) -> Vec<Bucket> {
         let mut gaps = Gaps::default();
         values.into_iter().for_each(|value| gaps.add(Duration::from_secs_f64(value)));
-        sum(&[&gaps])
+        gaps.buckets()
     }
 
     /// In an hour.

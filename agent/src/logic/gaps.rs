@@ -8,17 +8,33 @@ const GROWTH: f64 = 1.01;
 /// Where the first begins: a gap is a gap from 10 ms at the least.
 const FIRST: f64 = 0.01;
 
-/// Counts by bucket; only buckets that have any.
-#[derive(Clone, Debug, Default)]
-pub struct Gaps(Vec<Cell>);
+/// The last one has no end.
+const LAST: u16 = 2000;
 
+/// Where there are more cells, two neighbours become one. So many take gaps that are anything from
+/// 0.2 to 2.5 s, and twice as wide a bucket still tells 5 s from 5.1 s.
+const MAX_CELLS: usize = 256;
+
+/// Counts by bucket, of two spans of time; only buckets that have any.
+#[derive(Clone, Debug, Default)]
+pub struct Gaps {
+    cells: Vec<Cell>,
+    /// A cell is 2^this buckets wide.
+    wide: u8,
+}
+
+/// Six bytes, since there may be thousands of rows with hundreds of cells each. Where a count is
+/// full, there is another cell of the same bucket before it.
 #[derive(Clone, Copy, Debug)]
 struct Cell {
-    bucket: u16,
-    count: u32,
-    /// Of how far the values are from where the bucket begins, in seconds.
-    sum: f32,
+    place: Place,
+    newer: u16,
+    older: u16,
 }
+
+/// A bucket and, in the lowest bits, where in it the values are on average.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Place(u16);
 
 /// So many values from `low` to `high` seconds.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -29,50 +45,137 @@ pub struct Bucket {
     pub count: u32,
 }
 
-impl Gaps {
-    pub fn add(&mut self, gap: Duration) {
-        let gap = gap.as_secs_f64();
-        let bucket = bucket(gap);
-        let offset = (gap - bound(bucket)) as f32;
-        match self.0.binary_search_by_key(&bucket, |cell| cell.bucket) {
-            Ok(at) => {
-                if let Some(cell) = self.0.get_mut(at) {
-                    cell.add(1, offset);
-                }
-            }
-            Err(at) => self.0.insert(at, Cell { bucket, count: 1, sum: offset }),
-        }
+impl Place {
+    /// Enough to tell 5 s from 5.002 s, which is finer than the kernel's tick.
+    const BITS: u32 = 5;
+    const STEPS: f64 = (1 << Self::BITS) as f64;
+
+    /// `part` of the way through a bucket.
+    fn new(bucket: u16, part: f64) -> Self {
+        #[expect(clippy::cast_sign_loss, reason = "clamped")]
+        let step = (part * Self::STEPS).clamp(0.0, Self::STEPS - 1.0) as u16;
+        Self(bucket << Self::BITS | step)
+    }
+
+    const fn bucket(self) -> u16 {
+        self.0 >> Self::BITS
+    }
+
+    fn part(self) -> f64 {
+        (f64::from(self.0 & ((1 << Self::BITS) - 1)) + 0.5) / Self::STEPS
     }
 }
 
 impl Cell {
-    fn add(&mut self, count: u32, sum: f32) {
-        self.count = self.count.saturating_add(count);
-        self.sum += sum;
+    fn count(self) -> u32 {
+        u32::from(self.newer) + u32::from(self.older)
+    }
+
+    /// The two together, if one cell can hold them.
+    fn with(self, other: Self) -> Option<Self> {
+        let newer = self.newer.checked_add(other.newer)?;
+        let older = self.older.checked_add(other.older)?;
+        let share = f64::from(other.count()) / f64::from(self.count() + other.count()).max(1.0);
+        let (from, to) = (self.place.part(), other.place.part());
+        let place = Place::new(self.place.bucket(), from + (to - from) * share);
+        Some(Self { place, newer, older })
     }
 }
 
-/// All of them together, in order.
-pub fn sum(all: &[&Gaps]) -> Vec<Bucket> {
-    let mut cells: Vec<_> = all.iter().flat_map(|gaps| gaps.0.iter().copied()).collect();
-    cells.sort_unstable_by_key(|cell| cell.bucket);
-    cells.dedup_by(|next, kept| {
-        let is_same = next.bucket == kept.bucket;
-        if is_same {
-            kept.add(next.count, next.sum);
+impl Gaps {
+    pub fn add(&mut self, gap: Duration) {
+        let gap = gap.as_secs_f64();
+        let cell = Cell { place: self.place(gap), newer: 1, older: 0 };
+        let bucket = cell.place.bucket();
+        let at = self.cells.partition_point(|cell| cell.place.bucket() < bucket);
+        let same = self.cells.get_mut(at).filter(|cell| cell.place.bucket() == bucket);
+        if let Some(same) = same
+            && let Some(both) = same.with(cell)
+        {
+            *same = both;
+            return;
         }
-        is_same
-    });
-    let bucket = |Cell { bucket, count, sum }| {
-        let (low, high) = (bound(bucket), bound(bucket + 1));
-        Bucket { low, high, mean: low + f64::from(sum) / f64::from(count), count }
-    };
-    cells.into_iter().map(bucket).collect()
+        if self.cells.len() == self.cells.capacity() {
+            self.cells.reserve_exact(16);
+        }
+        self.cells.insert(at, cell);
+        let is_same = |a: &Cell, b: &Cell| a.place.bucket() == b.place.bucket();
+        if self.cells.len() > MAX_CELLS && self.cells.chunk_by(is_same).count() > MAX_CELLS {
+            self.widen();
+        }
+    }
+
+    /// The newer span becomes the older one, which is forgotten.
+    pub fn turn(&mut self) {
+        for cell in &mut self.cells {
+            (cell.newer, cell.older) = (0, cell.newer);
+        }
+        self.cells.retain(|cell| cell.older > 0);
+        self.cells.shrink_to_fit();
+        if self.cells.is_empty() {
+            self.wide = 0;
+        }
+    }
+
+    /// Counts of both spans.
+    pub fn buckets(&self) -> Vec<Bucket> {
+        let mut cells = self.cells.iter().map(|cell| {
+            let (low, high) = self.bounds(cell.place.bucket());
+            let mean = low + cell.place.part() * (high - low);
+            Bucket { low, high, mean, count: cell.count() }
+        });
+        let mut buckets: Vec<Bucket> = Vec::with_capacity(self.cells.len());
+        for next in &mut cells {
+            match buckets.last_mut() {
+                Some(last) if last.low >= next.low => {
+                    let share =
+                        f64::from(next.count) / (f64::from(last.count) + f64::from(next.count));
+                    last.mean += (next.mean - last.mean) * share;
+                    last.count = last.count.saturating_add(next.count);
+                }
+                _ => buckets.push(next),
+            }
+        }
+        buckets
+    }
+
+    fn place(&self, gap: f64) -> Place {
+        let bucket = bucket(gap) >> self.wide;
+        let (low, high) = self.bounds(bucket);
+        Place::new(bucket, (gap - low) / (high - low))
+    }
+
+    fn bounds(&self, bucket: u16) -> (f64, f64) {
+        (bound(bucket << self.wide), bound((bucket + 1) << self.wide))
+    }
+
+    /// Makes one cell of two neighbours.
+    fn widen(&mut self) {
+        let mut cells = std::mem::take(&mut self.cells);
+        let means: Vec<_> = cells
+            .iter()
+            .map(|cell| {
+                let (low, high) = self.bounds(cell.place.bucket());
+                low + cell.place.part() * (high - low)
+            })
+            .collect();
+        self.wide += 1;
+        for (cell, mean) in cells.iter_mut().zip(means) {
+            cell.place = self.place(mean);
+        }
+        cells.dedup_by(|next, kept| {
+            let is_same = next.place.bucket() == kept.place.bucket();
+            let both = if is_same { kept.with(*next) } else { None };
+            both.inspect(|both| *kept = *both).is_some()
+        });
+        cells.shrink_to_fit();
+        self.cells = cells;
+    }
 }
 
 fn bucket(seconds: f64) -> u16 {
     #[expect(clippy::cast_sign_loss, reason = "clamped")]
-    let bucket = ((seconds / FIRST).ln() / GROWTH.ln()).clamp(0.0, 2000.0) as u16;
+    let bucket = ((seconds / FIRST).ln() / GROWTH.ln()).clamp(0.0, LAST.into()) as u16;
     bucket
 }
 
@@ -84,28 +187,69 @@ fn bound(bucket: u16) -> f64 {
 mod tests {
     use super::*;
 
+    fn of(values: impl IntoIterator<Item = f64>) -> Gaps {
+        let mut gaps = Gaps::default();
+        values.into_iter().for_each(|value| gaps.add(Duration::from_secs_f64(value)));
+        gaps
+    }
+
+    fn total(gaps: &Gaps) -> u32 {
+        gaps.buckets().iter().map(|bucket| bucket.count).sum()
+    }
+
     #[test]
     fn every_gap_is_in_its_bucket() {
+        assert_eq!(size_of::<Cell>(), 6);
         for gap in [0.0, 0.01, 0.2, 1.0, 59.9, 3600.0, 1e9] {
-            let mut gaps = Gaps::default();
-            gaps.add(Duration::from_secs_f64(gap));
-            let [Bucket { low, high, mean, count: 1 }] = sum(&[&gaps])[..] else {
+            let gaps = of([gap]);
+            let [Bucket { low, high, mean, count: 1 }] = gaps.buckets()[..] else {
                 panic!("{gaps:?}")
             };
             assert!((low <= gap || gap < FIRST) && (gap < high || gap > 1e6), "{low} {gap} {high}");
-            assert!((mean - gap).abs() <= 1e-6 * gap.max(1.0), "{mean} {gap}");
+            let near = gap.clamp(FIRST, bound(LAST + 1));
+            assert!((mean - near).abs() <= 2e-4 * near, "{mean} {gap}");
         }
     }
 
     #[test]
-    fn sums_are_in_order() {
-        let (mut a, mut b) = (Gaps::default(), Gaps::default());
-        for (gaps, gap) in [(0, 5.0), (0, 1.0), (0, 5.0), (1, 3.0), (1, 5.0)] {
-            [&mut a, &mut b][gaps].add(Duration::from_secs_f64(gap));
+    fn two_spans_are_kept() {
+        let mut gaps = of([5.0, 1.0, 5.0]);
+        gaps.turn();
+        for gap in [3.0, 5.0] {
+            gaps.add(Duration::from_secs_f64(gap));
         }
-        let counts: Vec<_> = sum(&[&a, &b]).iter().map(|bucket| bucket.count).collect();
-        assert_eq!(counts, [1, 1, 3]);
-        assert!(sum(&[&a, &b]).is_sorted_by(|a, b| a.high <= b.low));
-        assert!(sum(&[]).is_empty());
+        let counts = |gaps: &Gaps| -> Vec<u32> {
+            gaps.buckets().iter().map(|bucket| bucket.count).collect()
+        };
+        assert_eq!(counts(&gaps), [1, 1, 3]);
+        assert!(gaps.buckets().is_sorted_by(|a, b| a.high <= b.low));
+        gaps.turn();
+        assert_eq!(counts(&gaps), [1, 1]);
+        gaps.turn();
+        assert!(gaps.buckets().is_empty());
+    }
+
+    #[test]
+    fn a_busy_bucket_counts_on() {
+        let mut gaps = of([3.0; 10]);
+        gaps.turn();
+        (0..200_000).for_each(|_| gaps.add(Duration::from_secs(3)));
+        assert_eq!((total(&gaps), gaps.buckets().len(), gaps.cells.len()), (200_010, 1, 4));
+        gaps.turn();
+        gaps.add(Duration::from_secs(3));
+        assert_eq!(total(&gaps), 200_001);
+    }
+
+    #[test]
+    fn many_different_gaps_take_wider_buckets() {
+        let values: Vec<f64> = (0..2000).map(|i| 0.2 * 1.005_f64.powi(i)).collect();
+        let gaps = of(values.iter().copied());
+        assert!(gaps.cells.len() <= MAX_CELLS && gaps.wide == 2, "{gaps:?}");
+        let buckets = gaps.buckets();
+        assert!(buckets.is_sorted_by(|a, b| a.high <= b.low * 1.000_001));
+        assert_eq!(total(&gaps), 2000);
+        let sum: f64 = buckets.iter().map(|bucket| bucket.mean * f64::from(bucket.count)).sum();
+        let all: f64 = values.iter().sum();
+        assert!((sum / all - 1.0).abs() < 0.005, "{sum} {all}");
     }
 }

@@ -1,6 +1,5 @@
 //! The latest of many durations, with the time of each: what an estimate looks at.
 
-use std::collections::VecDeque;
 use std::time::Duration;
 
 use super::model::Nanos;
@@ -8,10 +7,21 @@ use super::model::Nanos;
 /// At most [`Latest::SIZE`] values, of which each second has its share: a thousand connections that
 /// a reload closes at once do not push out what was known before.
 #[derive(Clone, Debug, Default)]
-pub struct Latest(VecDeque<Entry>);
+pub struct Latest(Option<Box<Ring>>);
 
-/// Eight bytes, since there may be thousands of rows.
-#[derive(Clone, Copy, Debug)]
+/// The first entry, and how each of the others differs from the one before it. Entries are near each
+/// other, and there may be thousands of rings: a difference takes two to five bytes.
+#[derive(Clone, Debug)]
+struct Ring {
+    first: Entry,
+    last: Entry,
+    len: usize,
+    /// So many of the last have the same second.
+    in_second: usize,
+    steps: Vec<u8>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Entry {
     /// Seconds of `CLOCK_MONOTONIC`.
     second: u32,
@@ -19,44 +29,116 @@ struct Entry {
     value: u32,
 }
 
+impl Ring {
+    const fn new(entry: Entry) -> Self {
+        Self { first: entry, last: entry, len: 1, in_second: 1, steps: Vec::new() }
+    }
+
+    fn push(&mut self, entry: Entry) {
+        if self.steps.capacity() - self.steps.len() < 2 * MAX_STEP {
+            self.steps.reserve_exact(4 * MAX_STEP);
+        }
+        write(&mut self.steps, self.last.second, entry.second);
+        write(&mut self.steps, self.last.value, entry.value);
+        self.in_second = if entry.second == self.last.second { self.in_second + 1 } else { 1 };
+        self.last = entry;
+        self.len += 1;
+    }
+
+    /// Without the first of at least two.
+    fn pop(&mut self) {
+        let mut steps = self.steps.iter();
+        if let Some(second) = step(&mut steps, self.first) {
+            self.first = second;
+        }
+        let used = self.steps.len() - steps.len();
+        self.steps.drain(..used);
+        self.len -= 1;
+    }
+
+    fn entries(&self) -> impl Iterator<Item = Entry> {
+        let mut steps = self.steps.iter();
+        std::iter::successors(Some(self.first), move |entry| step(&mut steps, *entry))
+    }
+}
+
+/// The most bytes that one number takes.
+const MAX_STEP: usize = 5;
+
+/// How far it is from one number to the next: seven bits to a byte, the lowest first, and the lowest
+/// of all is the sign.
+fn write(out: &mut Vec<u8>, from: u32, to: u32) {
+    let step = i64::from(to) - i64::from(from);
+    let mut rest = step.unsigned_abs() << 1 | u64::from(step < 0);
+    while rest > 0x7f {
+        out.push((rest & 0x7f) as u8 | 0x80);
+        rest >>= 7;
+    }
+    out.push(rest as u8);
+}
+
+fn read(bytes: &mut std::slice::Iter<'_, u8>, from: u32) -> Option<u32> {
+    let (mut step, mut shift) = (0, 0);
+    loop {
+        let byte = bytes.next()?;
+        step |= u64::from(byte & 0x7f) << shift;
+        if byte & 0x80 == 0 {
+            break;
+        }
+        shift += 7;
+    }
+    let size = (step >> 1) as u32;
+    Some(if step & 1 == 0 { from.wrapping_add(size) } else { from.wrapping_sub(size) })
+}
+
+/// The entry after `entry`.
+fn step(bytes: &mut std::slice::Iter<'_, u8>, entry: Entry) -> Option<Entry> {
+    let second = read(bytes, entry.second)?;
+    Some(Entry { second, value: read(bytes, entry.value)? })
+}
+
 impl Latest {
     pub const SIZE: usize = 128;
     const PER_SECOND: usize = 16;
     const UNIT: Duration = Duration::from_micros(10);
 
-    pub const fn new() -> Self {
-        Self(VecDeque::new())
-    }
-
     /// Whether there was room.
     pub fn add(&mut self, time: Nanos, value: Duration) -> bool {
         let second = second(time);
-        let before = self.0.len().checked_sub(Self::PER_SECOND).and_then(|at| self.0.get(at));
-        if before.is_some_and(|entry| entry.second == second) {
+        let value = u32::try_from(value.as_nanos() / Self::UNIT.as_nanos()).unwrap_or(u32::MAX);
+        let entry = Entry { second, value };
+        let Some(ring) = &mut self.0 else {
+            self.0 = Some(Box::new(Ring::new(entry)));
+            return true;
+        };
+        if ring.last.second == second && ring.in_second >= Self::PER_SECOND {
             return false;
         }
-        if self.0.len() == Self::SIZE {
-            self.0.pop_front();
+        if ring.len == Self::SIZE {
+            ring.pop();
         }
-        let value = u32::try_from(value.as_nanos() / Self::UNIT.as_nanos()).unwrap_or(u32::MAX);
-        self.0.push_back(Entry { second, value });
+        ring.push(entry);
         true
     }
 
     /// Forgets what is older than `age` at `now`; whether there was any.
     pub fn forget(&mut self, now: Nanos, age: Duration) -> bool {
-        let before = self.0.len();
         let oldest = second(now).saturating_sub(u32::try_from(age.as_secs()).unwrap_or(u32::MAX));
-        while self.0.front().is_some_and(|entry| entry.second < oldest) {
-            self.0.pop_front();
+        let before = self.len();
+        while let Some(ring) = self.0.as_mut().filter(|ring| ring.first.second < oldest) {
+            if ring.len > 1 {
+                ring.pop();
+            } else {
+                self.0 = None;
+            }
         }
-        self.0.len() != before
+        self.len() != before
     }
 
     /// Values with the second that each came in, the oldest first.
     pub fn timed(&self) -> impl Iterator<Item = (u32, Duration)> {
-        let value = |entry: &Entry| Self::UNIT * entry.value;
-        self.0.iter().map(move |entry| (entry.second, value(entry)))
+        let entries = self.0.iter().flat_map(|ring| ring.entries());
+        entries.map(|entry| (entry.second, Self::UNIT * entry.value))
     }
 
     /// The oldest first.
@@ -64,12 +146,12 @@ impl Latest {
         self.timed().map(|(_, value)| value)
     }
 
-    pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+    pub const fn is_empty(&self) -> bool {
+        self.0.is_none()
     }
 
     pub fn len(&self) -> usize {
-        self.0.len()
+        self.0.as_ref().map_or(0, |ring| ring.len)
     }
 
     /// The smallest value that at least the share `q` of all do not exceed.
@@ -120,5 +202,38 @@ mod tests {
             latest.add(at(200_000), Duration::from_secs(1));
         }
         assert_eq!(latest.len(), 116);
+    }
+
+    /// Whatever comes, it is what a plain list of the latest would hold.
+    #[test]
+    fn nothing_is_lost_in_differences() {
+        let (mut latest, mut plain) = (Latest::default(), Vec::new());
+        let mut state = 7_u64;
+        let mut random = |bits: u32| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            state >> (64 - bits)
+        };
+        let mut now = 0;
+        for round in 0..3000 {
+            // Stamps of different CPUs may be out of order.
+            let bits = 4 + random(3) as u32;
+            now = (now + random(bits) * 10).saturating_sub(random(4) * 10);
+            let bits = if round % 10 == 0 { 38 } else { 21 };
+            let value = Duration::from_micros(random(bits) / 10 * 10);
+            if latest.add(at(now), value) {
+                plain.push(((now / 1000) as u32, value.min(Duration::from_micros(42_949_672_950))));
+            }
+            let rest = plain.len().saturating_sub(Latest::SIZE);
+            plain.drain(..rest);
+            if round % 100 == 0 {
+                latest.forget(at(now), Duration::from_secs(50));
+                let oldest = (now / 1000).saturating_sub(50) as u32;
+                let old = plain.iter().take_while(|(second, _)| *second < oldest).count();
+                plain.drain(..old);
+            }
+            assert_eq!(latest.timed().collect::<Vec<_>>(), plain, "round {round}");
+        }
+        assert!(!latest.forget(at(0), Duration::ZERO));
+        assert!(latest.forget(Nanos(u64::MAX), Duration::ZERO) && latest.is_empty());
     }
 }

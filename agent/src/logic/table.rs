@@ -4,6 +4,8 @@
 //! cannot. The counts of a row that left stay in the row `other` of its role, so that a sum over
 //! the rows never goes back.
 
+mod counts;
+mod export;
 mod lately;
 mod stats;
 #[cfg(test)]
@@ -17,8 +19,10 @@ use foldhash::HashMap;
 use super::estimate::Estimate;
 use super::model::{Cause, Class, Close, Closer, Incident, Nanos, Observation, Origin, Role};
 use super::peer::{PortKey, RowKey};
+pub use counts::{Counts, Kinds, Measure, Tally};
+pub use export::{Collection, Export, Level, OF_OTHERS, Shown};
 use stats::RecentCloses;
-pub use stats::{IdleTimes, Stats, Tally};
+pub use stats::{IdleTimes, Stats};
 
 /// Roll-ups are few: a port of a namespace. They are never evicted, so there must be an end.
 const MAX_PORTS: usize = 4096;
@@ -43,6 +47,8 @@ pub struct Row {
     since: Nanos,
     last_seen: Nanos,
     last_race: Option<Nanos>,
+    /// By which collection for a scrape it was taken last.
+    taken: u32,
 }
 
 impl Row {
@@ -55,6 +61,7 @@ impl Row {
             since: time,
             last_seen: time,
             last_race: None,
+            taken: 0,
         }
     }
 
@@ -89,12 +96,16 @@ pub struct Table {
     /// When watching began.
     start: Nanos,
     index: HashMap<RowKey, usize>,
-    rows: Vec<Row>,
+    rows: Vec<Box<Row>>,
     /// Every row by rank, then by age: the first is the next to leave.
     order: BTreeSet<(Rank, Nanos, usize)>,
     other_client: Stats,
     other_server: Stats,
-    ports: HashMap<PortKey, Port>,
+    ports: HashMap<PortKey, Box<Port>>,
+    /// The number of the collection under way, or of none.
+    scrape: u32,
+    /// What rows had counted that left after that had taken them.
+    gone: [Counts; 2],
     evictions: u64,
     port_overflow: u64,
     unattributed: u64,
@@ -113,6 +124,8 @@ impl Table {
             other_client: Stats::new(start),
             other_server: Stats::new(start),
             ports: HashMap::default(),
+            scrape: 1,
+            gone: Default::default(),
             evictions: 0,
             port_overflow: 0,
             unattributed: 0,
@@ -144,7 +157,8 @@ impl Table {
         let has_room = self.ports.len() < MAX_PORTS || self.ports.contains_key(&key.port());
         if has_room {
             let new = || Port { stats: Stats::new(self.start), recent: RecentCloses::default() };
-            change(&mut self.ports.entry(key.port()).or_insert_with(new).stats);
+            let port = self.ports.entry(key.port()).or_insert_with(|| Box::new(new()));
+            change(&mut port.stats);
         } else {
             self.port_overflow += 1;
         }
@@ -176,7 +190,7 @@ impl Table {
 
     /// A slot for a new row, or none if every row matters more than a newcomer.
     fn make_room(&mut self, key: RowKey, now: Nanos) -> Option<usize> {
-        let row = Row::new(key, self.start, now);
+        let row = Box::new(Row::new(key, self.start, now));
         let place = (row.rank, row.since);
         let slot = if self.rows.len() < self.max_rows {
             self.rows.push(row);
@@ -188,6 +202,11 @@ impl Table {
             let old = std::mem::replace(self.rows.get_mut(slot)?, row);
             self.index.remove(&old.key);
             self.other_mut(old.key.role()).absorb(&old.stats);
+            if old.taken == self.scrape {
+                let [client, server] = &mut self.gone;
+                let gone = if old.key.role() == Role::Server { server } else { client };
+                gone.absorb(&old.stats.counts);
+            }
             self.evictions += 1;
             slot
         };
@@ -273,16 +292,16 @@ impl Table {
     }
 
     pub fn row(&self, key: &RowKey) -> Option<&Row> {
-        self.index.get(key).and_then(|slot| self.rows.get(*slot))
+        self.index.get(key).and_then(|slot| self.rows.get(*slot)).map(|row| &**row)
     }
 
     pub fn port(&self, key: &PortKey) -> Option<&Port> {
-        self.ports.get(key)
+        self.ports.get(key).map(|port| &**port)
     }
 
     /// All rows, by key.
     pub fn rows(&self) -> Vec<&Row> {
-        let mut rows: Vec<_> = self.rows.iter().collect();
+        let mut rows: Vec<_> = self.rows.iter().map(|row| &**row).collect();
         rows.sort_unstable_by_key(|row| row.key);
         rows
     }
@@ -294,7 +313,7 @@ impl Table {
 
     /// All roll-ups, by key.
     pub fn ports(&self) -> Vec<(&PortKey, &Port)> {
-        let mut ports: Vec<_> = self.ports.iter().collect();
+        let mut ports: Vec<_> = self.ports.iter().map(|(key, port)| (key, &**port)).collect();
         ports.sort_unstable_by_key(|(key, _)| **key);
         ports
     }

@@ -8,7 +8,8 @@ use super::model::Nanos;
 /// of the past, and at most two.
 #[derive(Clone, Debug)]
 pub struct Window<T> {
-    span: Duration,
+    /// In seconds.
+    span: u32,
     older: T,
     newer: T,
     /// When the older began.
@@ -18,24 +19,33 @@ pub struct Window<T> {
 
 impl<T: Default> Window<T> {
     pub fn new(span: Duration, start: Nanos) -> Self {
+        let span = u32::try_from(span.as_secs()).unwrap_or(u32::MAX);
         Self { span, older: T::default(), newer: T::default(), start, turn: start }
     }
 
     /// The span that `now` is in.
     pub fn at(&mut self, now: Nanos) -> &mut T {
-        let passed = now.since(self.turn);
-        if passed >= self.span {
-            let newer = std::mem::take(&mut self.newer);
-            if passed < 2 * self.span {
-                (self.older, self.start) = (newer, self.turn);
-            } else {
-                // Nothing happened in the whole span before.
-                let span = u64::try_from(self.span.as_nanos()).unwrap_or(u64::MAX);
-                (self.older, self.start) = (T::default(), Nanos(now.0.saturating_sub(span)));
-            }
-            self.turn = now;
-        }
+        self.turn(now);
         &mut self.newer
+    }
+
+    /// Drops what is too old by `now`: so many spans.
+    pub fn turn(&mut self, now: Nanos) -> usize {
+        let (passed, span) = (now.since(self.turn), Duration::from_secs(self.span.into()));
+        if passed < span {
+            return 0;
+        }
+        let newer = std::mem::take(&mut self.newer);
+        let is_next = passed < 2 * span;
+        if is_next {
+            (self.older, self.start) = (newer, self.turn);
+        } else {
+            // Nothing happened in the whole span before.
+            let span = u64::from(self.span) * 1_000_000_000;
+            (self.older, self.start) = (T::default(), Nanos(now.0.saturating_sub(span)));
+        }
+        self.turn = now;
+        if is_next { 1 } else { 2 }
     }
 
     pub fn spans(&self) -> [&T; 2] {
@@ -45,11 +55,6 @@ impl<T: Default> Window<T> {
     /// How long has been looked at by `now`.
     pub fn length(&self, now: Nanos) -> Duration {
         now.since(self.start)
-    }
-
-    /// A sum over both spans.
-    pub fn sum(&self, of: impl Fn(&T) -> u32) -> u32 {
-        self.spans().into_iter().map(of).fold(0, u32::saturating_add)
     }
 }
 
@@ -64,7 +69,10 @@ mod tests {
         let mut check = |minutes: u64, sum: u32, length: u64| {
             *window.at(at(minutes)) += 1;
             assert_eq!(
-                (window.sum(|count| *count), window.length(at(minutes)).as_secs() / 60),
+                (
+                    window.spans().into_iter().sum::<u32>(),
+                    window.length(at(minutes)).as_secs() / 60
+                ),
                 (sum, length)
             );
         };

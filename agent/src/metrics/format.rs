@@ -19,30 +19,37 @@ impl Format {
     }
 }
 
-/// Samples are written alike in both formats; what differs is the name in HELP and TYPE.
-pub(super) fn to_text004(openmetrics: &str) -> String {
-    let mut out = String::with_capacity(openmetrics.len());
-    let mut lines = openmetrics.lines().peekable();
-    // OpenMetrics names the family, 0.0.4 the sample.
-    let mut suffix = "";
-    while let Some(line) = lines.next() {
-        if let Some(help) = line.strip_prefix("# HELP ") {
-            let kind = lines.peek().and_then(|next| next.rsplit_once(' ')).map(|(_, kind)| kind);
-            suffix = match kind {
-                Some("counter") => "_total",
-                Some("info") => "_info",
-                _ => "",
-            };
-            let (name, text) = help.split_once(' ').unwrap_or((help, ""));
-            _ = writeln!(out, "# HELP {name}{suffix} {text}");
-        } else if let Some((name, kind)) = type_of(line) {
-            let kind = if kind == "info" { "gauge" } else { kind };
-            _ = writeln!(out, "# TYPE {name}{suffix} {kind}");
-        } else if !line.starts_with("# ") {
-            _ = writeln!(out, "{line}");
+/// Makes the older format of the newer one, some lines at a time. Samples are written alike in both;
+/// what differs is the name in HELP and TYPE.
+#[derive(Debug, Default)]
+pub(super) struct ToText004 {
+    /// What HELP said: the name in it depends on the TYPE that comes next.
+    help: String,
+}
+
+impl ToText004 {
+    /// Whole lines.
+    pub(super) fn convert(&mut self, openmetrics: &str, out: &mut String) {
+        for line in openmetrics.lines() {
+            if let Some(help) = line.strip_prefix("# HELP ") {
+                self.help.clear();
+                self.help.push_str(help);
+            } else if let Some((name, kind)) = type_of(line) {
+                // OpenMetrics names the family, 0.0.4 the sample.
+                let (suffix, kind) = match kind {
+                    "counter" => ("_total", kind),
+                    "info" => ("_info", "gauge"),
+                    _ => ("", kind),
+                };
+                let text = self.help.split_once(' ').map_or("", |(_, text)| text);
+                _ = writeln!(out, "# HELP {name}{suffix} {text}");
+                _ = writeln!(out, "# TYPE {name}{suffix} {kind}");
+            } else if !line.starts_with("# ") {
+                out.push_str(line);
+                out.push('\n');
+            }
         }
     }
-    out
 }
 
 fn type_of(line: &str) -> Option<(&str, &str)> {

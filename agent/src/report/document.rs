@@ -15,7 +15,7 @@ use crate::logic::knobs::{self, Side};
 use crate::logic::latest::Latest;
 use crate::logic::model::{Closer, Nanos, Role};
 use crate::logic::peer::Peer;
-use crate::logic::table::Stats;
+use crate::logic::table::{Measure, Stats};
 use crate::logic::verdict::{Facts, State};
 
 /// Version of the JSON form; a change that breaks a reader raises it.
@@ -324,7 +324,7 @@ impl Run<'_> {
             last_seen: BTreeMap::new(),
             causes: BTreeMap::new(),
             incidents: BTreeMap::new(),
-            seen: stats.seen,
+            seen: stats.counts.seen,
             idle_timeout: Closer::ALL
                 .iter()
                 .filter_map(|closer| {
@@ -362,7 +362,7 @@ const fn side_of(role: Role, closer: Closer) -> Side {
 impl PeerReport {
     fn add_incidents(&mut self, stats: &Stats, rfc3339: impl Fn(Nanos) -> String) {
         let mut last = BTreeMap::new();
-        for ((class, cause), tally) in &stats.incidents {
+        for ((class, cause), tally) in stats.counts.incidents.iter() {
             if class.is_race() {
                 *self.races.entry(class.as_str()).or_insert(0) += tally.count;
                 *self.causes.entry(cause.as_str()).or_insert(0) += tally.count;
@@ -414,12 +414,15 @@ impl ExposureReport {
 impl Closes {
     fn of(stats: &Stats, closer: Closer) -> Self {
         let mut by_evidence = BTreeMap::new();
-        for ((_, _, evidence), count) in stats.closes.iter().filter(|(key, _)| key.0 == closer) {
+        for ((_, _, evidence), count) in
+            stats.counts.closes.iter().filter(|(key, _)| key.0 == closer)
+        {
             *by_evidence.entry(evidence.as_str()).or_insert(0) += count;
         }
         let idle = stats.idle(closer);
         let total = by_evidence.values().sum();
-        Self { total, by_evidence, idle: Quantiles::of(idle.histogram.count(), &idle.exact) }
+        let count = stats.counts.histogram(Measure::of_idle(closer)).count();
+        Self { total, by_evidence, idle: Quantiles::of(count, &idle.exact) }
     }
 }
 
@@ -444,7 +447,7 @@ impl Reuse {
             found.map(|bucket| bucket.high.min(facts.longest_gap.as_secs_f64()))
         };
         let longest = (all > 0).then_some(facts.longest_gap.as_secs_f64());
-        let count = stats.reuse_gap.count();
+        let count = stats.counts.histogram(Measure::ReuseGap).count();
         let gaps =
             Quantiles { count, p50_seconds: at(0.5), p99_seconds: at(0.99), max_seconds: longest };
         let micros = |value: f64| (value * 1e6).round() / 1e6;

@@ -238,7 +238,8 @@ impl<'a> Agent<'a> {
         self.looks += 1;
         let Some(stats) = self.stats() else { return };
         let word = stats.verdict();
-        let computed = stats.exposure().map(|exposure| exposure.races);
+        let facts = stats.facts(self.role, self.table.threshold(), nanos(now));
+        let computed = facts.exposure.map(|exposure| exposure.races);
         let expected = computed.zip(stats.expected());
         let is_settled = now > 2.0 * HOUR && self.closes.iter().any(|closes| closes.len() >= 20);
         if is_settled && self.settled.is_none() {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::logic::exposure::{Grounds, exposure};
-use crate::logic::gaps::{Bucket, Gaps, sum};
+use crate::logic::gaps::{Bucket, Gaps};
 use crate::logic::latest::Latest;
 use crate::logic::model::{
     Cause, Class, Close, Closer, Dwell, Evidence, Incident, Nanos, Reuse, Role,
@@ -22,7 +22,12 @@ const LOSSES: Duration = Duration::from_hours(12);
 #[derive(Clone, Debug)]
 pub(super) struct Lately {
     traffic: Window<Traffic>,
-    losses: Window<Losses>,
+    /// Idle times that ended with a use, with a close by the peer, and by us: as old as `traffic`.
+    uses: Gaps,
+    by_peer: Gaps,
+    by_us: Gaps,
+    /// Most rows never lose a request.
+    losses: Window<Option<Box<Losses>>>,
     order: Order,
     /// Of sockets that nothing was written to.
     dwells: Latest,
@@ -30,10 +35,6 @@ pub(super) struct Lately {
 
 #[derive(Clone, Debug, Default)]
 struct Traffic {
-    /// Idle times that ended with a use, with a close by the peer, and by us.
-    uses: Gaps,
-    by_peer: Gaps,
-    by_us: Gaps,
     longest_gap: Duration,
     /// The shortest.
     rtt: Option<Duration>,
@@ -53,27 +54,44 @@ impl Lately {
     pub(super) fn new(start: Nanos) -> Self {
         Self {
             traffic: Window::new(TRAFFIC, start),
+            uses: Gaps::default(),
+            by_peer: Gaps::default(),
+            by_us: Gaps::default(),
             losses: Window::new(LOSSES, start),
             order: Order::default(),
-            dwells: Latest::new(),
+            dwells: Latest::default(),
         }
     }
 
     /// Lets go what is old by `now`.
     pub(super) fn turn(&mut self, now: Nanos) {
-        self.traffic.at(now);
-        self.losses.at(now);
+        self.traffic(now);
+        self.losses.turn(now);
+    }
+
+    fn traffic(&mut self, now: Nanos) -> &mut Traffic {
+        for _ in 0..self.traffic.turn(now) {
+            for gaps in [&mut self.uses, &mut self.by_peer, &mut self.by_us] {
+                gaps.turn();
+            }
+        }
+        self.traffic.at(now)
+    }
+
+    /// Whether requests were lost, of half a day.
+    pub(super) fn has_losses(&self) -> bool {
+        self.losses.spans().into_iter().any(Option::is_some)
     }
 
     pub(super) fn note_rtt(&mut self, time: Nanos, rtt: Duration) {
-        let traffic = self.traffic.at(time);
+        let traffic = self.traffic(time);
         traffic.rtt = Some(traffic.rtt.map_or(rtt, |least| least.min(rtt)));
     }
 
     pub(super) fn note_reuse(&mut self, reuse: &Reuse) {
-        let traffic = self.traffic.at(reuse.time);
-        traffic.uses.add(reuse.gap);
+        let traffic = self.traffic(reuse.time);
         traffic.longest_gap = traffic.longest_gap.max(reuse.gap);
+        self.uses.add(reuse.gap);
     }
 
     pub(super) fn note_close(&mut self, close: &Close) {
@@ -85,10 +103,10 @@ impl Lately {
 
     /// An idle time ended with a close by that side.
     fn end(&mut self, time: Nanos, closer: Closer, idle: Duration) {
-        let traffic = self.traffic.at(time);
+        self.traffic(time);
         match closer {
-            Closer::Peer => traffic.by_peer.add(idle),
-            Closer::Local => traffic.by_us.add(idle),
+            Closer::Peer => self.by_peer.add(idle),
+            Closer::Local => self.by_us.add(idle),
         }
     }
 
@@ -109,7 +127,7 @@ impl Lately {
             let [server, _] = sides(race.origin.role);
             self.end(time, server, gap.unwrap_or_default());
         }
-        let losses = self.losses.at(time);
+        let losses = self.losses.at(time).get_or_insert_default();
         if class == Class::SilentDrop {
             losses.drops = losses.drops.saturating_add(1);
             let least = losses.shortest_drop;
@@ -135,29 +153,34 @@ impl Lately {
     pub(super) fn note_seen(&mut self, cause: Cause, time: Nanos) {
         if cause == Cause::Idle {
             self.order.note_race();
-            self.losses.at(time).seen += 1;
+            self.losses.at(time).get_or_insert_default().seen += 1;
         }
-    }
-
-    fn sum(&self, of: fn(&Traffic) -> &Gaps) -> Vec<Bucket> {
-        sum(&self.traffic.spans().map(of))
     }
 
     /// Gaps before reuses.
     pub(super) fn gaps(&self) -> Vec<Bucket> {
-        self.sum(|traffic| &traffic.uses)
+        self.uses.buckets()
+    }
+
+    fn losses(&self) -> impl Iterator<Item = &Losses> {
+        self.losses.spans().into_iter().flatten().map(|losses| &**losses)
+    }
+
+    /// A sum over both spans of losses.
+    fn lost(&self, of: impl Fn(&Losses) -> u32) -> u32 {
+        self.losses().map(of).fold(0, u32::saturating_add)
     }
 
     /// What is known as of `now`, but for the timeouts.
     pub(super) fn facts(&self, role: Role, threshold: Duration, now: Nanos) -> Facts {
-        let Self { traffic, losses, order, dwells } = self;
+        let Self { traffic, losses, order, dwells, .. } = self;
         let [server, client] = sides(role);
         let dwell = dwells.quantile(0.5).filter(|_| role == Role::Client);
         let rtt = traffic.spans().into_iter().filter_map(|span| span.rtt).min();
-        let drop = losses.spans().into_iter().filter_map(|span| span.shortest_drop).min();
+        let drop = self.losses().filter_map(|span| span.shortest_drop).min();
         let closed = |closer| match closer {
-            Closer::Peer => self.sum(|traffic| &traffic.by_peer),
-            Closer::Local => self.sum(|traffic| &traffic.by_us),
+            Closer::Peer => self.by_peer.buckets(),
+            Closer::Local => self.by_us.buckets(),
         };
         let uses = self.gaps();
         let exposure = exposure(&Grounds {
@@ -186,16 +209,16 @@ impl Lately {
             longest_gap: longest.unwrap_or_default(),
             exposure,
             races: Races {
-                idle: losses.sum(|span| span.races.idle),
-                lifetime: losses.sum(|span| span.races.lifetime),
-                rollout: losses.sum(|span| span.races.rollout),
-                unknown: losses.sum(|span| span.races.unknown),
+                idle: self.lost(|span| span.races.idle),
+                lifetime: self.lost(|span| span.races.lifetime),
+                rollout: self.lost(|span| span.races.rollout),
+                unknown: self.lost(|span| span.races.unknown),
             },
-            seen: losses.sum(|span| span.seen),
-            drops: losses.sum(|span| span.drops),
+            seen: self.lost(|span| span.seen),
+            drops: self.lost(|span| span.drops),
             drop_limit: drop.and_then(|drop| self.drop_limit(&uses, drop)),
-            stale: losses.sum(|span| span.stale),
-            old_fins: losses.sum(|span| span.old_fins),
+            stale: self.lost(|span| span.stale),
+            old_fins: self.lost(|span| span.old_fins),
             dwell: dwell.map(|median| (median, u32::try_from(dwells.len()).unwrap_or(u32::MAX))),
             rtt,
         }
@@ -205,7 +228,7 @@ impl Lately {
     /// more than were dropped.
     fn drop_limit(&self, uses: &[Bucket], shortest: Duration) -> Option<(Duration, Duration)> {
         let limit = shortest.as_secs_f64();
-        let drops = self.losses.sum(|span| span.drops);
+        let drops = self.lost(|span| span.drops);
         let above: u32 = uses.iter().filter(|gap| gap.low > limit).map(|gap| gap.count).sum();
         let passed = uses.iter().rev().find(|gap| gap.high <= limit)?;
         (above <= drops).then(|| (Duration::from_secs_f64(passed.low), shortest))

@@ -1,34 +1,34 @@
 //! What is kept of the observations of one row or one port.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::cell::OnceCell;
+use std::cmp::Reverse;
+use std::collections::VecDeque;
 use std::net::IpAddr;
-use std::sync::OnceLock;
+use std::sync::Arc;
 use std::time::Duration;
 
+use super::counts::{Counts, Measure};
+use super::export::Weight;
 use super::lately::{Lately, sides};
 use crate::logic::estimate::{Estimate, of_closes};
-use crate::logic::exposure::Exposure;
 use crate::logic::gaps::Bucket;
-use crate::logic::histogram::{Histogram, IDLE_BOUNDS, SHORT_BOUNDS};
 use crate::logic::latest::Latest;
 use crate::logic::model::{
-    Cause, Class, Close, Closer, Evidence, How, Incident, Name, Nanos, Observation, Role,
+    Cause, Close, Closer, Evidence, Incident, Name, Nanos, Observation, Role,
 };
 use crate::logic::verdict::{Facts, State, assess};
 
 /// Closes older than this say nothing of the timeout now.
 const EVIDENCE_AGE: Duration = Duration::from_hours(24);
 
-/// Counts and distributions, which only grow, and what is known of late.
+/// Counts, which only grow, and what is known of late.
 #[derive(Clone, Debug)]
 pub struct Stats {
-    pub closes: BTreeMap<(Closer, How, Evidence), u64>,
-    pub incidents: BTreeMap<(Class, Cause), Tally>,
-    /// Races seen from this end too, but counted on the row of the other one.
-    pub seen: u64,
-    pub reuse_gap: Histogram,
-    pub fin_age: Histogram,
-    pub dwell: Histogram,
+    /// Lent to a scrape under way: what changes meanwhile is changed in a copy.
+    pub counts: Arc<Counts>,
+    /// What the series of this row do not show, since those of `other` do.
+    pub(super) base: Option<Arc<Counts>>,
+    pub(super) place: Place,
     closed_by_peer: IdleTimes,
     closed_by_us: IdleTimes,
     lately: Lately,
@@ -36,52 +36,45 @@ pub struct Stats {
     assessment: Option<Assessment>,
 }
 
+/// What the last scrape did with a row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Place {
+    /// There was none.
+    New,
+    /// It had series of its own.
+    Shown,
+    /// It was summed up in `other`.
+    LeftOut,
+}
+
 /// What all this amounts to.
 #[derive(Clone, Copy, Debug)]
 struct Assessment {
     state: State,
-    exposure: Option<Exposure>,
     expected: Option<f64>,
 }
 
-/// How often, and when last.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Tally {
-    pub count: u64,
-    pub last_seen: Nanos,
-}
-
 /// Idle times at the closes of one closer.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct IdleTimes {
     /// Of connections that were idle for exactly this long.
-    pub histogram: Histogram,
     pub exact: Latest,
     /// Ended by a farewell: idle for at most this long.
     pub upper_bound: Latest,
     /// Made when it is asked for, gone with the next close.
-    estimate: OnceLock<Option<Estimate>>,
+    estimate: OnceCell<Option<Box<Estimate>>>,
 }
 
 impl IdleTimes {
-    const fn new() -> Self {
-        Self {
-            histogram: Histogram::new(&IDLE_BOUNDS),
-            exact: Latest::new(),
-            upper_bound: Latest::new(),
-            estimate: OnceLock::new(),
-        }
-    }
-
     /// From the exact values, else from upper bounds that agree with each other.
     pub fn estimate(&self) -> Option<&Estimate> {
         let of = |latest: &Latest, is_upper_bound| {
-            of_closes(&latest.timed().collect::<Vec<_>>(), is_upper_bound)
+            of_closes(&latest.timed().collect::<Vec<_>>(), is_upper_bound).map(Box::new)
         };
         let made = self
             .estimate
             .get_or_init(|| of(&self.exact, false).or_else(|| of(&self.upper_bound, true)));
-        made.as_ref()
+        made.as_deref()
     }
 
     /// Whether idle connections were closed again and again, be it after no certain time.
@@ -96,10 +89,7 @@ impl IdleTimes {
 
     fn add(&mut self, close: &Close) {
         let latest = match close.evidence {
-            Evidence::Idle => {
-                self.histogram.add(close.idle);
-                &mut self.exact
-            }
+            Evidence::Idle => &mut self.exact,
             Evidence::UpperBound => &mut self.upper_bound,
             Evidence::Unanswered | Evidence::AfterData | Evidence::Unused => return,
         };
@@ -124,14 +114,11 @@ impl Stats {
     /// Nothing was seen yet since `start`.
     pub fn new(start: Nanos) -> Self {
         Self {
-            closes: BTreeMap::new(),
-            incidents: BTreeMap::new(),
-            seen: 0,
-            reuse_gap: Histogram::new(&IDLE_BOUNDS),
-            fin_age: Histogram::new(&SHORT_BOUNDS),
-            dwell: Histogram::new(&SHORT_BOUNDS),
-            closed_by_peer: IdleTimes::new(),
-            closed_by_us: IdleTimes::new(),
+            counts: Arc::default(),
+            base: None,
+            place: Place::New,
+            closed_by_peer: IdleTimes::default(),
+            closed_by_us: IdleTimes::default(),
             lately: Lately::new(start),
             process: Label::default(),
             assessment: None,
@@ -145,24 +132,18 @@ impl Stats {
         }
     }
 
-    pub fn races(&self) -> u64 {
-        let races = self.incidents.iter().filter(|((class, _), _)| class.is_race());
-        races.map(|(_, tally)| tally.count).sum()
-    }
-
     /// The local process seen most often.
     pub fn process(&self) -> Option<&str> {
         self.process.name()
     }
 
+    pub(super) fn process_name(&self) -> Option<Name> {
+        self.process.current
+    }
+
     /// The verdict as of the last assessment; none before, and for a mixture.
     pub fn verdict(&self) -> Option<State> {
         self.assessment.map(|assessment| assessment.state)
-    }
-
-    /// Races to come, as computed at the last assessment.
-    pub fn exposure(&self) -> Option<Exposure> {
-        self.assessment?.exposure
     }
 
     /// Races to be expected in an hour, computed or seen, as of the last assessment.
@@ -180,7 +161,12 @@ impl Stats {
         }
         match observation {
             Observation::Close(close) => {
-                *self.closes.entry((close.closer, close.how, close.evidence)).or_default() += 1;
+                let counts = Arc::make_mut(&mut self.counts);
+                let kind = (close.closer, close.how, close.evidence);
+                counts.closes.change(kind, |count| *count += 1);
+                if close.evidence == Evidence::Idle {
+                    counts.measure(Measure::of_idle(close.closer), close.idle);
+                }
                 self.lately.note_close(close);
                 let idle = match close.closer {
                     Closer::Peer => &mut self.closed_by_peer,
@@ -189,11 +175,11 @@ impl Stats {
                 idle.add(close);
             }
             Observation::Reuse(reuse) => {
-                self.reuse_gap.add(reuse.gap);
+                Arc::make_mut(&mut self.counts).measure(Measure::ReuseGap, reuse.gap);
                 self.lately.note_reuse(reuse);
             }
             Observation::Dwell(dwell) => {
-                self.dwell.add(dwell.dwell);
+                Arc::make_mut(&mut self.counts).measure(Measure::Dwell, dwell.dwell);
                 self.lately.note_dwell(dwell);
             }
             Observation::Incident(incident) => self.add_incident(incident),
@@ -201,11 +187,13 @@ impl Stats {
     }
 
     fn add_incident(&mut self, incident: &Incident) {
-        let tally = self.incidents.entry((incident.class, incident.cause)).or_default();
-        tally.count += 1;
-        tally.last_seen = tally.last_seen.max(incident.time);
+        let counts = Arc::make_mut(&mut self.counts);
+        counts.incidents.change((incident.class, incident.cause), |tally| {
+            tally.count += 1;
+            tally.last_seen = tally.last_seen.max(incident.time);
+        });
         if let Some(fin_age) = incident.fin_age {
-            self.fin_age.add(fin_age);
+            counts.measure(Measure::FinAge, fin_age);
         }
         if incident.class.is_race() {
             self.lately.note_race(incident);
@@ -214,26 +202,19 @@ impl Stats {
 
     /// A race of this end, which counts on the row of the other one.
     pub(super) fn add_seen(&mut self, cause: Cause, time: Nanos) {
-        self.seen += 1;
+        Arc::make_mut(&mut self.counts).seen += 1;
         self.lately.note_seen(cause, time);
     }
 
     /// Adds the counts of a row that leaves. What is known of late goes: a mixture has no timeout.
     pub(super) fn absorb(&mut self, gone: &Self) {
-        for (kind, count) in &gone.closes {
-            *self.closes.entry(*kind).or_default() += count;
-        }
-        for (kind, more) in &gone.incidents {
-            let tally = self.incidents.entry(*kind).or_default();
-            tally.count += more.count;
-            tally.last_seen = tally.last_seen.max(more.last_seen);
-        }
-        self.seen += gone.seen;
-        self.reuse_gap.absorb(&gone.reuse_gap);
-        self.fin_age.absorb(&gone.fin_age);
-        self.dwell.absorb(&gone.dwell);
-        self.closed_by_peer.histogram.absorb(&gone.closed_by_peer.histogram);
-        self.closed_by_us.histogram.absorb(&gone.closed_by_us.histogram);
+        Arc::make_mut(&mut self.counts).absorb(&gone.counts);
+    }
+
+    /// How much it matters that this has series of its own.
+    pub(super) fn weight(&self) -> Weight {
+        let is_shown = self.place == Place::Shown;
+        Reverse((self.lately.has_losses(), is_shown, self.counts.total()))
     }
 
     /// Finds the verdict anew.
@@ -242,11 +223,8 @@ impl Stats {
         self.closed_by_peer.forget(now);
         self.closed_by_us.forget(now);
         let facts = self.facts(role, threshold, now);
-        self.assessment = Some(Assessment {
-            state: assess(&facts, self.verdict()),
-            exposure: facts.exposure,
-            expected: facts.expected(),
-        });
+        self.assessment =
+            Some(Assessment { state: assess(&facts, self.verdict()), expected: facts.expected() });
     }
 
     /// Gaps before reuses, of the last hour or two.
@@ -261,7 +239,7 @@ impl Stats {
             server_timeout: self.idle(server).estimate().cloned(),
             client_timeout: self.idle(client).estimate().cloned(),
             is_server_first_again: self.idle(server).is_repeated(),
-            reuses: self.reuse_gap.count(),
+            reuses: self.counts.histogram(Measure::ReuseGap).count(),
             ..self.lately.facts(role, threshold, now)
         }
     }
@@ -292,9 +270,10 @@ impl Label {
             *votes
         } else {
             if self.votes.len() == Self::CANDIDATES {
-                self.votes.sort_unstable_by_key(|(_, votes)| std::cmp::Reverse(*votes));
+                self.votes.sort_unstable_by_key(|(_, votes)| Reverse(*votes));
                 self.votes.pop();
             }
+            self.votes.reserve_exact(1);
             self.votes.push((name, 1));
             1
         };

@@ -70,18 +70,26 @@ fn sums(table: &Table) -> [u64; 6] {
     let rows = table.rows().into_iter().map(|row| &row.stats);
     let mut sums = [0; 6];
     for stats in rows.chain(table.others().map(|(_, stats)| stats)) {
-        let idle = Closer::ALL.iter().map(|closer| stats.idle(*closer).histogram.count());
-        let counts = [
-            stats.closes.values().sum(),
-            idle.sum(),
-            stats.races(),
-            stats.seen,
-            stats.reuse_gap.count(),
-            stats.dwell.count(),
-        ];
+        let counts = sums_of(&stats.counts);
         sums = std::array::from_fn(|i| sums[i] + counts[i]);
     }
     sums
+}
+
+fn sums_of(counts: &Counts) -> [u64; 6] {
+    let count = |measure| counts.histogram(measure).count();
+    [
+        closes(counts),
+        count(Measure::ClosedByPeer) + count(Measure::ClosedByUs),
+        counts.races(),
+        counts.seen,
+        count(Measure::ReuseGap),
+        count(Measure::Dwell),
+    ]
+}
+
+fn closes(counts: &Counts) -> u64 {
+    counts.closes.iter().map(|(_, count)| count).sum()
 }
 
 #[test]
@@ -104,17 +112,17 @@ fn every_observation_feeds_its_row_and_its_port() {
 
     let key = key(Client, UPSTREAM);
     for stats in [&table.row(&key).unwrap().stats, &table.port(&key.port()).unwrap().stats] {
-        let idle = stats.idle(Closer::Peer);
-        assert_eq!(stats.closes.values().sum::<u64>(), 5);
-        assert_eq!(idle.histogram.count(), 1);
+        let (idle, counts) = (stats.idle(Closer::Peer), &stats.counts);
+        let count = |measure| counts.histogram(measure).count();
+        assert_eq!((closes(counts), count(Measure::ClosedByPeer)), (5, 1));
         assert_eq!(idle.exact.values().collect::<Vec<_>>(), [Duration::from_secs(5)]);
         assert_eq!(idle.upper_bound.values().collect::<Vec<_>>(), [Duration::from_millis(5100)]);
-        assert_eq!(stats.idle(Closer::Local).histogram.count(), 0);
-        assert_eq!((stats.reuse_gap.count(), stats.gaps().len()), (1, 1));
-        assert_eq!((stats.dwell.count(), stats.fin_age.count()), (1, 1));
-        assert_eq!((stats.races(), stats.incidents.len(), stats.seen), (1, 2, 0));
-        let tally = stats.incidents[&(Class::StaleWrite, Cause::Unknown)];
-        assert_eq!(tally, Tally { count: 1, last_seen: at(6.0) });
+        assert_eq!(count(Measure::ClosedByUs), 0);
+        assert_eq!((count(Measure::ReuseGap), stats.gaps().len()), (1, 1));
+        assert_eq!((count(Measure::Dwell), count(Measure::FinAge)), (1, 1));
+        assert_eq!((counts.races(), counts.incidents.len(), counts.seen), (1, 2, 0));
+        let tally = counts.incidents.get(&(Class::StaleWrite, Cause::Unknown));
+        assert_eq!(tally, Some(&Tally { count: 1, last_seen: at(6.0) }));
     }
     assert_eq!(table.row(&key).unwrap().last_seen(), at(7.0));
     assert_eq!(table.unattributed(), 1);
@@ -128,7 +136,7 @@ fn a_race_seen_from_both_ends_counts_once() {
         let here = incident(1.0, origin(Client, UPSTREAM), class);
         table.add(&Observation::Incident(Incident { other_view: other(), ..here }));
     }
-    let of = |role| &table.row(&key(role, UPSTREAM)).unwrap().stats;
+    let of = |role| &table.row(&key(role, UPSTREAM)).unwrap().stats.counts;
     assert_eq!((of(Client).races(), of(Client).seen), (1, 0));
     assert_eq!((of(Server).races(), of(Server).seen, of(Server).incidents.len()), (0, 1, 0));
 }
@@ -160,7 +168,7 @@ fn a_flood_moves_no_row_that_matters_and_loses_no_count() {
     assert!(table.row(&key(Client, told)).is_some(), "the row with an estimate");
     // All of it is at the port, none of it lost.
     let port = table.port(&key(Server, UPSTREAM).port()).unwrap();
-    assert_eq!(port.stats.closes.values().sum::<u64>(), 20_000);
+    assert_eq!(closes(&port.stats.counts), 20_000);
 
     // An hour later neither matters more than the newest of the flood.
     for n in 0..100 {
@@ -180,7 +188,9 @@ fn when_every_row_races_the_newcomer_goes_to_other() {
     table.add(&race(2.0, flood_ip(3)));
     table.add(&reuse(3.0, origin(Server, flood_ip(3))));
     assert_eq!((table.rows().len(), table.evictions()), (3, 0));
-    let others = table.others().map(|(role, stats)| (role, stats.races(), stats.reuse_gap.count()));
+    let others = table.others().map(|(role, stats)| {
+        (role, stats.counts.races(), stats.counts.histogram(Measure::ReuseGap).count())
+    });
     assert_eq!(others, [(Client, 1, 0), (Server, 0, 1)]);
     // One of them used, though no longer racing, goes after those that are quiet.
     table.add(&reuse(3700.0, origin(Client, flood_ip(0))));

@@ -1,0 +1,278 @@
+//! A table full of peers, scraped over HTTP while observations go on.
+
+use std::io::{Read as _, Write as _};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, ensure};
+use finrace::http::{self, MAX_REQUESTS, Reply, Route};
+use finrace::logic::model::{
+    Cause, Class, Close, Closer, Dwell, Endpoint, Evidence, How, Incident, Nanos, Observation,
+    Origin, Outcome, Process, Reuse, Role,
+};
+use finrace::logic::table::Table;
+use finrace::metrics::{SERIES_MAX, Status};
+use finrace::scrape::{Scrape, requests};
+use tokio::net::TcpListener;
+use tokio::sync::{mpsc, oneshot};
+
+/// Observations of a peer: an hour of a busy pool, after which its rings are full.
+const CLOSES: u32 = 150;
+const REUSES_PER_CLOSE: u32 = 4;
+
+/// What comes in meanwhile.
+const PER_SECOND: u32 = 10_000;
+
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// Peers in the table, all of them full
+    #[arg(long, default_value_t = 2_000)]
+    peers: u32,
+    /// Series in an answer, at most
+    #[arg(long, default_value_t = SERIES_MAX)]
+    series_max: usize,
+    /// Scrapes of each kind
+    #[arg(long, default_value_t = 20)]
+    scrapes: usize,
+}
+
+pub(crate) fn run(args: Args) -> Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let line = runtime.block_on(measure(&args))?;
+    #[expect(clippy::print_stdout, reason = "the result")]
+    {
+        println!("{line}");
+    }
+    Ok(())
+}
+
+async fn measure(args: &Args) -> Result<serde_json::Value> {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
+    let address = listener.local_addr()?;
+    let idle = memory("VmRSS")?;
+    let mut world = World::new(args.peers);
+    world.fill();
+    let full = memory("VmRSS")?;
+    // From here on the peak is that of the scrapes.
+    std::fs::write("/proc/self/clear_refs", "5").context("forgetting the peak")?;
+
+    let (asking, receiver) = requests(MAX_REQUESTS.into());
+    let handler = move |route| asking.clone().ask(route);
+    let server = tokio::spawn(http::serve(listener, MAX_REQUESTS, handler, std::future::pending()));
+    let (done, mut is_done) = oneshot::channel();
+    let scrapes = args.scrapes;
+    thread::spawn(move || {
+        let of = |encoding: &'static str| {
+            (0..scrapes).map(|_| scrape(address, encoding)).collect::<Result<Vec<_>>>()
+        };
+        // Nobody waits for it if the rest has failed.
+        done.send(of("identity").and_then(|plain| Ok((plain, of("gzip")?)))).unwrap_or_default();
+    });
+    let longest = world.serve(receiver, args.series_max, &mut is_done).await;
+    let (plain, gzip) = is_done.await.context("the client has ended")??;
+    server.abort();
+    let last = |scrapes: &[Scraped]| scrapes.last().map_or((0, 0), |s| (s.bytes, s.series));
+    let (plain_bytes, series) = last(&plain);
+    Ok(serde_json::json!({
+        "peers": args.peers,
+        "series": series,
+        "bytes": plain_bytes,
+        "gzip_bytes": last(&gzip).0,
+        "scrape_ms": times(plain),
+        "gzip_scrape_ms": times(gzip),
+        "rss_idle_kb": idle,
+        "rss_full_kb": full,
+        "rss_peak_kb": memory("VmHWM")?,
+        "bytes_per_row": (full - idle) * 1024 / u64::from(args.peers.max(1)),
+        "event_path_waited_us": longest.as_micros() as u64,
+    }))
+}
+
+/// Smallest, median and largest.
+fn times(scrapes: Vec<Scraped>) -> [f64; 3] {
+    let mut times: Vec<_> =
+        scrapes.iter().map(|scrape| (scrape.time.as_secs_f64() * 1e5).round() / 100.0).collect();
+    times.sort_by(f64::total_cmp);
+    [times.first(), times.get(times.len() / 2), times.last()].map(|time| *time.unwrap_or(&0.0))
+}
+
+/// In KiB.
+fn memory(field: &str) -> Result<u64> {
+    let status = std::fs::read_to_string("/proc/self/status")?;
+    let line = status.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':'));
+    let number = line.and_then(|line| line.trim().strip_suffix(" kB"));
+    Ok(number.with_context(|| format!("no {field}"))?.parse()?)
+}
+
+struct Scraped {
+    time: Duration,
+    bytes: usize,
+    series: usize,
+}
+
+/// Reads without keeping: HTTP/1.0, so that the body comes as it is.
+#[expect(clippy::disallowed_methods, reason = "to measure is what it is for")]
+fn scrape(address: SocketAddr, encoding: &str) -> Result<Scraped> {
+    let start = Instant::now();
+    let mut stream = TcpStream::connect(address)?;
+    write!(stream, "GET /metrics HTTP/1.0\r\nHost: a\r\nAccept-Encoding: {encoding}\r\n\r\n")?;
+    let mut scraped = Scraped { time: Duration::ZERO, bytes: 0, series: 0 };
+    let mut buffer = vec![0; 65_536];
+    let mut is_line_start = false;
+    let mut is_head = true;
+    loop {
+        let count = stream.read(&mut buffer)?;
+        let mut read = buffer.get(..count).unwrap_or_default();
+        if count == 0 {
+            break;
+        }
+        if is_head {
+            ensure!(read.starts_with(b"HTTP/1.0 200"), "{}", String::from_utf8_lossy(read));
+            let end = read.windows(4).position(|four| four == b"\r\n\r\n").context("no head")?;
+            read = read.get(end + 4..).unwrap_or_default();
+            (is_head, is_line_start) = (false, true);
+        }
+        scraped.bytes += read.len();
+        for byte in read {
+            scraped.series += usize::from(is_line_start && *byte != b'#');
+            is_line_start = *byte == b'\n';
+        }
+    }
+    scraped.time = start.elapsed();
+    Ok(scraped)
+}
+
+struct World {
+    table: Table,
+    peers: u32,
+    process: Process,
+    now: Nanos,
+    random: u64,
+}
+
+impl World {
+    fn new(peers: u32) -> Self {
+        let now = Nanos(0) + Duration::from_hours(24);
+        let table = Table::new(peers as usize, Duration::from_millis(200), now);
+        let process = Process { name: "nginx".into(), pid: 1 };
+        Self { table, peers, process, now, random: 7 }
+    }
+
+    /// One after the other, so that what grows does so in between others.
+    fn fill(&mut self) {
+        for _ in 0..CLOSES {
+            self.now = self.now + Duration::from_secs(24);
+            for peer in 0..self.peers {
+                self.exchange(peer);
+            }
+        }
+        for peer in 0..self.peers {
+            self.add_race(peer);
+        }
+    }
+
+    fn origin(&self, peer: u32) -> Origin {
+        Origin {
+            netns: 4_026_531_840,
+            role: Role::Client,
+            local: Endpoint { ip: Ipv4Addr::new(10, 0, 0, 1).into(), port: 40_000 },
+            remote: Endpoint { ip: Ipv4Addr::from_bits(0x0a01_0000 + peer).into(), port: 8080 },
+            process: Some(self.process.clone()),
+            rtt: Some(Duration::from_micros(300)),
+        }
+    }
+
+    /// From 0 to 1.
+    fn random(&mut self) -> f64 {
+        self.random = self.random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        f64::from((self.random >> 32) as u32) / f64::from(u32::MAX)
+    }
+
+    /// Uses after gaps of any size below the timeout, and a close by either side.
+    fn exchange(&mut self, peer: u32) {
+        let (time, origin) = (self.now, self.origin(peer));
+        for _ in 0..REUSES_PER_CLOSE {
+            let gap = Duration::from_secs_f64(0.2 * 25.0_f64.powf(self.random()));
+            let origin = origin.clone();
+            self.table.add(&Observation::Reuse(Reuse { time, origin, gap, bytes: 300 }));
+        }
+        let evidence = if self.random() < 0.1 { Evidence::AfterData } else { Evidence::Idle };
+        for (closer, timeout) in [(Closer::Peer, 5.0), (Closer::Local, 4.0)] {
+            let idle = Duration::from_secs_f64(timeout + 0.02 * self.random());
+            let (origin, how) = (origin.clone(), How::Fin);
+            let close = Close { time, origin, closer, how, evidence, idle };
+            self.table.add(&Observation::Close(close));
+        }
+        let dwell = Duration::from_secs_f64(0.001 * self.random());
+        self.table.add(&Observation::Dwell(Dwell { time, origin, dwell, written: false }));
+    }
+
+    fn add_race(&mut self, peer: u32) {
+        let (time, origin) = (self.now, self.origin(peer));
+        for (class, cause) in [
+            (Class::StaleWrite, Cause::Idle),
+            (Class::FinCrossed, Cause::Idle),
+            (Class::Farewell, Cause::Unknown),
+        ] {
+            let race = Incident {
+                cause,
+                gap: Some(Duration::from_secs(5)),
+                fin_age: Some(Duration::from_micros(300)),
+                ..Incident::new(time, origin.clone(), class, Outcome::Reset)
+            };
+            self.table.add(&Observation::Incident(race));
+        }
+    }
+
+    /// Answers as the event loop of the daemon does, observations in between; the longest that those
+    /// had to wait for a scrape.
+    #[expect(clippy::disallowed_methods, reason = "to measure is what it is for")]
+    async fn serve(
+        &mut self,
+        mut requests: mpsc::Receiver<finrace::scrape::Request>,
+        series_max: usize,
+        is_done: &mut oneshot::Receiver<Result<(Vec<Scraped>, Vec<Scraped>)>>,
+    ) -> Duration {
+        let mut longest = Duration::ZERO;
+        let mut scrape: Option<Scrape> = None;
+        let mut ticks = tokio::time::interval(Duration::from_millis(10));
+        while is_done.is_empty() {
+            let request = async {
+                if scrape.is_some() { std::future::pending().await } else { requests.recv().await }
+            };
+            let start;
+            tokio::select! {
+                _ = ticks.tick() => {
+                    for _ in 0..PER_SECOND / 700 {
+                        let peer = (self.random() * f64::from(self.peers)) as u32;
+                        self.exchange(peer.min(self.peers - 1));
+                    }
+                    start = Instant::now();
+                }
+                Some(request) = request => {
+                    start = Instant::now();
+                    match request.route {
+                        Route::Ready => request.answer(Reply::Ready(true)),
+                        Route::Metrics { format, is_gzip } => {
+                            let (table, form) = (&mut self.table, (format, is_gzip));
+                            let status = Status::default();
+                            let begun =
+                                Scrape::begin(table, status, series_max, form, self.now, request);
+                            scrape = Some(begun);
+                        }
+                    }
+                }
+                () = tokio::task::yield_now(), if scrape.is_some() => {
+                    start = Instant::now();
+                    let table = &mut self.table;
+                    if let Some(done) = scrape.take_if(|scrape| !scrape.collect(table)) {
+                        done.answer(table);
+                    }
+                }
+            }
+            longest = longest.max(start.elapsed());
+        }
+        longest
+    }
+}

@@ -1,0 +1,183 @@
+//! What a row or a port has counted: it only grows, and it is what a scrape shows.
+
+use std::time::Duration;
+
+use crate::logic::histogram::{Histogram, IDLE_BOUNDS, SHORT_BOUNDS};
+use crate::logic::model::{Cause, Class, Closer, Evidence, How, Nanos};
+
+/// What there is a histogram of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Measure {
+    /// Idle time of connections that were idle for exactly this long, by who closed them.
+    ClosedByPeer,
+    ClosedByUs,
+    /// Idle time before a reuse.
+    ReuseGap,
+    /// From the peer's FIN to our write.
+    FinAge,
+    /// Time in CLOSE_WAIT.
+    Dwell,
+}
+
+impl Measure {
+    const ALL: [Self; 5] =
+        [Self::ClosedByPeer, Self::ClosedByUs, Self::ReuseGap, Self::FinAge, Self::Dwell];
+
+    pub const fn bounds(self) -> &'static [f64; 12] {
+        match self {
+            Self::ClosedByPeer | Self::ClosedByUs | Self::ReuseGap => &IDLE_BOUNDS,
+            Self::FinAge | Self::Dwell => &SHORT_BOUNDS,
+        }
+    }
+
+    pub const fn of_idle(closer: Closer) -> Self {
+        match closer {
+            Closer::Peer => Self::ClosedByPeer,
+            Closer::Local => Self::ClosedByUs,
+        }
+    }
+}
+
+/// How often, and when last.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tally {
+    pub count: u64,
+    pub last_seen: Nanos,
+}
+
+/// Counts and distributions. Rows are many, so what never happened takes next to no room.
+#[derive(Clone, Debug, Default)]
+pub struct Counts {
+    pub closes: Kinds<(Closer, How, Evidence), u64>,
+    pub incidents: Kinds<(Class, Cause), Tally>,
+    /// Races seen from this end too, but counted on the row of the other one.
+    pub seen: u64,
+    histograms: [Histogram; Measure::ALL.len()],
+}
+
+impl Counts {
+    pub const fn histogram(&self, measure: Measure) -> &Histogram {
+        let [by_peer, by_us, reuse_gap, fin_age, dwell] = &self.histograms;
+        match measure {
+            Measure::ClosedByPeer => by_peer,
+            Measure::ClosedByUs => by_us,
+            Measure::ReuseGap => reuse_gap,
+            Measure::FinAge => fin_age,
+            Measure::Dwell => dwell,
+        }
+    }
+
+    pub(super) fn measure(&mut self, measure: Measure, value: Duration) {
+        let [by_peer, by_us, reuse_gap, fin_age, dwell] = &mut self.histograms;
+        let histogram = match measure {
+            Measure::ClosedByPeer => by_peer,
+            Measure::ClosedByUs => by_us,
+            Measure::ReuseGap => reuse_gap,
+            Measure::FinAge => fin_age,
+            Measure::Dwell => dwell,
+        };
+        histogram.add(measure.bounds(), value);
+    }
+
+    pub fn races(&self) -> u64 {
+        let races = self.incidents.iter().filter(|((class, _), _)| class.is_race());
+        races.map(|(_, tally)| tally.count).sum()
+    }
+
+    /// Everything that was counted: how much this row has to say.
+    pub(super) fn total(&self) -> u64 {
+        let closes: u64 = self.closes.iter().map(|(_, count)| count).sum();
+        let incidents: u64 = self.incidents.iter().map(|(_, tally)| tally.count).sum();
+        let measured = |measure| self.histogram(measure).count();
+        closes + incidents + self.seen + measured(Measure::ReuseGap) + measured(Measure::Dwell)
+    }
+
+    /// Counts of incidents that are no races, by class: all causes of a class stand together.
+    pub fn other_incidents(&self) -> impl Iterator<Item = (Class, u64)> {
+        let classes = Class::ALL.iter().filter(|class| !class.is_race());
+        let counts = classes.map(|class| {
+            let same = self.incidents.iter().filter(|((other, _), _)| other == class);
+            (*class, same.map(|(_, tally)| tally.count).sum())
+        });
+        counts.filter(|(_, count)| *count > 0)
+    }
+
+    pub(super) fn absorb(&mut self, more: &Self) {
+        for (kind, count) in more.closes.iter() {
+            self.closes.change(*kind, |sum| *sum += count);
+        }
+        for (kind, more) in more.incidents.iter() {
+            self.incidents.change(*kind, |tally| {
+                tally.count += more.count;
+                tally.last_seen = tally.last_seen.max(more.last_seen);
+            });
+        }
+        self.seen += more.seen;
+        for (histogram, more) in self.histograms.iter_mut().zip(&more.histograms) {
+            histogram.absorb(more);
+        }
+    }
+
+    /// What has been counted since these were `earlier`.
+    pub(super) fn since(&self, earlier: &Self) -> Self {
+        let mut since = Self { seen: self.seen - earlier.seen, ..Self::default() };
+        for (kind, count) in self.closes.iter() {
+            let before = earlier.closes.get(kind).copied().unwrap_or_default();
+            if *count > before {
+                since.closes.change(*kind, |new| *new = count - before);
+            }
+        }
+        for (kind, tally) in self.incidents.iter() {
+            let before = earlier.incidents.get(kind).map_or(0, |tally| tally.count);
+            if tally.count > before {
+                let new = Tally { count: tally.count - before, ..*tally };
+                since.incidents.change(*kind, |tally| *tally = new);
+            }
+        }
+        let both = self.histograms.iter().zip(&earlier.histograms);
+        for (new, (now, before)) in since.histograms.iter_mut().zip(both) {
+            *new = now.since(before);
+        }
+        since
+    }
+}
+
+/// Counts by kind, of the few kinds that there are; in order.
+#[derive(Clone, Debug)]
+pub struct Kinds<K, V>(Vec<(K, V)>);
+
+impl<K, V> Default for Kinds<K, V> {
+    fn default() -> Self {
+        Self(Vec::new())
+    }
+}
+
+impl<K: Ord + Copy, V: Default> Kinds<K, V> {
+    pub fn get(&self, kind: &K) -> Option<&V> {
+        let at = self.0.binary_search_by_key(kind, |(kind, _)| *kind).ok()?;
+        self.0.get(at).map(|(_, value)| value)
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = (&K, &V)> {
+        self.0.iter().map(|(kind, value)| (kind, value))
+    }
+
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    pub(super) fn change(&mut self, kind: K, change: impl FnOnce(&mut V)) {
+        let at = self.0.binary_search_by_key(&kind, |(kind, _)| *kind).unwrap_or_else(|at| {
+            self.0.reserve_exact(1);
+            self.0.insert(at, (kind, V::default()));
+            at
+        });
+        if let Some((_, value)) = self.0.get_mut(at) {
+            change(value);
+        }
+    }
+}

@@ -1,0 +1,281 @@
+//! What a scrape shows: which rows and ports have series of their own, and what is summed up.
+//!
+//! It is collected row by row, so that the one who collects can stop at any row and let
+//! observations in between. Counts are lent, not copied: a row that changes before the scrape is
+//! written changes a copy.
+//!
+//! There is room for so many series. Ports come first, with a quarter of it at the most, then rows.
+//! Of each, those that lost requests of late go first, then those that had their place at the last
+//! scrape, then those with the most to say. What finds no room is summed up in `other`. There is one
+//! rule behind the sums: what a row's series show and what `other` holds of it are what the row has
+//! counted. So a row that gets a place begins at zero (what it had counted stays in `other`), and one
+//! that loses it leaves all it has counted to `other`.
+
+use std::cmp::Reverse;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::Table;
+use super::counts::{Counts, Measure};
+use super::stats::{Place, Stats};
+use crate::logic::estimate::Population;
+use crate::logic::model::{Cause, Class, Closer, Evidence, How, Name, Nanos, Role};
+use crate::logic::peer::{PortKey, RowKey};
+use crate::logic::verdict::State;
+
+/// Of a classic histogram: its buckets, `+Inf`, sum and count.
+const OF_HISTOGRAM: usize = 15;
+
+/// The most series that counts can have, of rows and of ports.
+const MOST_OF_ROW: usize = most(5) + Class::ALL.len() + 1;
+const MOST_OF_PORT: usize = most(3);
+
+const fn most(histograms: usize) -> usize {
+    let closes = Closer::ALL.len() * How::ALL.len() * Evidence::ALL.len();
+    closes + Class::ALL.len() * Cause::ALL.len() + histograms * OF_HISTOGRAM
+}
+
+/// What the rows `other` may take, whatever happens: one for each role.
+pub const OF_OTHERS: usize = 2 * (MOST_OF_ROW + MOST_OF_PORT);
+
+/// What ports may take of the room.
+const fn ports_room(room: usize) -> usize {
+    room / 4
+}
+
+/// A row or a port with series of its own.
+#[derive(Clone, Debug)]
+pub struct Shown<K> {
+    pub key: K,
+    pub counts: Arc<Counts>,
+    pub process: Option<Name>,
+    pub timeouts: [Option<Population>; Closer::ALL.len()],
+    pub expected: Option<f64>,
+    pub verdict: Option<State>,
+}
+
+/// All rows, or all ports.
+#[derive(Clone, Debug)]
+pub struct Level<K> {
+    pub shown: Vec<Shown<K>>,
+    /// The others together, those that left included.
+    pub others: [(Role, Counts); 2],
+    /// So many found no room.
+    pub left_out: usize,
+    /// For so many series more.
+    room: usize,
+}
+
+impl<K> Level<K> {
+    fn new(room: usize) -> Self {
+        let others = [Role::Client, Role::Server].map(|role| (role, Counts::default()));
+        Self { shown: Vec::new(), others, left_out: 0, room }
+    }
+
+    /// Shows the row if there is room for it, sums it up if not.
+    fn take(
+        &mut self,
+        key: K,
+        role: Role,
+        stats: &mut Stats,
+        series: fn(&Counts) -> usize,
+    ) -> Option<&mut Shown<K>> {
+        let timeouts = [Closer::Peer, Closer::Local]
+            .map(|closer| stats.idle(closer).estimate().map(|estimate| estimate.main));
+        let (expected, verdict) = (stats.expected(), stats.verdict());
+        // As many as it would have without a base: what has happened once will happen again.
+        let needed = series(&stats.counts)
+            + timeouts.iter().flatten().count() * 3
+            + usize::from(expected.is_some())
+            + usize::from(verdict.is_some());
+        let [(_, client), (_, server)] = &mut self.others;
+        let other = if role == Role::Server { server } else { client };
+        let Some(room) = self.room.checked_sub(needed) else {
+            self.left_out += 1;
+            other.absorb(&stats.counts);
+            (stats.place, stats.base) = (Place::LeftOut, None);
+            return None;
+        };
+        self.room = room;
+        if stats.place == Place::LeftOut {
+            stats.base = Some(Arc::clone(&stats.counts));
+        }
+        stats.place = Place::Shown;
+        let counts = match &stats.base {
+            Some(base) => {
+                other.absorb(base);
+                Arc::new(stats.counts.since(base))
+            }
+            None => Arc::clone(&stats.counts),
+        };
+        self.shown.push(Shown { key, counts, process: None, timeouts, expected, verdict });
+        self.shown.last_mut()
+    }
+}
+
+fn series_of_port(counts: &Counts) -> usize {
+    let races = counts.incidents.iter().filter(|((class, _), _)| class.is_race()).count();
+    let measures = [Measure::ClosedByPeer, Measure::ClosedByUs, Measure::ReuseGap];
+    let histograms = measures.into_iter().filter(|of| !counts.histogram(*of).is_empty()).count();
+    races + counts.closes.len() + histograms * OF_HISTOGRAM
+}
+
+fn series_of_row(counts: &Counts) -> usize {
+    let measures = [Measure::FinAge, Measure::Dwell];
+    let histograms = measures.into_iter().filter(|of| !counts.histogram(*of).is_empty()).count();
+    series_of_port(counts)
+        + counts.other_incidents().count()
+        + usize::from(counts.seen > 0)
+        + histograms * OF_HISTOGRAM
+}
+
+/// What a scrape shows of a table.
+#[derive(Clone, Debug)]
+pub struct Export {
+    pub rows: Level<RowKey>,
+    pub ports: Level<PortKey>,
+    pub threshold: Duration,
+    pub rows_now: usize,
+    pub max_rows: usize,
+    pub evictions: u64,
+    pub port_overflow: u64,
+    pub unattributed: u64,
+}
+
+/// How much a row matters; see the head of the module.
+pub(super) type Weight = Reverse<(bool, bool, u64)>;
+
+/// A collection under way.
+#[derive(Debug)]
+pub struct Collection {
+    now: Option<Nanos>,
+    stage: Stage,
+    /// Of what this stage goes through.
+    at: usize,
+    slots: Vec<(Weight, u32)>,
+    keys: Vec<(Weight, PortKey)>,
+    rows: Level<RowKey>,
+    ports: Level<PortKey>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    WeighPorts,
+    WeighRows,
+    TakePorts,
+    TakeRows,
+    Done,
+}
+
+impl Collection {
+    /// With room for so many series. If `now` is given, verdicts are found anew as of then.
+    pub fn begin(table: &mut Table, room: usize, now: Option<Nanos>) -> Self {
+        table.scrape += 1;
+        table.gone = Default::default();
+        let room = room.saturating_sub(OF_OTHERS);
+        Self {
+            now,
+            stage: Stage::WeighPorts,
+            at: 0,
+            slots: Vec::with_capacity(table.rows.len()),
+            keys: table.ports.keys().map(|key| (Reverse((false, false, 0)), *key)).collect(),
+            rows: Level::new(room),
+            ports: Level::new(ports_room(room)),
+        }
+    }
+
+    /// Does one row, or one port; false once all are done.
+    pub fn step(&mut self, table: &mut Table) -> bool {
+        let is_more = match self.stage {
+            Stage::WeighPorts => self.weigh_port(table),
+            Stage::WeighRows => self.weigh_row(table),
+            Stage::TakePorts => self.take_port(table),
+            Stage::TakeRows => self.take_row(table),
+            Stage::Done => return false,
+        };
+        self.at += 1;
+        if is_more.is_none() {
+            self.at = 0;
+            self.stage = match self.stage {
+                Stage::WeighPorts => {
+                    self.keys.sort_unstable();
+                    Stage::WeighRows
+                }
+                Stage::WeighRows => {
+                    self.slots.sort_unstable();
+                    Stage::TakePorts
+                }
+                Stage::TakePorts => {
+                    self.rows.room -= ports_room(self.rows.room) - self.ports.room;
+                    Stage::TakeRows
+                }
+                Stage::TakeRows | Stage::Done => Stage::Done,
+            };
+        }
+        true
+    }
+
+    fn weigh_port(&mut self, table: &mut Table) -> Option<()> {
+        let (weight, key) = self.keys.get_mut(self.at)?;
+        if let Some(port) = table.ports.get_mut(key) {
+            if let Some(now) = self.now {
+                port.stats.assess(key.role, table.threshold, now);
+            }
+            *weight = port.stats.weight();
+        }
+        Some(())
+    }
+
+    fn weigh_row(&mut self, table: &mut Table) -> Option<()> {
+        let row = table.rows.get_mut(self.at)?;
+        if let Some(now) = self.now {
+            row.stats.assess(row.key.role(), table.threshold, now);
+        }
+        self.slots.push((row.stats.weight(), u32::try_from(self.at).ok()?));
+        Some(())
+    }
+
+    fn take_port(&mut self, table: &mut Table) -> Option<()> {
+        let (_, key) = *self.keys.get(self.at)?;
+        if let Some(port) = table.ports.get_mut(&key) {
+            self.ports.take(key, key.role, &mut port.stats, series_of_port);
+        }
+        Some(())
+    }
+
+    fn take_row(&mut self, table: &mut Table) -> Option<()> {
+        let (_, slot) = *self.slots.get(self.at)?;
+        // Not the row that was weighed, if that has left: then the one in its place.
+        if let Some(row) = table.rows.get_mut(slot as usize) {
+            row.taken = table.scrape;
+            let shown = self.rows.take(row.key, row.key.role(), &mut row.stats, series_of_row);
+            if let Some(shown) = shown {
+                shown.process = row.stats.process_name();
+            }
+        }
+        Some(())
+    }
+
+    /// Everything as it was taken.
+    pub fn finish(mut self, table: &mut Table) -> Export {
+        while self.step(table) {}
+        // From here on no row counts as taken.
+        table.scrape += 1;
+        let gone = std::mem::take(&mut table.gone);
+        let evicted = [&table.other_client, &table.other_server];
+        for (((_, sum), evicted), gone) in self.rows.others.iter_mut().zip(evicted).zip(gone) {
+            // Those that left since they were taken are counted where they were taken.
+            sum.absorb(&evicted.counts.since(&gone));
+        }
+        Export {
+            rows: self.rows,
+            ports: self.ports,
+            threshold: table.threshold,
+            rows_now: table.rows.len(),
+            max_rows: table.max_rows,
+            evictions: table.evictions,
+            port_overflow: table.port_overflow,
+            unattributed: table.unattributed,
+        }
+    }
+}
