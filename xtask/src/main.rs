@@ -1,5 +1,6 @@
 //! `cargo xtask`: builds the BPF object, and runs every test that is more than `cargo test`.
 
+mod bench;
 mod bpf;
 mod ci;
 mod client;
@@ -45,6 +46,8 @@ enum Task {
     Vm(vm::VmArgs),
     /// Compare finrace with the wire: real proxies and servers that race (root, Debian)
     Lab(lab::LabArgs),
+    /// Measure what finrace costs (root, Debian)
+    Bench(bench::BenchArgs),
     /// Score estimates, exposure and verdicts on simulated traffic, of which all is known
     Score(score::ScoreArgs),
     /// Real servers and chains of them: are timeouts, verdicts and advice right? (root, Debian)
@@ -71,6 +74,7 @@ fn run(task: Task) -> Result<()> {
         Task::Live(args) => live::run(args),
         Task::Vm(args) => vm::run(args),
         Task::Lab(args) => lab::run(args),
+        Task::Bench(args) => bench::run(args),
         Task::Score(args) => score::run(args),
         Task::Servers(args) => servers::run(args),
         Task::Lookalikes(args) => lookalikes::run(args),
