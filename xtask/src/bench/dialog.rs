@@ -116,7 +116,8 @@ mod tests {
         let shell = |script: &str| {
             let mut command = Command::new("sh");
             command.args(["-c", script]);
-            Dialog::start("shell", command, &std::env::temp_dir()).unwrap()
+            let name = format!("finrace-dialog-{}", std::process::id());
+            Dialog::start(&name, command, &std::env::temp_dir()).unwrap()
         };
         let mut dialog = shell("echo ready; while read word; do echo $word; echo more; done");
         assert_eq!(dialog.hear().unwrap(), "ready");
@@ -128,6 +129,8 @@ mod tests {
         let mut dialog = shell("echo wrong >&2; exit 3");
         let error = format!("{:#}", dialog.hear().unwrap_err());
         assert!(error.contains("wrong"), "{error}");
+        let log = dialog.log.clone();
         assert!(dialog.finish().is_err());
+        fs::remove_file(log).unwrap();
     }
 }

@@ -43,6 +43,9 @@ pub(super) struct LoadArgs {
     /// The workloads [default: all]
     #[arg(long, value_enum, value_name = "NAME")]
     workload: Vec<Workload>,
+    /// Let finrace's own thread run on any processor, not on that of the load
+    #[arg(long)]
+    elsewhere: bool,
     /// Of the order in which configurations come
     #[arg(long, default_value_t = 1)]
     seed: u64,
@@ -85,6 +88,8 @@ impl Configuration {
 /// Results of the part `load`.
 #[derive(Debug, Serialize)]
 pub(super) struct LoadResults {
+    /// Whether finrace's own thread may run on processors that are idle otherwise.
+    elsewhere: bool,
     workloads: Vec<WorkloadResult>,
     conditions: Conditions,
 }
@@ -130,12 +135,12 @@ pub(super) fn run(stand: &Stand, args: &LoadArgs) -> Result<LoadResults> {
         measure(*workload, stand, args).with_context(|| workload.name().to_owned())
     };
     let workloads = chosen.iter().map(measure).collect::<Result<_>>()?;
-    Ok(LoadResults { workloads, conditions: watch.finish()? })
+    Ok(LoadResults { elsewhere: args.elsewhere, workloads, conditions: watch.finish()? })
 }
 
 fn measure(workload: Workload, stand: &Stand, args: &LoadArgs) -> Result<WorkloadResult> {
     let directory = stand.directory(&format!("load/{workload:?}").to_lowercase())?;
-    let mut stage = stand.stage(&directory, true)?;
+    let mut stage = stand.stage(&directory, !args.elsewhere)?;
     let mut running = workload.start(stand, &directory)?;
     let mut random = Random(args.seed);
     let mut rounds: Vec<Round> = Vec::new();

@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::thread::sleep;
 use std::time::Duration;
@@ -21,7 +21,7 @@ use super::machine::{Conditions, Watch, field, read};
 use super::stats::{Judgement, median};
 use super::workload::{Running, Slice, Stand, Workload};
 use crate::client::Random;
-use crate::setup::{self, Preference, Process, now};
+use crate::setup::{self, Process, now};
 
 /// Of one connection from open to close, both ends here, in nanoseconds of BPF.
 const BUDGET_NS: f64 = 2500.0;
@@ -33,6 +33,9 @@ const FINRACE: &str = "finrace";
 
 /// For a tool to be at work: bpftrace compiles first.
 const START: Duration = Duration::from_secs(30);
+
+/// Tools write megabytes of events: into memory where that can be had.
+const MEMORY: &str = "/dev/shm";
 
 /// After that, before it is measured.
 const SETTLE: Duration = Duration::from_millis(300);
@@ -114,6 +117,8 @@ pub(super) struct PeersResults {
 #[derive(Debug, Serialize)]
 struct ToolResult {
     name: &'static str,
+    /// In which it could be measured.
+    rounds: usize,
     ns_per_connection: Option<f64>,
     hits_per_connection: Option<f64>,
     ns_per_hit: Option<f64>,
@@ -125,7 +130,7 @@ struct ToolResult {
     lost: u64,
     /// Of each program, where the stage tells.
     programs: Vec<ProgramResult>,
-    /// Why it could not be measured.
+    /// Why it could not, the last time.
     failure: Option<String>,
 }
 
@@ -138,7 +143,7 @@ struct ProgramResult {
 }
 
 /// What the kernel has counted of a program.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize)]
 struct Program {
     name: String,
     hook: String,
@@ -159,45 +164,59 @@ struct Sample {
 /// Measures each tool in turn, several times.
 pub(super) fn run(stand: &Stand, args: &PeersArgs) -> Result<PeersResults> {
     let watch = Watch::begin()?;
-    let _preference = Preference::begin();
     let directory = stand.directory("peers")?;
+    let memory = Path::new(MEMORY);
+    let logs = if memory.is_dir() { memory.to_owned() } else { directory.clone() };
     let _statistics = Statistics::on()?;
     let mut kit = Kit {
         stage: stand.stage(&directory, false)?,
         running: Workload::Close.start(stand, &directory)?,
-        directory: &directory,
+        logs,
     };
-    let mut outcomes: Vec<(&Tool, Result<Vec<Sample>>)> =
-        TOOLS.iter().map(|tool| (tool, Ok(Vec::new()))).collect();
+    let mut outcomes: Vec<Outcome<'_>> = TOOLS.iter().map(Outcome::new).collect();
     let mut random = Random(1);
     sleep(Duration::from_secs(1));
     for _ in 0..args.rounds {
         random.shuffle(&mut outcomes);
-        for (tool, outcome) in &mut outcomes {
-            if let Ok(samples) = outcome {
-                match kit.measure(tool) {
-                    Ok(sample) => samples.push(sample),
-                    Err(error) => *outcome = Err(error),
-                }
+        for outcome in &mut outcomes {
+            match kit.measure(outcome.tool) {
+                Ok(sample) => outcome.samples.push(sample),
+                Err(error) => outcome.failure = Some(format!("{error:#}")),
             }
         }
     }
     kit.running.finish()?;
     kit.stage.finish()?;
-    outcomes.sort_by_key(|(tool, _)| TOOLS.iter().position(|other| other.name == tool.name));
-    let tools = outcomes.into_iter().map(|(tool, outcome)| ToolResult::new(tool.name, outcome));
-    PeersResults::new(args.rounds, tools.collect(), watch.finish()?)
+    outcomes.sort_by_key(|outcome| TOOLS.iter().position(|tool| tool.name == outcome.tool.name));
+    let tools = outcomes.into_iter().map(ToolResult::new).collect();
+    PeersResults::new(args.rounds, tools, watch.finish()?)
+}
+
+/// What became of one tool.
+struct Outcome<'a> {
+    tool: &'a Tool,
+    samples: Vec<Sample>,
+    /// Why it could not be measured, the last time that it could not.
+    failure: Option<String>,
+}
+
+impl<'a> Outcome<'a> {
+    const fn new(tool: &'a Tool) -> Self {
+        Self { tool, samples: Vec::new(), failure: None }
+    }
 }
 
 /// What all tools are measured with.
-struct Kit<'a> {
+struct Kit {
     stage: Dialog,
     running: Running,
-    directory: &'a Path,
+    /// For what tools write.
+    logs: PathBuf,
 }
 
-impl Kit<'_> {
+impl Kit {
     fn measure(&mut self, tool: &Tool) -> Result<Sample> {
+        Statistics::again()?;
         match tool.start {
             Start::Nothing => self.window(None, |_| Ok(Vec::new())),
             Start::Stage(word) => {
@@ -213,15 +232,14 @@ impl Kit<'_> {
                 setup::ensure(&["util-linux", package])?;
                 let mut command = Command::new("unshare");
                 command.args(["--mount", "sh", "-c", MOUNTED]).args(words);
-                let mut process = Process::spawn("tool", command, self.directory)?;
-                let pid = process.pid();
-                wait_for_runs(&mut process)?;
-                let mut sample = self.window(Some(pid), |_| Ok(vec![programs_of(pid)?]))?;
+                let mut process = Process::spawn("finrace-bench-tool", command, &self.logs)?;
                 let log = process.log().to_owned();
-                sample.lost = lost(&process.stop()?);
-                // Megabytes of events.
-                fs::remove_file(log).context("removing a tool's output")?;
-                Ok(sample)
+                let pid = process.pid();
+                let sample = wait_for_runs(&mut process)
+                    .and_then(|()| self.window(Some(pid), |_| Ok(vec![programs_of(pid)?])));
+                let lost = lost(&process.stop()?);
+                fs::remove_file(log).context("removing what a tool has written")?;
+                Ok(Sample { lost, ..sample? })
             }
         }
     }
@@ -239,19 +257,19 @@ impl Kit<'_> {
         let slice = Slice::between(start, self.running.count(pid)?)?;
         let after = programs(&mut self.stage)?;
         let rss_mb = pid.map(rss_mb).transpose()?;
-        Ok(Sample { slice, programs: between(&before, after), rss_mb, lost: 0 })
+        Ok(Sample { slice, programs: between(&before, &after), rss_mb, lost: 0 })
     }
 }
 
-#[expect(clippy::cast_precision_loss, reason = "of seconds")]
-fn between(before: &[Program], after: Vec<Program>) -> BTreeMap<(String, String), (f64, f64)> {
+fn between(before: &[Program], after: &[Program]) -> BTreeMap<(String, String), (f64, f64)> {
     let mut spent: BTreeMap<_, (f64, f64)> = BTreeMap::new();
-    for program in after {
-        let is_same = |other: &&Program| other.name == program.name && other.hook == program.hook;
-        let before = before.iter().find(is_same).cloned().unwrap_or_default();
-        let sum = spent.entry((program.name, program.hook)).or_default();
-        sum.0 += program.runs.saturating_sub(before.runs) as f64;
-        sum.1 += program.run_ns.saturating_sub(before.run_ns) as f64;
+    for (programs, sign) in [(after, 1.0), (before, -1.0)] {
+        for program in programs {
+            let sum = spent.entry((program.name.clone(), program.hook.clone())).or_default();
+            #[expect(clippy::cast_precision_loss, reason = "of minutes, in nanoseconds")]
+            let (runs, ns) = (program.runs as f64, program.run_ns as f64);
+            *sum = (sum.0 + sign * runs, sum.1 + sign * ns);
+        }
     }
     spent
 }
@@ -317,8 +335,13 @@ impl Statistics {
 
     fn on() -> Result<Self> {
         let before = read(Self::FILE)?;
-        fs::write(Self::FILE, "1").with_context(|| format!("writing {}", Self::FILE))?;
+        Self::again()?;
         Ok(Self { before })
+    }
+
+    /// Anybody may have switched it off.
+    fn again() -> Result<()> {
+        fs::write(Self::FILE, "1").with_context(|| format!("writing {}", Self::FILE))
     }
 }
 
@@ -339,18 +362,16 @@ impl Sample {
 }
 
 impl ToolResult {
-    fn new(name: &'static str, outcome: Result<Vec<Sample>>) -> Self {
-        let (samples, failure) = match outcome {
-            Ok(samples) => (samples, None),
-            Err(error) => (Vec::new(), Some(format!("{error:#}"))),
-        };
+    fn new(outcome: Outcome<'_>) -> Self {
+        let Outcome { tool, samples, failure } = outcome;
         let mid = |value: &dyn Fn(&Sample) -> Option<f64>| {
             median(samples.iter().filter_map(value).collect())
         };
         // A ratio to no runs is none.
         let by_runs = |sample: &Sample, value: f64| (sample.runs() > 0.0).then_some(value);
         Self {
-            name,
+            name: tool.name,
+            rounds: samples.len(),
             ns_per_connection: mid(&|s| by_runs(s, s.run_ns() / s.slice.requests)),
             hits_per_connection: mid(&|s| by_runs(s, s.runs() / s.slice.requests)),
             ns_per_hit: mid(&|s| by_runs(s, s.run_ns() / s.runs())),
@@ -444,7 +465,9 @@ impl fmt::Display for PeersResults {
         writeln!(f, "{table}")?;
         for tool in &self.tools {
             if let Some(failure) = &tool.failure {
-                writeln!(f, "{}: not measured: {failure}", tool.name)?;
+                let Self { rounds, .. } = self;
+                let ToolResult { name, rounds: measured, .. } = tool;
+                writeln!(f, "{name}: measured in {measured} of {rounds} rounds: {failure}")?;
             }
         }
         let judgement = self.judgement;
@@ -476,7 +499,7 @@ mod tests {
             run_ns,
         };
         let spent =
-            between(&[program("a", 10, 1000)], vec![program("a", 15, 2000), program("b", 1, 50)]);
+            between(&[program("a", 10, 1000)], &[program("a", 15, 2000), program("b", 1, 50)]);
         let key = |name: &str| (name.to_owned(), "h".to_owned());
         assert_eq!(spent, [(key("a"), (5.0, 1000.0)), (key("b"), (1.0, 50.0))].into());
     }
@@ -490,14 +513,17 @@ mod tests {
             lost: 2,
         };
         let samples = [200_000.0, 900_000.0, 210_000.0].map(sample).into();
-        let result = ToolResult::new("x", Ok(samples));
+        let [tool, ..] = &TOOLS;
+        let result = ToolResult::new(Outcome { samples, ..Outcome::new(tool) });
+        assert_eq!(result.rounds, 3);
         assert_eq!(result.ns_per_connection, Some(2100.0));
         assert_eq!(result.hits_per_connection, Some(10.0));
         assert_eq!(result.ns_per_hit, Some(210.0));
         assert_eq!(result.cpu_percent, Some(5.0));
         assert_eq!(result.lost, 6);
         assert_eq!(result.programs.len(), 1);
-        let nothing = ToolResult::new("x", Ok(vec![Sample::default()]));
+        let nothing =
+            ToolResult::new(Outcome { samples: vec![Sample::default()], ..Outcome::new(tool) });
         assert_eq!(nothing.ns_per_hit, None);
     }
 }

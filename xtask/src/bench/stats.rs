@@ -117,17 +117,17 @@ mod tests {
 
         let mut random = Random(7);
         let (mut held, mut width) = (0, 0.0);
-        for _ in 0..100 {
+        for _ in 0..40 {
             // A deviation of 2 % around 1 %.
-            let losses: Vec<f64> = (0..200).map(|_| 1.0 + 2.0 * random.normal()).collect();
+            let losses: Vec<f64> = (0..100).map(|_| 1.0 + 2.0 * random.normal()).collect();
             let estimate = Estimate::new(&losses).unwrap();
             assert!(estimate.low <= estimate.median && estimate.median <= estimate.high);
             held += usize::from(estimate.low <= 1.0 && 1.0 <= estimate.high);
-            width += (estimate.high - estimate.low) / 100.0;
+            width += (estimate.high - estimate.low) / 40.0;
         }
-        assert!((88..=100).contains(&held), "{held} of 100 hold the true value");
-        // 2 x 1.96 x 1.2533 x deviation / sqrt(200)
-        assert!((width - 0.695).abs() < 0.07, "{width}");
+        assert!(held >= 35, "{held} of 40 hold the true value");
+        // 2 x 1.96 x 1.2533 x deviation / sqrt(100)
+        assert!((width - 0.983).abs() < 0.1, "{width}");
     }
 
     /// One slice of ten that was disturbed does not move it.
