@@ -8,7 +8,7 @@ use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::time::Duration;
 
-use anyhow::{Context, Result, anyhow, bail, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use clap::ValueEnum;
 use rustix::buffer::spare_capacity;
 use rustix::event::{PollFd, PollFlags, Timespec, epoll, poll};
@@ -159,7 +159,7 @@ impl Orders {
 }
 
 fn ns(time: Timespec) -> Result<u64> {
-    let time = Duration::try_from(time).map_err(|_| anyhow!("a clock before its start"))?;
+    let time = Duration::try_from(time).context("a clock before its start")?;
     Ok(u64::try_from(time.as_nanos())?)
 }
 
