@@ -140,8 +140,19 @@ impl Session {
     /// Loads, attaches and starts to read.
     pub fn start(kernel: &Kernel) -> Result<Self> {
         let (mut features, resolved) = prepare(kernel.btf.as_deref())?;
-        let Attached { links, serving, records, skips, .. } =
+        let (_, attached) =
             attach(&mut features, resolved.layout, kernel.reuse_threshold, &kernel.hooks)?;
+        Self::over(attached, features, resolved.lost, kernel)
+    }
+
+    /// Gives up all rights of this thread, and starts to read.
+    pub fn over(
+        attached: Attached,
+        features: Features,
+        missing_fields: Vec<Lost>,
+        kernel: &Kernel,
+    ) -> Result<Self> {
+        let Attached { links, serving, records, skips } = attached;
         let start = monotonic();
         // After the attachment: a port that is listened on in between is seen twice, never missed.
         let listeners = listeners::read(Path::new("/proc"));
@@ -158,7 +169,7 @@ impl Session {
                 None => log::info!("{}: {by}", job.job),
             }
         }
-        for field in &resolved.lost {
+        for field in &missing_fields {
             log::warn!("this kernel has no {}; not seen: {}", field.field, field.loses);
         }
         // Before any thread is started, so that none has any.
@@ -174,7 +185,7 @@ impl Session {
             engine: Engine::new(settings, listeners, kernel.peers_max),
             features,
             serving,
-            missing_fields: resolved.lost,
+            missing_fields,
             counts: Counts::default(),
             started: wall_clock(),
             start,
@@ -371,9 +382,18 @@ impl Session {
 /// The daemon: binds first, so that a port in use is told before anything is attached.
 pub async fn serve(args: &cli::Serve) -> Result<()> {
     let listener = bind(args.listen).await?;
-    let mut session = Session::start(&args.kernel)?;
+    let session = Session::start(&args.kernel)?;
     log::info!("attached: {}", session.hooks());
     eprintln_quietly(&format!("finrace: attached; metrics on http://{}/metrics", args.listen));
+    serve_over(session, listener, args).await
+}
+
+/// The daemon's loop, until a signal.
+pub async fn serve_over(
+    mut session: Session,
+    listener: TcpListener,
+    args: &cli::Serve,
+) -> Result<()> {
     let (asking, receiver) = scrape::requests(args.max_requests.into());
     let requests = Requests { receiver, series_max: args.series_max };
     let (stop, stopped) = oneshot::channel::<()>();

@@ -6,12 +6,12 @@
 
 mod shared;
 
-use aya_ebpf::bindings::{BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP};
+use aya_ebpf::bindings::{BPF_F_MMAPABLE, BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP};
 use aya_ebpf::helpers::{bpf_jiffies64, bpf_ktime_get_ns};
 use aya_ebpf::macros::{btf_tracepoint, fentry, kprobe, map, raw_tracepoint};
 use aya_ebpf::maps::{Array, RingBuf};
 use aya_ebpf::programs::{BtfTracePointContext, FEntryContext, ProbeContext, RawTracePointContext};
-use finrace_ebpf::abi::{MEASURES_BYTES, Record};
+use finrace_ebpf::abi::{MEASURES_BYTES, Record, loss};
 
 use crate::shared::{PATTERNS, Produced};
 
@@ -56,9 +56,11 @@ twins! {
     kprobe() no_stray_kpr(ProbeContext) -> u32;
 }
 
-/// Shared with the agent under test by pinning.
+/// These two are those of the agent under test: it finds them pinned.
 #[map]
 static FR_MEASURES: RingBuf = RingBuf::with_byte_size(MEASURES_BYTES, 0);
+#[map]
+static FR_LOSSES: Array<u64> = Array::with_max_entries(loss::COUNT, BPF_F_MMAPABLE);
 
 /// What is produced, over and over.
 #[map]
@@ -93,8 +95,12 @@ fn produce(ctx: RawTracePointContext) -> i32 {
         let unread = FR_MEASURES.query(0);
         let wake = unread >= wake_bytes;
         let flags = if wake { BPF_RB_FORCE_WAKEUP } else { BPF_RB_NO_WAKEUP };
-        if FR_MEASURES.output::<Record>(&record, flags.into()).is_err() {
+        if FR_MEASURES.output::<Record>(&record, flags.into()).is_err()
+            && let Some(lost) = FR_LOSSES.get_ptr_mut(loss::MEASURES_FULL)
+        {
             produced.refused += 1;
+            // SAFETY: a valid pointer into the map; nobody else counts into it meanwhile.
+            unsafe { *lost += 1 };
         }
     }
     0

@@ -188,6 +188,19 @@ impl Random {
         ((z ^ (z >> 31)) >> 11) as f64 / (1u64 << 53) as f64
     }
 
+    /// A whole number below `end`, each as likely as the others.
+    #[expect(clippy::cast_precision_loss, clippy::cast_sign_loss, reason = "small numbers")]
+    pub(crate) fn below(&mut self, end: usize) -> usize {
+        (self.unit() * end as f64) as usize
+    }
+
+    /// Brings them into any order, each as likely as the others.
+    pub(crate) fn shuffle<T>(&mut self, values: &mut [T]) {
+        for end in (2..=values.len()).rev() {
+            values.swap(self.below(end), end - 1);
+        }
+    }
+
     /// Evenly between two values.
     pub(crate) fn between(&mut self, low: f64, high: f64) -> f64 {
         low + (high - low) * self.unit()

@@ -165,6 +165,26 @@ pub(crate) fn wait_port(address: SocketAddr, timeout: Duration) -> Result<()> {
     Ok(())
 }
 
+/// While it lives, the processes of this session come before those of others: builds and the like.
+pub(crate) struct Preference;
+
+impl Preference {
+    /// Of the scheduler's group, which is the session: a process's own niceness counts only there.
+    const FILE: &str = "/proc/self/autogroup";
+
+    /// Where it is refused, or the kernel has no such groups, the results will tell.
+    pub(crate) fn begin() -> Self {
+        fs::write(Self::FILE, "-10").ok();
+        Self
+    }
+}
+
+impl Drop for Preference {
+    fn drop(&mut self) {
+        fs::write(Self::FILE, "0").ok();
+    }
+}
+
 fn create(path: &Path) -> Result<File> {
     File::create(path).with_context(|| format!("creating {}", path.display()))
 }
@@ -227,6 +247,10 @@ impl Process {
         let status = self.child.wait()?;
         ensure!(status.success(), "{}: {status}: {}", self.name, self.output()?);
         Ok(())
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
     }
 
     /// Where its output goes.

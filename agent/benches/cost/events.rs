@@ -22,7 +22,9 @@ use rustix::time::{ClockId, Timespec, clock_gettime};
 use serde_json::json;
 use tokio::sync::mpsc::UnboundedReceiver;
 
-use traffic::{HZ, Traffic, is_of_races};
+use crate::say;
+pub(crate) use traffic::Traffic;
+use traffic::{HZ, is_of_races};
 
 /// As the agent is started by default.
 const MAX_ROWS: usize = 1_000;
@@ -95,15 +97,7 @@ pub(crate) fn run(args: Args) -> Result<()> {
             "total": ns(total),
         },
     });
-    print(&line);
-    Ok(())
-}
-
-fn print(line: &serde_json::Value) {
-    #[expect(clippy::print_stdout, reason = "the result")]
-    {
-        println!("{line}");
-    }
+    say(&line)
 }
 
 /// What came out of rings.
@@ -145,7 +139,7 @@ pub(crate) fn follow(
 /// The agent without its HTTP side, on this host.
 fn attached(time: Duration) -> Result<()> {
     let (mut features, resolved) = app::prepare(None)?;
-    let attached = attach(&mut features, resolved.layout, THRESHOLD, &[])?;
+    let (_, attached) = attach(&mut features, resolved.layout, THRESHOLD, &[])?;
     let start = monotonic();
     let settings = Settings {
         ticks: Ticks { hz: features.hz },
@@ -159,7 +153,7 @@ fn attached(time: Duration) -> Result<()> {
     let seen = follow(&mut batches, &mut engine, |_| monotonic().since(start) >= time);
     let end = clock_gettime(ClockId::ProcessCPUTime);
     let spent = duration(end).saturating_sub(duration(begin));
-    print(&json!({
+    say(&json!({
         "part": "events_attached",
         "seconds": time.as_secs(),
         "batches": seen.batches,
@@ -169,8 +163,7 @@ fn attached(time: Duration) -> Result<()> {
         "lost": seen.lost,
         "waited": seen.waited,
         "cpu_us": spent.as_micros() as u64,
-    }));
-    Ok(())
+    }))
 }
 
 /// Time of this thread on a CPU, by stage.
@@ -260,7 +253,7 @@ fn on_cpu() -> Duration {
     duration(clock_gettime(ClockId::ThreadCPUTime))
 }
 
-fn duration(time: Timespec) -> Duration {
+pub(crate) fn duration(time: Timespec) -> Duration {
     Duration::new(time.tv_sec.cast_unsigned(), time.tv_nsec.cast_unsigned() as u32)
 }
 

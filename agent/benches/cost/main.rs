@@ -7,6 +7,7 @@ mod client;
 mod events;
 mod paths;
 mod programs;
+mod ring;
 mod stage;
 mod table;
 
@@ -33,6 +34,8 @@ enum Part {
     Client(client::Args),
     /// Carries made-up records from decoder to table, and says what each stage takes
     Events(events::Args),
+    /// Writes records into the agent's ring from within the kernel, and says what becomes of them
+    Ring(ring::Args),
     /// Fills a table with peers, and scrapes it
     Table(table::Args),
 }
@@ -43,6 +46,7 @@ fn main() -> ExitCode {
         Part::Paths(args) => paths::run(args),
         Part::Client(args) => client::run(args),
         Part::Events(args) => events::run(args),
+        Part::Ring(args) => ring::run(args),
         Part::Table(args) => table::run(args),
     };
     match done {
@@ -59,7 +63,10 @@ fn main() -> ExitCode {
 
 /// Says a result to whoever runs this.
 fn say(result: &impl Serialize) -> Result<()> {
-    let line = serde_json::to_string(result).context("encoding a result")?;
+    tell(&serde_json::to_string(result).context("encoding a result")?)
+}
+
+fn tell(line: &str) -> Result<()> {
     let mut out = stdout().lock();
     writeln!(out, "{line}").and_then(|()| out.flush()).context("writing a result")
 }

@@ -17,7 +17,7 @@ use finrace::probe::source::monotonic;
 use rustix::net::sockopt::set_tcp_cork;
 use serde::Serialize;
 
-use crate::programs::{Count, Programs, Set};
+use crate::programs::{Count, Loose, Programs, Set};
 use crate::say;
 
 #[derive(clap::Args)]
@@ -64,14 +64,20 @@ struct Counted {
 }
 
 pub(crate) fn run(args: Args) -> Result<()> {
-    let mut programs = Programs::load(&args.object, &args.hooks)?;
+    let (mut programs, mut loose) = Programs::load(&args.object, &args.hooks)?;
     let mut pair = Pair::new()?;
     let write = &mut |count| pair.write(count);
-    Path { name: "write", job: Some(Job::Write), count: args.writes, measure: write }
-        .run(&mut programs, &args)?;
+    Path { name: "write", job: Some(Job::Write), count: args.writes, measure: write }.run(
+        &mut programs,
+        &mut loose,
+        &args,
+    )?;
     let measure = &mut connections;
-    Path { name: "connection", job: None, count: args.connections, measure }
-        .run(&mut programs, &args)
+    Path { name: "connection", job: None, count: args.connections, measure }.run(
+        &mut programs,
+        &mut loose,
+        &args,
+    )
 }
 
 /// One of the two, and how to go it so many times; gives nanoseconds.
@@ -84,13 +90,13 @@ struct Path<'a> {
 }
 
 impl Path<'_> {
-    fn run(mut self, programs: &mut Programs, args: &Args) -> Result<()> {
+    fn run(mut self, programs: &mut Programs, loose: &mut Loose, args: &Args) -> Result<()> {
         let hook = programs.hook(self.job.unwrap_or(Job::State));
         let Self { name: path, job, count, .. } = self;
         for round in 0..args.rounds {
             for set in shuffled(round) {
                 programs.attach(set, job)?;
-                let took = self.warm(programs)?;
+                let took = self.warm(loose)?;
                 #[expect(clippy::cast_precision_loss, reason = "below 2^52 ns")]
                 let ns = took as f64 / f64::from(count);
                 say(&Sample { path, hook, set, round, ns })?;
@@ -101,9 +107,9 @@ impl Path<'_> {
             for round in 0..args.rounds.min(30) {
                 for set in shuffled(round) {
                     programs.attach(set, job)?;
-                    self.warm(programs)?;
+                    self.warm(loose)?;
                     let before = programs.counts(set)?;
-                    self.warm(programs)?;
+                    self.warm(loose)?;
                     let mut programs = programs.counts(set)?;
                     for (after, before) in programs.iter_mut().zip(before) {
                         after.runs -= before.runs;
@@ -117,11 +123,11 @@ impl Path<'_> {
     }
 
     /// A tenth first, which does not count. What is recorded meanwhile is let go of.
-    fn warm(&mut self, programs: &mut Programs) -> Result<u64> {
+    fn warm(&mut self, loose: &mut Loose) -> Result<u64> {
         (self.measure)(self.count / 10)?;
-        programs.drain();
+        loose.drain();
         let took = (self.measure)(self.count);
-        programs.drain();
+        loose.drain();
         took
     }
 }

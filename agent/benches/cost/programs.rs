@@ -7,9 +7,14 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use aya::Ebpf;
 use finrace::app::prepare;
-use finrace::probe::attach::{Attached, Forced, Kernel, Link, Serving, attach};
+use finrace::probe::attach::{Attached, Forced, Kernel, Link, Records, Serving, attach};
+use finrace::probe::features::Features;
+use finrace::probe::layout::Lost;
 use finrace::probe::plan::{Hook, Job, Part};
 use serde::Serialize;
+
+/// As the agent has it by default.
+const THRESHOLD: Duration = Duration::from_millis(200);
 
 /// What is attached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -35,10 +40,10 @@ struct Loaded {
 }
 
 pub(crate) struct Programs {
-    pub(crate) attached: Attached,
+    finrace: Kernel,
     twins: Kernel,
     loaded: Vec<Loaded>,
-    twin_links: Vec<Link>,
+    links: Vec<Link>,
 }
 
 /// What the kernel counted for a program, with run-time statistics on.
@@ -53,11 +58,11 @@ pub(crate) struct Count {
 }
 
 impl Programs {
-    /// Loads what the agent would choose here, and the twins from `object`. Nothing is attached.
-    pub(crate) fn load(object: &Path, forced: &[Forced]) -> Result<Self> {
+    /// Loads what the agent would choose here, and the twins from `object`. Nothing is attached;
+    /// what reads is left to the caller.
+    pub(crate) fn load(object: &Path, forced: &[Forced]) -> Result<(Self, Loose)> {
         let (mut features, resolved) = prepare(None)?;
-        let mut attached =
-            attach(&mut features, resolved.layout, Duration::from_millis(200), forced)?;
+        let (finrace, mut attached) = attach(&mut features, resolved.layout, THRESHOLD, forced)?;
         attached.links.clear();
         let object = std::fs::read(object).with_context(|| format!("{}", object.display()))?;
         let mut twins = Kernel::new(Ebpf::load(&object)?, &features)?;
@@ -74,20 +79,18 @@ impl Programs {
                 loaded.push(Loaded { job: choice.job, hook: choice.hook, part: *part, twin });
             }
         }
-        Ok(Self { attached, twins, loaded, twin_links: Vec::new() })
+        let programs = Self { finrace, twins, loaded, links: Vec::new() };
+        Ok((programs, Loose { attached, features, missing_fields: resolved.lost }))
     }
 
     /// Attaches these programs and no other; only those of one job, if it is given.
     pub(crate) fn attach(&mut self, set: Set, job: Option<Job>) -> Result<()> {
-        self.attached.links.clear();
-        self.twin_links.clear();
+        self.links.clear();
         for Loaded { hook, part, twin, .. } in Self::of(&self.loaded, job) {
             match set {
                 Set::None => {}
-                Set::Empty => self.twin_links.push(self.twins.attach_part(*hook, *twin)?),
-                Set::Finrace => {
-                    self.attached.links.push(self.attached.kernel.attach_part(*hook, *part)?);
-                }
+                Set::Empty => self.links.push(self.twins.attach_part(*hook, *twin)?),
+                Set::Finrace => self.links.push(self.finrace.attach_part(*hook, *part)?),
             }
         }
         Ok(())
@@ -109,7 +112,7 @@ impl Programs {
             let (kernel, part) = match set {
                 Set::None => break,
                 Set::Empty => (&mut self.twins, twin),
-                Set::Finrace => (&mut self.attached.kernel, part),
+                Set::Finrace => (&mut self.finrace, part),
             };
             if all.iter().any(|known| known.name == part.program) {
                 continue;
@@ -126,11 +129,20 @@ impl Programs {
         }
         Ok(all)
     }
+}
 
+/// What the programs write into, and what else a session takes.
+pub(crate) struct Loose {
+    pub(crate) attached: Attached,
+    pub(crate) features: Features,
+    pub(crate) missing_fields: Vec<Lost>,
+}
+
+impl Loose {
     /// Lets go of the records that wait.
     pub(crate) fn drain(&mut self) {
-        let records = &mut self.attached.records;
-        for ring in [&mut records.races, &mut records.measures] {
+        let Records { races, measures, .. } = &mut self.attached.records;
+        for ring in [races, measures] {
             while ring.next().is_some() {}
         }
     }

@@ -17,6 +17,8 @@ use finrace::scrape::{Scrape, requests};
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot};
 
+use crate::say;
+
 /// Observations of a peer: an hour of a busy pool, after which its rings are full.
 const CLOSES: u32 = 150;
 const REUSES_PER_CLOSE: u32 = 4;
@@ -39,12 +41,7 @@ pub(crate) struct Args {
 
 pub(crate) fn run(args: Args) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let line = runtime.block_on(measure(&args))?;
-    #[expect(clippy::print_stdout, reason = "the result")]
-    {
-        println!("{line}");
-    }
-    Ok(())
+    say(&runtime.block_on(measure(&args))?)
 }
 
 async fn measure(args: &Args) -> Result<serde_json::Value> {
@@ -98,7 +95,7 @@ fn times(scrapes: Vec<Scraped>) -> [f64; 3] {
 }
 
 /// In KiB.
-fn memory(field: &str) -> Result<u64> {
+pub(crate) fn memory(field: &str) -> Result<u64> {
     let status = std::fs::read_to_string("/proc/self/status")?;
     let line = status.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':'));
     let number = line.and_then(|line| line.trim().strip_suffix(" kB"));

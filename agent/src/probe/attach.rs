@@ -104,9 +104,8 @@ impl Serving {
     }
 }
 
-/// Loaded and attached programs, and the way to their records.
+/// Attached programs, and the way to their records.
 pub struct Attached {
-    pub kernel: Kernel,
     pub links: Vec<Link>,
     pub serving: Vec<Serving>,
     pub records: Records,
@@ -126,7 +125,7 @@ pub struct Link {
     _link: Box<dyn Any + Send>,
 }
 
-/// Attaches what the plan offers, best first.
+/// Attaches what the plan offers, best first. What is attached stays so without the `Kernel`.
 ///
 /// # Errors
 /// If a required job cannot be served, or any by the hook that is forced for it; the chain names
@@ -136,7 +135,7 @@ pub fn attach(
     layout: Layout,
     threshold: Duration,
     forced: &[Forced],
-) -> Result<Attached> {
+) -> Result<(Kernel, Attached)> {
     let mut kernel = Kernel::open(features, layout, threshold)?;
     kernel.prove(features);
     let mut links = Vec::new();
@@ -146,7 +145,7 @@ pub fn attach(
     })?;
     let skips = kernel.skips(&serving)?;
     let records = kernel.records()?;
-    Ok(Attached { kernel, links, serving, records, skips })
+    Ok((kernel, Attached { links, serving, records, skips }))
 }
 
 /// Attaches every choice that the plan offers, one after the other, and lets go of each: nothing

@@ -1,36 +1,204 @@
-//! `cargo xtask bench`: what finrace costs.
+//! `cargo xtask bench`: what finrace costs, and whether that is within its budgets.
+//!
+//! Times are of this machine and hour; what carries over are ratios to programs that do nothing,
+//! measured in the same run, and counts of instructions. The latter are also recorded in the
+//! repository and checked before every merge (`guard`); times never are.
 
+mod agent;
+mod dialog;
+mod events;
+mod figure;
+mod guard;
 mod instructions;
+mod load;
+mod machine;
+mod paths;
+mod peers;
+mod stats;
+mod table;
+mod workload;
 
-use std::path::PathBuf;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 
-use anyhow::Result;
+use anyhow::{Context, Result, ensure};
+use clap::Subcommand;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
 
+use self::figure::Figure;
+pub(crate) use self::figure::Recorded;
+use self::machine::Machine;
+use self::workload::Stand;
 use crate::guest::{self, Arch};
 use crate::live::executables;
-use crate::{bpf, report};
+use crate::setup::{self, target_dir};
+use crate::{bpf, report, root};
 
+/// Options of `cargo xtask bench`.
 #[derive(clap::Args)]
-pub(crate) struct BenchArgs {}
+pub(crate) struct BenchArgs {
+    /// [default: all of them but `guard`, one after the other]
+    #[command(subcommand)]
+    part: Option<Part>,
+    /// Keep the figures in xtask/bench.json, for README.md
+    #[arg(long)]
+    record: bool,
+}
 
-pub(crate) fn run(_args: BenchArgs) -> Result<()> {
-    let built = Built::new()?;
-    report(&instructions::run(&built)?);
+#[derive(Subcommand)]
+enum Part {
+    /// A write and a connection, in instructions of a guest under QEMU
+    Instructions,
+    /// The same in time, by the clock and by the kernel's own statistics
+    Paths(paths::PathsArgs),
+    /// Whole workloads with and without finrace
+    Load(load::LoadArgs),
+    /// Other tools under the same load
+    Peers(peers::PeersArgs),
+    /// Records at any rate, from within the kernel to the table
+    Events(events::EventsArgs),
+    /// Peers in memory, and their metrics on the way out
+    Table,
+    /// The agent itself: size, start, and what it takes when nothing happens
+    Agent,
+    /// Compare counts of instructions with those that are recorded in xtask/costs.json
+    Guard(guard::GuardArgs),
+}
+
+/// Runs what is asked for, prints tables, and fails where a budget is exceeded.
+pub(crate) fn run(args: BenchArgs) -> Result<()> {
+    ensure!(rustix::process::geteuid().is_root(), "programs are loaded by root");
+    let stand = Stand::build()?;
+    if let Some(Part::Guard(args)) = args.part {
+        return guard::run(&stand, &args);
+    }
+    let parts = args.part.map_or_else(Part::all, |part| vec![part]);
+    let mut results = serde_json::Map::new();
+    let mut figures = Vec::new();
+    for part in &parts {
+        report(&format!("== {}", part.name()));
+        let (result, more) = part.run(&stand)?;
+        results.insert(part.name().to_owned(), result);
+        figures.extend(more);
+    }
+    let text = figure::table(&figures);
+    report(&text);
+    let recorded = Recorded { machine: Machine::read()?, commit: commit()?, figures };
+    let file = stand.directory.join("results.json");
+    let all = json!({ "summary": recorded, "parts": results });
+    fs::write(&file, serde_json::to_string_pretty(&all)?)
+        .with_context(|| format!("writing {}", file.display()))?;
+    report(&format!("all figures: {}", file.display()));
+    if args.record {
+        recorded.write()?;
+    }
+    let faults = recorded.faults();
+    ensure!(faults.is_empty(), "not within budget: {}", faults.join("; "));
     Ok(())
 }
 
-/// What measures.
-struct Built {
-    /// Static, so that it runs in a guest, too.
-    cost: PathBuf,
-    /// The programs' twins.
-    object: PathBuf,
+impl Part {
+    /// What needs quiet comes first.
+    fn all() -> Vec<Self> {
+        vec![
+            Self::Paths(paths::PathsArgs::default()),
+            Self::Load(load::LoadArgs::default()),
+            Self::Peers(peers::PeersArgs::default()),
+            Self::Events(events::EventsArgs::default()),
+            Self::Table,
+            Self::Agent,
+            Self::Instructions,
+        ]
+    }
+
+    const fn name(&self) -> &'static str {
+        match self {
+            Self::Instructions => "instructions",
+            Self::Paths(_) => "paths",
+            Self::Load(_) => "load",
+            Self::Peers(_) => "peers",
+            Self::Events(_) => "events",
+            Self::Table => "table",
+            Self::Agent => "agent",
+            Self::Guard(_) => "guard",
+        }
+    }
+
+    /// Measures; returns all results, and the figures that sum them up.
+    fn run(&self, stand: &Stand) -> Result<(Value, Vec<Figure>)> {
+        match self {
+            Self::Instructions => of(instructions::run(stand)?, instructions::figures),
+            Self::Paths(args) => of(paths::run(stand, args)?, paths::Paths::figures),
+            Self::Load(args) => of(load::run(stand, args)?, load::LoadResults::figures),
+            Self::Peers(args) => of(peers::run(stand, args)?, peers::PeersResults::figures),
+            Self::Events(args) => of(events::run(stand, args)?, events::figures),
+            Self::Table => of(table::run(stand)?, table::figures),
+            Self::Agent => of(agent::run(stand)?, agent::Agent::figures),
+            Self::Guard(_) => Ok((Value::Null, Vec::new())),
+        }
+    }
 }
 
-impl Built {
-    fn new() -> Result<Self> {
+fn of<T: Serialize>(results: T, figures: fn(&T) -> Vec<Figure>) -> Result<(Value, Vec<Figure>)> {
+    let figures = figures(&results);
+    Ok((serde_json::to_value(results)?, figures))
+}
+
+impl Stand {
+    /// Builds what measures and what is measured.
+    fn build() -> Result<Self> {
         let object = bpf::build_bench()?;
-        let [cost] = executables(&mut guest::build_static(Arch::X86_64)?, ["--bench=cost"])?;
-        Ok(Self { cost, object })
+        // Static, since they are to run in a guest, too, and since that is what is shipped.
+        let mut build = guest::build_static(Arch::X86_64)?;
+        let [cost, finrace] = executables(&mut build, ["--bench=cost", "--bin=finrace"])?;
+        let directory = target_dir().join("bench");
+        fs::create_dir_all(&directory)
+            .with_context(|| format!("creating {}", directory.display()))?;
+        Ok(Self { cost, finrace, object, directory })
+    }
+
+    /// What a part of the benchmark says, line by line.
+    fn cost<T: DeserializeOwned>(&self, part: &str, arguments: &[&str]) -> Result<Vec<T>> {
+        let mut command = Command::new(&self.cost);
+        command.arg(part);
+        if ["paths", "ring"].contains(&part) {
+            command.arg("--object").arg(&self.object);
+        }
+        values(&setup::run(command.args(arguments))?)
+    }
+}
+
+/// Lines of JSON, each a value; what is none is passed over.
+fn values<T: DeserializeOwned>(text: &str) -> Result<Vec<T>> {
+    let lines = text.lines().filter(|line| line.starts_with('{'));
+    lines.map(|line| serde_json::from_str(line).with_context(|| line.to_owned())).collect()
+}
+
+/// Of the sources that are measured.
+fn commit() -> Result<String> {
+    let describe = ["describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"];
+    let text = setup::run(Command::new("git").current_dir(root()).args(describe))?;
+    Ok(text.trim().to_owned())
+}
+
+/// A file system for pinned maps, as long as it is needed.
+struct BpfFs(PathBuf);
+
+impl BpfFs {
+    fn mount(directory: &Path) -> Result<Self> {
+        fs::create_dir_all(directory)
+            .with_context(|| format!("creating {}", directory.display()))?;
+        setup::run(Command::new("mount").args(["-t", "bpf", "bpf"]).arg(directory))?;
+        Ok(Self(directory.to_owned()))
+    }
+}
+
+impl Drop for BpfFs {
+    fn drop(&mut self) {
+        // Left mounted it is found so by the next run, which mounts over it.
+        Command::new("umount").arg(&self.0).status().ok();
     }
 }

@@ -1,12 +1,11 @@
 //! Whether the machine itself stood still: then times are no longer those of the software, and
 //! requests are lost that no configuration could have saved.
 
-use std::fs;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{scope, sleep};
 use std::time::Duration;
 
-use crate::setup::now;
+use crate::setup::{Preference, now};
 
 /// Runs `body` ahead of what else the machine does, and returns with its result the longest time
 /// that nothing of it could run.
@@ -39,24 +38,4 @@ pub(super) fn with_end<T>(end: &AtomicBool, body: impl FnOnce() -> T) -> T {
     }
     let _end = End(end);
     body()
-}
-
-/// While it lives, the processes of this session come before those of others: builds and the like.
-struct Preference;
-
-impl Preference {
-    /// Of the scheduler's group, which is the session: a process's own niceness counts only there.
-    const FILE: &str = "/proc/self/autogroup";
-
-    /// Where it is refused, or the kernel has no such groups, the stalls will tell.
-    fn begin() -> Self {
-        fs::write(Self::FILE, "-10").ok();
-        Self
-    }
-}
-
-impl Drop for Preference {
-    fn drop(&mut self) {
-        fs::write(Self::FILE, "0").ok();
-    }
 }

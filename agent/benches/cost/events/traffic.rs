@@ -38,6 +38,11 @@ pub(crate) struct Traffic {
 }
 
 impl Traffic {
+    /// So many records of a usual mixture.
+    pub(crate) const fn of(count: usize) -> Self {
+        Self { count, rate: 10_000, peers: 1_000 }
+    }
+
     /// Records in the order of their stamps.
     pub(crate) fn records(&self) -> Vec<Record> {
         let mut random = Random(1);

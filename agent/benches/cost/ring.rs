@@ -1,0 +1,249 @@
+//! The way of records from the kernel to the table, at any rate: a program of our own writes them
+//! into the agent's ring, on one processor, and the whole agent takes them out on another.
+
+use std::ops::ControlFlow;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, anyhow, ensure};
+use aya::maps::{Array, MapData, loaded_maps};
+use aya::programs::RawTracePoint;
+use aya::{Ebpf, EbpfLoader, Pod, RawTracePointRunOptions, TestRun as _};
+use clap::ValueEnum;
+use finrace::app::Session;
+use finrace::cli::Kernel;
+use finrace::logic::model::Nanos;
+use finrace::probe::source::monotonic;
+use finrace_ebpf::abi::{MEASURES_BYTES, Record};
+use rustix::thread::{CpuSet, sched_setaffinity};
+use rustix::time::{ClockId, clock_gettime};
+use serde::Serialize;
+
+use crate::events::{Traffic, duration};
+use crate::programs::{Loose, Programs};
+use crate::say;
+use crate::table::memory;
+
+#[path = "../../../ebpf/bench/shared.rs"]
+mod shared;
+use shared::{PATTERNS, Produced};
+
+/// Both threads of the agent.
+const AGENT: usize = 0;
+const PRODUCER: usize = 1;
+
+/// Records of a turn of the program.
+const TURN: u64 = 500;
+
+/// The programs of the agent wake its reader so.
+const WAKE_BYTES: u64 = MEASURES_BYTES as u64 / 4;
+
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// Object with the producer
+    #[arg(long)]
+    object: PathBuf,
+    /// An empty directory on bpffs
+    #[arg(long)]
+    bpffs: PathBuf,
+    /// How records come
+    #[arg(long, value_enum)]
+    load: Load,
+    #[arg(long, default_value_t = 3)]
+    seconds: u64,
+    #[command(flatten)]
+    kernel: Kernel,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize)]
+enum Load {
+    /// None
+    Idle,
+    /// 10,000 a second, those of a millisecond together
+    #[value(name = "10k")]
+    TenThousand,
+    /// 100,000 a second
+    #[value(name = "100k")]
+    HundredThousand,
+    /// 1,000,000 a second
+    #[value(name = "1M")]
+    Million,
+    /// 50,000 at once, every second
+    Burst,
+    /// As many as there can be
+    Flood,
+}
+
+impl Load {
+    /// How many at once, and after which time again.
+    const fn portion(self) -> (u64, Duration) {
+        const MILLISECOND: Duration = Duration::from_millis(1);
+        match self {
+            Self::Idle => (0, MILLISECOND),
+            Self::TenThousand => (10, MILLISECOND),
+            Self::HundredThousand => (100, MILLISECOND),
+            Self::Million => (1_000, MILLISECOND),
+            Self::Burst => (50_000, Duration::from_secs(1)),
+            Self::Flood => (50_000, Duration::ZERO),
+        }
+    }
+}
+
+/// What became of a load.
+#[derive(Serialize)]
+struct Outcome {
+    load: Load,
+    seconds: f64,
+    /// Records written or refused; those refused, the ring being full.
+    produced: u64,
+    refused: u64,
+    /// Records that the agent has taken out; those that it says were lost.
+    seen: u64,
+    lost: u64,
+    /// The longest that a portion took to be written.
+    longest_portion_us: u64,
+    agent_cpu_percent: f64,
+    agent_us_per_event: Option<f64>,
+    rss_kb: u64,
+}
+
+pub(crate) fn run(args: Args) -> Result<()> {
+    on_processor(AGENT)?;
+    let (_, loose) = Programs::load(&args.object, &args.kernel.hooks)?;
+    let producer = Producer::new(&args)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let Loose { attached, features, missing_fields } = loose;
+    let mut session = Session::over(attached, features, missing_fields, &args.kernel)?;
+    let before = clock_gettime(ClockId::ProcessCPUTime);
+    let start = monotonic();
+    let produced = std::thread::spawn(move || producer.run(args.load, args.seconds));
+    let time = Duration::from_secs(args.seconds) + Duration::from_millis(500);
+    let mut rss_kb = 0;
+    runtime.block_on(async {
+        session.run(Some(time), None, |_, _| Ok(ControlFlow::Continue(()))).await?;
+        rss_kb = memory("VmRSS")?;
+        Ok::<_, anyhow::Error>(())
+    })?;
+    let seconds = monotonic().since(start).as_secs_f64();
+    let all = duration(clock_gettime(ClockId::ProcessCPUTime)) - duration(before);
+    let produced = produced.join().map_err(|_panic| anyhow!("the producer has panicked"))??;
+    let own = all.saturating_sub(produced.cpu).as_secs_f64();
+    let seen = session.counts.events().into_iter().map(|(_, count)| count).sum::<u64>();
+    let lost = session.lost().get("measures_ring_full").copied().unwrap_or(0);
+    #[expect(clippy::cast_precision_loss, reason = "below 2^52")]
+    let per_event = (seen > 0).then(|| 1e6 * own / seen as f64);
+    let Produced { count, refused, .. } = produced.records;
+    say(&Outcome {
+        load: args.load,
+        seconds,
+        produced: count,
+        refused,
+        seen,
+        lost,
+        longest_portion_us: u64::try_from(produced.longest.as_micros())?,
+        agent_cpu_percent: 100.0 * own / seconds,
+        agent_us_per_event: per_event,
+        rss_kb,
+    })?;
+    ensure!(count == seen + lost && refused == lost, "produced is not seen and lost");
+    Ok(())
+}
+
+fn on_processor(processor: usize) -> Result<()> {
+    let mut set = CpuSet::new();
+    set.set(processor);
+    sched_setaffinity(None, &set).with_context(|| format!("moving to processor {processor}"))
+}
+
+/// The program that writes records into the agent's ring.
+struct Producer {
+    ebpf: Ebpf,
+}
+
+/// What it has done.
+struct Done {
+    records: Produced,
+    longest: Duration,
+    cpu: Duration,
+}
+
+impl Producer {
+    fn new(args: &Args) -> Result<Self> {
+        let mut loader = EbpfLoader::new();
+        for name in ["FR_MEASURES", "FR_LOSSES"] {
+            let path = args.bpffs.join(name);
+            newest(name)?.pin(&path).with_context(|| format!("pinning {name}"))?;
+            loader.map_pin_path(name, path);
+        }
+        let object = std::fs::read(&args.object).context("reading the object")?;
+        let mut ebpf = loader.load(&object).context("loading the producer")?;
+        let mut patterns: Array<_, Pattern> =
+            ebpf.map_mut("PATTERN").context("no map of patterns")?.try_into()?;
+        let records = Traffic::of(PATTERNS as usize).records();
+        for (index, record) in (0_u32..PATTERNS).zip(records.iter().cycle()) {
+            patterns.set(index, Pattern(aged(*record)), 0)?;
+        }
+        program(&mut ebpf)?.load().context("loading the producer")?;
+        Ok(Self { ebpf })
+    }
+
+    fn run(mut self, load: Load, seconds: u64) -> Result<Done> {
+        on_processor(PRODUCER)?;
+        let (portion, pause) = load.portion();
+        let before = clock_gettime(ClockId::ThreadCPUTime);
+        let begin = monotonic();
+        let mut due = Duration::ZERO;
+        let mut longest = Duration::ZERO;
+        while due < Duration::from_secs(seconds) {
+            let start = monotonic();
+            let mut rest = portion;
+            while rest > 0 {
+                let turn = rest.min(TURN);
+                let mut options = RawTracePointRunOptions::new();
+                (options.args[0], options.args[1]) = (turn, WAKE_BYTES);
+                let ran = program(&mut self.ebpf)?.test_run(options).context("producing")?;
+                ensure!(ran.return_value == 0, "the producer says {}", ran.return_value);
+                rest -= turn;
+            }
+            let now = monotonic();
+            longest = longest.max(now.since(start));
+            due = if pause.is_zero() { now.since(begin) } else { due + pause };
+            std::thread::sleep((due + begin.since(Nanos(0))).saturating_sub(now.since(Nanos(0))));
+        }
+        let cpu = duration(clock_gettime(ClockId::ThreadCPUTime)) - duration(before);
+        let produced: Array<_, Produced> =
+            self.ebpf.map_mut("PRODUCED").context("no map of counts")?.try_into()?;
+        Ok(Done { records: produced.get(&0, 0)?, longest, cpu })
+    }
+}
+
+fn program(ebpf: &mut Ebpf) -> Result<&mut RawTracePoint> {
+    Ok(ebpf.program_mut("produce").context("the object has no producer")?.try_into()?)
+}
+
+/// The map of this name that was made last: it is ours.
+fn newest(name: &str) -> Result<MapData> {
+    let maps = loaded_maps().filter_map(Result::ok);
+    let ours = maps.filter(|map| map.name_as_str() == Some(name)).map(|map| map.id()).max();
+    Ok(MapData::from_id(ours.with_context(|| format!("no map {name}"))?)?)
+}
+
+/// With ages in place of its stamps of jiffies.
+fn aged(record: Record) -> Record {
+    let age = |stamp: u32| record.jiffies.wrapping_sub(stamp);
+    Record {
+        lsndtime: age(record.lsndtime),
+        lrcvtime: age(record.lrcvtime),
+        rcv_tstamp: age(record.rcv_tstamp),
+        ..record
+    }
+}
+
+#[repr(transparent)]
+#[derive(Clone, Copy)]
+struct Pattern(Record);
+
+// SAFETY: integers and arrays of them, without padding.
+unsafe impl Pod for Pattern {}
+// SAFETY: likewise.
+unsafe impl Pod for Produced {}

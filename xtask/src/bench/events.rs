@@ -1,0 +1,91 @@
+//! Records from within the kernel to the table: the whole agent on one processor, and a program
+//! that writes into its ring on another.
+
+use anyhow::{Result, ensure};
+use serde::{Deserialize, Serialize};
+
+use super::BpfFs;
+use super::figure::Figure;
+use super::workload::Stand;
+
+/// Of one processor, when nothing happens.
+const IDLE_PERCENT: f64 = 0.2;
+/// Of the agent, for a record, at 10,000 a second.
+const MICROSECONDS: f64 = 0.5;
+
+#[derive(clap::Args)]
+pub(super) struct EventsArgs {
+    /// Seconds of each load
+    #[arg(long, default_value_t = 5)]
+    seconds: u64,
+}
+
+impl Default for EventsArgs {
+    fn default() -> Self {
+        Self { seconds: 5 }
+    }
+}
+
+/// A line of `cost ring`.
+#[derive(Debug, Deserialize, Serialize)]
+pub(super) struct Outcome {
+    load: String,
+    seconds: f64,
+    produced: u64,
+    seen: u64,
+    lost: u64,
+    longest_portion_us: u64,
+    agent_cpu_percent: f64,
+    agent_us_per_event: Option<f64>,
+    rss_kb: u64,
+}
+
+pub(super) fn run(stand: &Stand, args: &EventsArgs) -> Result<Vec<Outcome>> {
+    let mut outcomes = Vec::new();
+    for load in ["idle", "10k", "100k", "1M", "burst", "flood"] {
+        let bpffs = BpfFs::mount(&stand.directory.join("bpffs"))?;
+        let seconds = if load == "idle" { 3 * args.seconds } else { args.seconds }.to_string();
+        let pinned = bpffs.0.to_string_lossy();
+        let arguments = ["--bpffs", &*pinned, "--load", load, "--seconds", &seconds];
+        let outcome: Vec<Outcome> = stand.cost("ring", &arguments)?;
+        ensure!(outcome.len() == 1, "{load}: {} results", outcome.len());
+        outcomes.extend(outcome);
+    }
+    Ok(outcomes)
+}
+
+#[expect(clippy::ptr_arg, reason = "as it was returned")]
+pub(super) fn figures(outcomes: &Vec<Outcome>) -> Vec<Figure> {
+    let mut figures = Vec::new();
+    for outcome in outcomes {
+        let Outcome { load, produced, seen, lost, agent_cpu_percent, .. } = outcome;
+        #[expect(clippy::cast_precision_loss, reason = "counts of seconds")]
+        let (lost_f, rate) = (*lost as f64, *produced as f64 / outcome.seconds);
+        let per_event = outcome.agent_us_per_event.unwrap_or_default();
+        let what = match &**load {
+            "idle" => {
+                let what = "agent, nothing happens: CPU of one processor";
+                figures.push(Figure::at_most(what, *agent_cpu_percent, IDLE_PERCENT, " %", 2));
+                continue;
+            }
+            "flood" => {
+                figures.push(Figure::new(
+                    "records as many as there can be: seen and lost, which are all",
+                    format!("{seen} + {lost} of {rate:.0}/s, {per_event:.2} us CPU each"),
+                ));
+                continue;
+            }
+            "burst" => "bursts of 50,000 records at once".to_owned(),
+            load => {
+                if load == "10k" {
+                    let what = "10,000 records a second: CPU of the agent for each";
+                    figures.push(Figure::at_most(what, per_event, MICROSECONDS, " us", 2));
+                }
+                format!("{} records a second", load.replace('k', ",000").replace('M', ",000,000"))
+            }
+        };
+        let what = format!("{what}, through rings of 1 MiB: lost");
+        figures.push(Figure::at_most(what, lost_f, 0.0, "", 0));
+    }
+    figures
+}

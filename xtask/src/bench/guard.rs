@@ -1,0 +1,106 @@
+//! Counts of instructions, compared with those recorded in `xtask/costs.json`: they hardly depend
+//! on the machine and not at all on its load, so a regression shows before a merge.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::PathBuf;
+use std::process::Command;
+
+use anyhow::{Context, Result, ensure};
+use serde::{Deserialize, Serialize};
+
+use super::instructions::{self, Counts};
+use super::workload::Stand;
+use crate::{report, root, setup};
+
+#[derive(clap::Args)]
+pub(super) struct GuardArgs {
+    /// Keep what is counted now, to be compared with from now on
+    #[arg(long)]
+    record: bool,
+}
+
+/// `xtask/costs.json`.
+#[derive(Deserialize, Serialize)]
+struct Costs {
+    /// In a guest, by hook and kernel.
+    kernel: Vec<Counts>,
+    /// User space's, by what is done: of a record or a peer.
+    user: BTreeMap<String, f64>,
+}
+
+/// What user space does, as the benchmark `cost` has it; and with how many of it.
+const TASKS: [(&str, &[&str], f64); 0] = [];
+
+pub(super) fn run(stand: &Stand, args: &GuardArgs) -> Result<()> {
+    let now = Costs { kernel: instructions::run(stand)?, user: user(stand)? };
+    if args.record {
+        let json = serde_json::to_string_pretty(&now).context("encoding the counts")?;
+        return fs::write(path(), json + "\n").context("writing xtask/costs.json");
+    }
+    let text = fs::read(path()).context("reading xtask/costs.json")?;
+    let recorded: Costs = serde_json::from_slice(&text).context("reading xtask/costs.json")?;
+    let differences = recorded.differences(&now);
+    differences.iter().for_each(|difference| report(difference));
+    ensure!(
+        differences.is_empty(),
+        "{} counts differ from xtask/costs.json; if they are meant to: cargo xtask bench guard \
+         --record",
+        differences.len()
+    );
+    Ok(())
+}
+
+/// Counts with callgrind.
+fn user(stand: &Stand) -> Result<BTreeMap<String, f64>> {
+    setup::ensure(&["valgrind"])?;
+    let count = |arguments: &[&str]| -> Result<f64> {
+        let mut command = Command::new("valgrind");
+        command.args(["--tool=callgrind", "--callgrind-out-file=/dev/null"]);
+        let output = command.arg(&stand.cost).args(arguments).output().context("valgrind")?;
+        let said = String::from_utf8_lossy(&output.stderr);
+        ensure!(output.status.success(), "valgrind: {said}");
+        let collected = said.lines().find_map(|line| line.split_once("Collected : "));
+        let (_, number) = collected.with_context(|| format!("no count in: {said}"))?;
+        number.trim().parse().context("a count")
+    };
+    let mut counts = BTreeMap::new();
+    for (name, arguments, of) in TASKS {
+        counts.insert(name.to_owned(), (count(arguments)? / of * 10.0).round() / 10.0);
+    }
+    Ok(counts)
+}
+
+impl Costs {
+    /// What is off by more than chance; cheaper is a difference, too, for else it would be lost
+    /// again unseen.
+    fn differences(&self, now: &Self) -> Vec<String> {
+        let mut differences = Vec::new();
+        let mut compare = |what: String, before: f64, now: f64, tolerance: f64| {
+            if (now - before).abs() > tolerance {
+                differences.push(format!("{what}: {now} instructions, recorded {before}"));
+            }
+        };
+        for now in &now.kernel {
+            let Counts { series, hook, .. } = now;
+            let same = |before: &&Counts| before.series == *series && before.hook == *hook;
+            let Some(before) = self.kernel.iter().find(same) else {
+                compare(format!("{hook} on {series}"), 0.0, now.write[2], 0.0);
+                continue;
+            };
+            compare(format!("write, {hook} on {series}"), before.write[2], now.write[2], 4.0);
+            let tolerance = before.connection[2] * 0.15;
+            let what = format!("connection, {hook} on {series}");
+            compare(what, before.connection[2], now.connection[2], tolerance);
+        }
+        for (what, count) in &now.user {
+            let before = self.user.get(what).copied().unwrap_or(0.0);
+            compare(what.clone(), before, *count, before * 0.03);
+        }
+        differences
+    }
+}
+
+fn path() -> PathBuf {
+    root().join("xtask/costs.json")
+}
