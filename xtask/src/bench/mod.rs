@@ -6,6 +6,7 @@ mod dialog;
 mod load;
 mod machine;
 mod peers;
+mod programs;
 mod stats;
 mod workload;
 
