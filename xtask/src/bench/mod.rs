@@ -14,6 +14,7 @@ mod load;
 mod machine;
 mod paths;
 mod peers;
+mod programs;
 mod stats;
 mod table;
 mod workload;

@@ -4,7 +4,7 @@
 //! kernel's own count of a program's time is what is compared; about 50 ns of each run are the
 //! counting itself. The tools run where they like, the load stays on one processor.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -14,11 +14,12 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use comfy_table::{CellAlignment, Table, presets};
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
 use super::dialog::Dialog;
 use super::figure::Figure;
 use super::machine::{Conditions, Watch, field, read};
+use super::programs::{Key, Program, Spent, Statistics, between, programs_of};
 use super::stats::{Judgement, median};
 use super::workload::{Running, Slice, Stand, Workload};
 use crate::client::Random;
@@ -133,8 +134,8 @@ struct ToolResult {
     /// Of one processor, the tool's own process.
     cpu_percent: Option<f64>,
     rss_mb: Option<f64>,
-    /// Events that it says it has lost, of all rounds.
-    lost: u64,
+    /// Events that it says it has lost, of all rounds; none where it would not say.
+    lost: Option<u64>,
     /// Of each program, where the stage tells.
     programs: Vec<ProgramResult>,
     /// Why it could not, the last time.
@@ -149,23 +150,13 @@ struct ProgramResult {
     ns_per_hit: f64,
 }
 
-/// What the kernel has counted of a program.
-#[derive(Debug, Default, Deserialize)]
-struct Program {
-    name: String,
-    hook: String,
-    runs: u64,
-    run_ns: u64,
-}
-
 /// One window of one tool.
 #[derive(Default)]
 struct Sample {
     slice: Slice,
-    /// Runs and their nanoseconds, by name and hook.
-    programs: BTreeMap<(String, String), (f64, f64)>,
+    programs: BTreeMap<Key, Spent>,
     rss_mb: Option<f64>,
-    lost: u64,
+    lost: Option<u64>,
 }
 
 /// Measures each tool in turn, several times.
@@ -244,7 +235,7 @@ impl Kit {
                 let pid = process.pid();
                 let sample = wait_for_runs(&mut process)
                     .and_then(|()| self.window(Some(pid), |_| Ok(vec![programs_of(pid)?])));
-                let lost = lost(&process.stop()?);
+                let lost = Some(lost(&process.stop()?));
                 fs::remove_file(log).context("removing what a tool has written")?;
                 Ok(Sample { lost, ..sample? })
             }
@@ -264,21 +255,8 @@ impl Kit {
         let slice = Slice::between(start, self.running.count(pid)?)?;
         let after = programs(&mut self.stage)?;
         let rss_mb = pid.map(rss_mb).transpose()?;
-        Ok(Sample { slice, programs: between(&before, &after), rss_mb, lost: 0 })
+        Ok(Sample { slice, programs: between(&before, &after), rss_mb, lost: None })
     }
-}
-
-fn between(before: &[Program], after: &[Program]) -> BTreeMap<(String, String), (f64, f64)> {
-    let mut spent: BTreeMap<_, (f64, f64)> = BTreeMap::new();
-    for (programs, sign) in [(after, 1.0), (before, -1.0)] {
-        for program in programs {
-            let sum = spent.entry((program.name.clone(), program.hook.clone())).or_default();
-            #[expect(clippy::cast_precision_loss, reason = "of minutes, in nanoseconds")]
-            let (runs, ns) = (program.runs as f64, program.run_ns as f64);
-            *sum = (sum.0 + sign * runs, sum.1 + sign * ns);
-        }
-    }
-    spent
 }
 
 /// Waits until a tool's programs see the load.
@@ -292,27 +270,6 @@ fn wait_for_runs(process: &mut Process) -> Result<()> {
         sleep(Duration::from_millis(50));
     }
     Ok(())
-}
-
-/// The sum over all programs that a process holds: the kernel tells it with each descriptor.
-fn programs_of(pid: u32) -> Result<Program> {
-    let directory = format!("/proc/{pid}/fdinfo");
-    let mut runs = BTreeMap::new();
-    for entry in fs::read_dir(&directory).with_context(|| format!("reading {directory}"))? {
-        // One that was closed meanwhile is none of a program.
-        let text = read(&entry?.path().to_string_lossy()).unwrap_or_default();
-        let number = |name| field(&text, name).and_then(|value| value.parse::<u64>().ok());
-        let counts = (number("prog_id"), number("run_cnt"), number("run_time_ns"));
-        if let (Some(id), Some(count), Some(ns)) = counts {
-            runs.insert(id, (count, ns));
-        }
-    }
-    let sum = |sum: Program, (runs, run_ns): &(u64, u64)| Program {
-        runs: sum.runs + runs,
-        run_ns: sum.run_ns + run_ns,
-        ..sum
-    };
-    Ok(runs.values().fold(Program::default(), sum))
 }
 
 fn rss_mb(pid: u32) -> Result<f64> {
@@ -332,39 +289,13 @@ fn lost(output: &str) -> u64 {
     output.split("ost ").skip(1).filter_map(number).sum()
 }
 
-/// While it lives, the kernel counts the runs of programs and their time.
-struct Statistics {
-    before: String,
-}
-
-impl Statistics {
-    const FILE: &str = "/proc/sys/kernel/bpf_stats_enabled";
-
-    fn on() -> Result<Self> {
-        let before = read(Self::FILE)?;
-        Self::again()?;
-        Ok(Self { before })
-    }
-
-    /// Anybody may have switched it off.
-    fn again() -> Result<()> {
-        fs::write(Self::FILE, "1").with_context(|| format!("writing {}", Self::FILE))
-    }
-}
-
-impl Drop for Statistics {
-    fn drop(&mut self) {
-        fs::write(Self::FILE, self.before.trim()).ok();
-    }
-}
-
 impl Sample {
     fn runs(&self) -> f64 {
-        self.programs.values().map(|(runs, _)| runs).sum()
+        self.programs.values().map(|spent| spent.runs).sum()
     }
 
     fn run_ns(&self) -> f64 {
-        self.programs.values().map(|(_, ns)| ns).sum()
+        self.programs.values().map(|spent| spent.ns).sum()
     }
 }
 
@@ -385,7 +316,7 @@ impl ToolResult {
             connections_per_second: mid(&|s| Some(s.slice.per_second())),
             cpu_percent: mid(&|s| s.rss_mb.map(|_| 100.0 * s.slice.other_cpu / s.slice.seconds)),
             rss_mb: mid(&|s| s.rss_mb),
-            lost: samples.iter().map(|sample| sample.lost).sum(),
+            lost: samples.iter().filter_map(|sample| sample.lost).reduce(|sum, lost| sum + lost),
             programs: program_results(&samples),
             failure,
         }
@@ -394,17 +325,17 @@ impl ToolResult {
 
 fn program_results(samples: &[Sample]) -> Vec<ProgramResult> {
     let named = samples.iter().flat_map(|sample| sample.programs.keys());
-    let keys: std::collections::BTreeSet<_> = named.filter(|(name, _)| !name.is_empty()).collect();
-    let result = |key: &(String, String)| {
-        let values = |value: &dyn Fn(&Sample, (f64, f64)) -> f64| {
-            let of = |sample: &Sample| Some(value(sample, *sample.programs.get(key)?));
+    let keys: BTreeSet<_> = named.filter(|(name, _)| !name.is_empty()).collect();
+    let result = |key: &Key| {
+        let values = |value: &dyn Fn(&Sample, &Spent) -> f64| {
+            let of = |sample: &Sample| Some(value(sample, sample.programs.get(key)?));
             median(samples.iter().filter_map(of).filter(|value| value.is_finite()).collect())
         };
         Some(ProgramResult {
             name: key.0.clone(),
             hook: key.1.clone(),
-            hits_per_connection: values(&|sample, (runs, _)| runs / sample.slice.requests)?,
-            ns_per_hit: values(&|_, (runs, ns)| ns / runs)?,
+            hits_per_connection: values(&|sample, spent| spent.runs / sample.slice.requests)?,
+            ns_per_hit: values(&|_, spent| spent.ns / spent.runs)?,
         })
     };
     keys.into_iter().filter_map(result).collect()
@@ -461,7 +392,7 @@ impl fmt::Display for PeersResults {
                 number(tool.cpu_percent, 1),
                 number(tool.rss_mb, 1),
                 number(tool.connections_per_second, 0),
-                tool.lost.to_string(),
+                tool.lost.map(|lost| lost.to_string()).unwrap_or_default(),
             ]);
             for program in &tool.programs {
                 table.add_row([
@@ -504,26 +435,13 @@ mod tests {
     }
 
     #[test]
-    fn differences() {
-        let program = |name: &str, runs, run_ns| Program {
-            name: name.to_owned(),
-            hook: "h".to_owned(),
-            runs,
-            run_ns,
-        };
-        let spent =
-            between(&[program("a", 10, 1000)], &[program("a", 15, 2000), program("b", 1, 50)]);
-        let key = |name: &str| (name.to_owned(), "h".to_owned());
-        assert_eq!(spent, [(key("a"), (5.0, 1000.0)), (key("b"), (1.0, 50.0))].into());
-    }
-
-    #[test]
     fn medians_of_rounds() {
         let sample = |run_ns| Sample {
             slice: Slice { seconds: 2.0, requests: 100.0, other_cpu: 0.1, ..Slice::default() },
-            programs: [(("p".to_owned(), "h".to_owned()), (1000.0, run_ns))].into(),
+            programs: [(("p".to_owned(), "h".to_owned()), Spent { runs: 1000.0, ns: run_ns })]
+                .into(),
             rss_mb: Some(5.0),
-            lost: 2,
+            lost: Some(2),
         };
         let samples = [200_000.0, 900_000.0, 210_000.0].map(sample).into();
         let [tool, ..] = &TOOLS;
@@ -533,7 +451,7 @@ mod tests {
         assert_eq!(result.hits_per_connection, Some(10.0));
         assert_eq!(result.ns_per_hit, Some(210.0));
         assert_eq!(result.cpu_percent, Some(5.0));
-        assert_eq!(result.lost, 6);
+        assert_eq!(result.lost, Some(6));
         assert_eq!(result.programs.len(), 1);
         let nothing =
             ToolResult::new(Outcome { samples: vec![Sample::default()], ..Outcome::new(tool) });
