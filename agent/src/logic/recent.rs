@@ -7,6 +7,9 @@ use foldhash::HashMap;
 
 use super::model::Nanos;
 
+/// Entries whose room is not worth giving back.
+const ROOM: usize = 256;
+
 /// A map that forgets what is older than `keep` when it is full, and refuses (and counts) what
 /// does not fit even then.
 #[derive(Debug)]
@@ -63,8 +66,45 @@ impl<K: Hash + Eq, V> Recent<K, V> {
         self.entries.remove(key).map(|(_, value)| value)
     }
 
+    /// Forgets what is too old, full or not.
+    pub fn forget(&mut self, now: Nanos) {
+        let keep = self.keep;
+        self.entries.retain(|_, (stamp, _)| now.since(*stamp) <= keep);
+    }
+
+    /// Gives back the room that a burst took and nothing needs any more.
+    pub fn shrink(&mut self) {
+        let needed = self.entries.len().max(ROOM);
+        if self.entries.capacity() / 4 > needed {
+            self.entries.shrink_to(2 * needed);
+        }
+    }
+
     /// Entries, fresh or not.
     pub fn count(&self) -> usize {
         self.entries.len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_room_of_a_burst_is_given_back() {
+        let at = |secs| Nanos(0) + Duration::from_secs(secs);
+        let mut recent = Recent::new(16_384, Duration::from_mins(1));
+        for key in 0..10_000 {
+            recent.insert(key, at(key / 1_000), ());
+        }
+        recent.forget(at(64));
+        recent.shrink();
+        assert_eq!((recent.count(), recent.refused), (6_000, 0));
+        assert!(recent.entries.capacity() >= 10_000);
+        recent.forget(at(69));
+        recent.shrink();
+        assert_eq!(recent.count(), 1_000);
+        assert!((1_000..5_000).contains(&recent.entries.capacity()));
+        assert!(recent.get(&9_000).is_some());
     }
 }

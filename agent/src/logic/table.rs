@@ -135,21 +135,26 @@ impl Table {
     pub fn add(&mut self, observation: &Observation) {
         let is_race = matches!(observation, Observation::Incident(i) if i.class.is_race());
         let time = observation.time();
-        self.update(observation.origin(), time, is_race, |stats| stats.add(observation));
-        if let Observation::Close(close) = observation {
-            self.remember(close);
-        }
+        let close = if let Observation::Close(close) = observation { Some(close) } else { None };
+        self.update(observation.origin(), time, is_race, close, |stats| stats.add(observation));
         if let Observation::Incident(Incident { other_view: Some(view), .. }) = observation
             && is_race
         {
-            self.update(&view.origin, view.time, true, |stats| {
+            self.update(&view.origin, view.time, true, None, |stats| {
                 stats.add_seen(view.cause, view.time);
             });
         }
     }
 
-    /// Applies `change` to the row and to the roll-up of `origin`.
-    fn update(&mut self, origin: &Origin, time: Nanos, is_race: bool, change: impl Fn(&mut Stats)) {
+    /// Applies `change` to the row and to the roll-up of `origin`; the latter remembers the close.
+    fn update(
+        &mut self,
+        origin: &Origin,
+        time: Nanos,
+        is_race: bool,
+        close: Option<&Close>,
+        change: impl Fn(&mut Stats),
+    ) {
         let Some(key) = RowKey::of(origin) else {
             self.unattributed += 1;
             return;
@@ -159,6 +164,9 @@ impl Table {
             let new = || Port { stats: Stats::new(self.start), recent: RecentCloses::default() };
             let port = self.ports.entry(key.port()).or_insert_with(|| Box::new(new()));
             change(&mut port.stats);
+            if let Some(close) = close {
+                port.recent.add(close);
+            }
         } else {
             self.port_overflow += 1;
         }
@@ -223,13 +231,6 @@ impl Table {
         let quiet = [Rank::Racing, Rank::Telling].into_iter().filter_map(first);
         let mut quiet = quiet.filter(|(_, since, _)| now.since(*since) >= KEPT);
         quiet.next().or_else(|| first(Rank::Fleeting).filter(|(rank, ..)| *rank < Rank::Racing))
-    }
-
-    fn remember(&mut self, close: &Close) {
-        let key = RowKey::of(&close.origin);
-        if let Some(port) = key.and_then(|key| self.ports.get_mut(&key.port())) {
-            port.recent.add(close);
-        }
     }
 
     /// Finds the verdicts anew.

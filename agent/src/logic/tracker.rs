@@ -30,6 +30,9 @@ const OUTCOME: Duration = Duration::from_secs(2);
 /// lasts this long (`TCP_TIMEWAIT_LEN`, v6.12 include/net/tcp.h).
 const TIME_WAIT: Duration = Duration::from_mins(1);
 
+/// How often room is given back.
+const TIDY: Duration = Duration::from_mins(1);
+
 /// Most entries of each kind; each takes about 300 bytes.
 const LIMIT: usize = 16_384;
 
@@ -121,6 +124,8 @@ pub struct Tracker {
     /// Until when a missing record says nothing.
     lost_until: Nanos,
     findings: Vec<Finding>,
+    /// When room was last given back.
+    tidied: Nanos,
 }
 
 impl Tracker {
@@ -140,6 +145,7 @@ impl Tracker {
             blind_until: settings.start + TIME_WAIT,
             lost_until: Nanos(0),
             findings: Vec::new(),
+            tidied: settings.start,
         }
     }
 
@@ -222,6 +228,23 @@ impl Tracker {
                 Timer::Held(written) => self.release(key, written),
                 Timer::Outcome => self.give_up(key, due),
             }
+        }
+        if now.since(self.tidied) >= TIDY {
+            self.tidied = now;
+            self.tidy(now);
+        }
+    }
+
+    /// Gives back the room that a burst took. Of what is kept, only our own closes leave for their
+    /// age: the others wait for a close that is still to come.
+    fn tidy(&mut self, now: Nanos) {
+        self.closed.forget(now);
+        self.closed.shrink();
+        self.followed.shrink();
+        self.started.shrink();
+        self.answered.shrink();
+        if self.timers.capacity() / 4 > self.timers.len().max(256) {
+            self.timers.shrink_to(2 * self.timers.len());
         }
     }
 

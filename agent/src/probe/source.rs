@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use aya::maps::{MapData, RingBuf};
-use finrace_ebpf::abi::{MEASURES_BYTES, RACES_BYTES, loss};
+use finrace_ebpf::abi::loss;
 use rustix::buffer::spare_capacity;
 use rustix::event::{EventfdFlags, Timespec, epoll, eventfd};
 use rustix::fd::OwnedFd;
@@ -52,7 +52,7 @@ pub struct Batch {
     pub malformed: Vec<DecodeError>,
     /// Records that found their ring full since the start, by [`loss`] index.
     pub lost: [u64; loss::COUNT as usize],
-    /// Bytes that waited in each ring, by [`loss`] index too.
+    /// Bytes that were in each ring at the last time it was told, by [`loss`] index too.
     pub waited: [u64; loss::COUNT as usize],
     _held: Held,
 }
@@ -193,12 +193,23 @@ struct Reader {
     waiting: Arc<AtomicUsize>,
 }
 
-/// How full a ring was.
+/// How full a ring was at one time, which may take several turns to find out.
 #[derive(Clone, Copy, Default)]
 struct Fill {
-    /// Taken since it was last empty, with the ring's own 8 bytes for each record.
+    /// With the ring's own 8 for each record.
     bytes: u64,
-    is_empty: bool,
+    /// That time; none if all that was there then has been counted.
+    at: Option<Nanos>,
+}
+
+impl Fill {
+    fn count(&mut self, bytes: usize, time: Nanos) {
+        if self.at >= Some(time) {
+            self.bytes += bytes as u64 + 8;
+        } else {
+            self.at = None;
+        }
+    }
 }
 
 impl Reader {
@@ -209,33 +220,38 @@ impl Reader {
     /// Takes from each ring what is there at `now`, or what a turn allows; whether that is all.
     fn turn<R: Ring>(&mut self, rings: [&mut R; RINGS], now: Nanos) -> bool {
         let mut reached = now;
+        let mut is_all = true;
         for (index, (ring, fill)) in rings.into_iter().zip(&mut self.fills).enumerate() {
-            if fill.is_empty {
-                fill.bytes = 0;
+            if fill.at.is_none() {
+                *fill = Fill { bytes: 0, at: Some(now) };
             }
-            fill.is_empty = false;
             let mut last = Nanos(0);
-            for _ in 0..TURN {
-                let next = ring.next(|bytes| (bytes.len() as u64 + 8, decode(bytes)));
-                let Some((bytes, event)) = next else {
-                    fill.is_empty = true;
-                    break;
-                };
-                fill.bytes += bytes;
+            let mut left = TURN;
+            while left != 0
+                && let Some((bytes, event)) = ring.next(|bytes| (bytes.len(), decode(bytes)))
+            {
+                left -= 1;
                 match event {
                     Ok(event) => {
                         last = last.max(event.time);
+                        fill.count(bytes, event.time);
                         self.merge.add(index, event);
                     }
-                    Err(error) => self.malformed.push(error),
+                    Err(error) => {
+                        fill.count(bytes, last);
+                        self.malformed.push(error);
+                    }
                 }
             }
-            if !fill.is_empty {
+            if left == 0 {
                 reached = reached.min(last);
+                is_all = false;
+            } else {
+                fill.at = None;
             }
         }
         self.reached = self.reached.max(reached);
-        self.fills.iter().all(|fill| fill.is_empty)
+        is_all
     }
 
     /// A batch of what can have no older neighbours any more; of everything, if it is the last.
@@ -246,8 +262,7 @@ impl Reader {
         let held =
             Held { events: events.len() + malformed.len(), waiting: Arc::clone(&self.waiting) };
         self.waiting.fetch_add(held.events, Ordering::Relaxed);
-        let [races, measures] = self.fills.map(|fill| fill.bytes);
-        let waited = [races.min(RACES_BYTES.into()), measures.min(MEASURES_BYTES.into())];
+        let waited = self.fills.map(|fill| fill.bytes);
         Batch { events, until, malformed, lost: [0; _], waited, _held: held }
     }
 }
@@ -300,8 +315,8 @@ mod tests {
         assert_eq!(times(&batch), [10, 20, 29].map(|milli| milli * MILLI));
         assert_eq!((batch.until, batch.malformed.len()), (Nanos(29 * MILLI), 1));
         assert_eq!(batch.waited, [2 * 168, 3 * 168]);
-        // The youngest has waited for its neighbours.
-        measures.0.push_back(30 * MILLI - 1);
+        // The youngest has waited for its neighbours; what comes meanwhile was not there before.
+        measures.0.extend([30 * MILLI - 1, 41 * MILLI]);
         assert!(reader.turn([&mut races, &mut measures], Nanos(40 * MILLI)));
         let batch = reader.cut(false);
         assert_eq!(times(&batch), [30 * MILLI - 1, 30 * MILLI]);
@@ -309,7 +324,7 @@ mod tests {
         // At the end nothing waits.
         races.0.push_back(50 * MILLI);
         assert!(reader.turn([&mut races, &mut measures], Nanos(50 * MILLI)));
-        assert_eq!(times(&reader.cut(true)), [50 * MILLI]);
+        assert_eq!(times(&reader.cut(true)), [41 * MILLI, 50 * MILLI]);
     }
 
     #[test]
@@ -327,7 +342,7 @@ mod tests {
             all.extend(times(&reader.cut(false)));
         }
         let last = reader.cut(true);
-        assert_eq!(last.waited, [0, u64::from(MEASURES_BYTES)]);
+        assert_eq!(last.waited, [0, 10_000 * 168]);
         all.extend(times(&last));
         assert_eq!(all.len(), 10_001);
         assert!(all.is_sorted());
