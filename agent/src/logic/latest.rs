@@ -36,7 +36,7 @@ impl Ring {
 
     fn push(&mut self, entry: Entry) {
         if self.steps.capacity() - self.steps.len() < 2 * MAX_STEP {
-            self.steps.reserve_exact(4 * MAX_STEP);
+            self.steps.reserve_exact(self.steps.len().clamp(32, 64));
         }
         write(&mut self.steps, self.last.second, entry.second);
         write(&mut self.steps, self.last.value, entry.value);
@@ -121,10 +121,9 @@ impl Latest {
         true
     }
 
-    /// Forgets what is older than `age` at `now`; whether there was any.
-    pub fn forget(&mut self, now: Nanos, age: Duration) -> bool {
+    /// Forgets what is older than `age` at `now`.
+    pub fn forget(&mut self, now: Nanos, age: Duration) {
         let oldest = second(now).saturating_sub(u32::try_from(age.as_secs()).unwrap_or(u32::MAX));
-        let before = self.len();
         while let Some(ring) = self.0.as_mut().filter(|ring| ring.first.second < oldest) {
             if ring.len > 1 {
                 ring.pop();
@@ -132,7 +131,6 @@ impl Latest {
                 self.0 = None;
             }
         }
-        self.len() != before
     }
 
     /// Values with the second that each came in, the oldest first.
@@ -233,7 +231,7 @@ mod tests {
             }
             assert_eq!(latest.timed().collect::<Vec<_>>(), plain, "round {round}");
         }
-        assert!(!latest.forget(at(0), Duration::ZERO));
-        assert!(latest.forget(Nanos(u64::MAX), Duration::ZERO) && latest.is_empty());
+        latest.forget(Nanos(u64::MAX), Duration::ZERO);
+        assert!(latest.is_empty());
     }
 }
