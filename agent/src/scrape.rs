@@ -142,3 +142,99 @@ fn send(runtime: &Handle, sender: &mpsc::Sender<Bytes>, chunk: Bytes) -> io::Res
         Err(_) => Err(io::ErrorKind::TimedOut.into()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use super::*;
+    use crate::logic::model::{Endpoint, Observation, Origin, Reuse, Role};
+
+    fn reuse(peer: u32) -> Observation {
+        let end = |ip: u32, port| Endpoint { ip: Ipv4Addr::from_bits(ip).into(), port };
+        let origin = Origin {
+            netns: 1,
+            role: Role::Client,
+            local: end(0x0a00_0001, 40_000),
+            remote: end(0x0a01_0000 + peer, 8080),
+            process: None,
+            rtt: None,
+        };
+        Observation::Reuse(Reuse { time: Nanos(1), origin, gap: Duration::from_secs(1), bytes: 1 })
+    }
+
+    /// As the event loop of the daemon does, with an observation of a new peer whenever it can.
+    async fn run(mut receiver: mpsc::Receiver<Request>, mut table: Table) {
+        let mut scrape: Option<Scrape> = None;
+        for peer in 0.. {
+            table.add(&reuse(peer));
+            let request = async {
+                if scrape.is_some() { std::future::pending().await } else { receiver.recv().await }
+            };
+            tokio::select! {
+                request = request => {
+                    let Some(request) = request else { return };
+                    let Route::Metrics { format, is_gzip } = request.route else { return };
+                    let (status, form) = (Status::default(), (format, is_gzip));
+                    let begun =
+                        Scrape::begin(&mut table, status, 10_000, form, Nanos(1), request);
+                    scrape = Some(begun);
+                }
+                () = tokio::task::yield_now(), if scrape.is_some() => {
+                    if let Some(done) = scrape.take_if(|scrape| !scrape.collect(&mut table)) {
+                        done.answer(&mut table);
+                    }
+                }
+            }
+        }
+    }
+
+    const ROUTE: Route = Route::Metrics { format: Format::OpenMetrics, is_gzip: false };
+
+    async fn begin(asking: &Asking) -> mpsc::Receiver<Bytes> {
+        match asking.clone().ask(ROUTE).await {
+            Reply::Metrics(chunks) => chunks,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// Everything, and whether the end has come.
+    async fn read(mut chunks: mpsc::Receiver<Bytes>) -> (usize, bool) {
+        let mut sum = 0;
+        while let Some(chunk) = chunks.recv().await {
+            if chunk.is_empty() {
+                return (sum, true);
+            }
+            sum += chunk.len();
+        }
+        (sum, false)
+    }
+
+    #[tokio::test]
+    async fn a_reader_that_does_not_read_is_in_nobodys_way() {
+        let mut table = Table::new(500, Duration::from_millis(200), Nanos(0));
+        (0..500).for_each(|peer| table.add(&reuse(peer)));
+        let (asking, receiver) = requests(4);
+        let event_loop = tokio::spawn(run(receiver, table));
+        let stalled = begin(&asking).await;
+        for _ in 0..3 {
+            let (bytes, is_whole) = read(begin(&asking).await).await;
+            assert!(is_whole && bytes > 4 * metrics::CHUNK, "{bytes}");
+        }
+        // Two at a time: a third waits until one of those that do not read is gone.
+        let also_stalled = begin(&asking).await;
+        assert_eq!(asking.scrapes.available_permits(), 0);
+        let third = tokio::spawn({
+            let asking = asking.clone();
+            async move { read(begin(&asking).await).await.1 }
+        });
+        tokio::task::yield_now().await;
+        assert!(!third.is_finished());
+        drop(also_stalled);
+        assert!(third.await.unwrap());
+        // It gets what it was lent, however late.
+        assert!(read(stalled).await.1);
+        drop(asking);
+        event_loop.await.unwrap();
+    }
+}

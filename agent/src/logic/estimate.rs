@@ -125,11 +125,12 @@ pub type Closed = (u32, Duration);
 pub fn of_closes(closes: &[Closed], is_upper_bound: bool) -> Option<Estimate> {
     let independent = independent(closes);
     let mut since_change = independent.as_slice();
-    while let Some(change) = last_change(since_change) {
+    let mut found = populations(&bins(since_change));
+    while let Some(change) = last_change(since_change, &found) {
         since_change = since_change.get(change..)?;
+        found = populations(&bins(since_change));
     }
     let (start, _) = *since_change.first()?;
-    let found = populations(&bins(since_change));
     let found = found.iter().filter(|population| is_repeated(since_change, population));
     // All closes have their say in what the timeout is, if not in whether it is one.
     let all = closes.get(closes.partition_point(|(second, _)| *second < start)..)?;
@@ -174,8 +175,9 @@ fn is_repeated(closes: &[Closed], population: &Population) -> bool {
     members().count() >= MIN_CLOSES as usize && moments(members()) >= MIN_MOMENTS
 }
 
-/// Where a timeout was changed, so that nothing before is evidence any more.
-fn last_change(closes: &[Closed]) -> Option<usize> {
+/// Where a timeout was changed, so that nothing before is evidence any more. `all` are the populations
+/// of these closes.
+fn last_change(closes: &[Closed], all: &[Population]) -> Option<usize> {
     let place = closes.len().checked_sub(LATEST)?;
     let (before, latest) = closes.split_at(place);
     let new: Vec<_> =
@@ -187,7 +189,7 @@ fn last_change(closes: &[Closed]) -> Option<usize> {
         return Some(place);
     }
     // Closes at one timeout have ended, for longer than chance allows, and others have come since.
-    let ends = populations(&bins(closes)).into_iter().filter_map(|old| {
+    let ends = all.iter().filter_map(|old| {
         let first = closes.iter().position(|close| old.contains(*close))?;
         let last = closes.iter().rposition(|close| old.contains(*close))?;
         let after = closes.get(last + 1..)?;

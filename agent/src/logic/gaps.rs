@@ -1,5 +1,6 @@
 //! How long connections were idle, finely enough to ask how many gaps come near to a close.
 
+use std::sync::LazyLock;
 use std::time::Duration;
 
 /// Buckets are so many times as wide as the one before.
@@ -11,9 +12,9 @@ const FIRST: f64 = 0.01;
 /// The last one has no end.
 const LAST: u16 = 2000;
 
-/// Where there are more cells, two neighbours become one. So many take gaps that are anything from
-/// 0.2 to 2.5 s, and twice as wide a bucket still tells 5 s from 5.1 s.
-const MAX_CELLS: usize = 256;
+/// Where there are more cells, two neighbours become one. So many are enough for gaps that are
+/// anything from 1 to 3.5 s, or from 0.3 to 3.5 s in buckets twice as wide.
+const MAX_CELLS: usize = 128;
 
 /// Counts by bucket, of two spans of time; only buckets that have any.
 #[derive(Clone, Debug, Default)]
@@ -96,7 +97,7 @@ impl Gaps {
             return;
         }
         if self.cells.len() == self.cells.capacity() {
-            self.cells.reserve_exact(16);
+            self.cells.reserve_exact(8);
         }
         self.cells.insert(at, cell);
         let is_same = |a: &Cell, b: &Cell| a.place.bucket() == b.place.bucket();
@@ -179,8 +180,11 @@ fn bucket(seconds: f64) -> u16 {
     bucket
 }
 
+/// Where a bucket begins.
 fn bound(bucket: u16) -> f64 {
-    FIRST * GROWTH.powi(bucket.into())
+    static BOUNDS: LazyLock<Vec<f64>> =
+        LazyLock::new(|| (0..=2048).map(|n| FIRST * GROWTH.powi(n)).collect());
+    BOUNDS.get(usize::from(bucket)).copied().unwrap_or(f64::MAX)
 }
 
 #[cfg(test)]
@@ -244,7 +248,7 @@ mod tests {
     fn many_different_gaps_take_wider_buckets() {
         let values: Vec<f64> = (0..2000).map(|i| 0.2 * 1.005_f64.powi(i)).collect();
         let gaps = of(values.iter().copied());
-        assert!(gaps.cells.len() <= MAX_CELLS && gaps.wide == 2, "{gaps:?}");
+        assert!(gaps.cells.len() <= MAX_CELLS && gaps.wide == 3, "{gaps:?}");
         let buckets = gaps.buckets();
         assert!(buckets.is_sorted_by(|a, b| a.high <= b.low * 1.000_001));
         assert_eq!(total(&gaps), 2000);

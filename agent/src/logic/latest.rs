@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use super::model::Nanos;
 
-/// At most [`Latest::SIZE`] values, of which each second has its share: a thousand connections that
+/// At most so many values, of which each second has its share: a thousand connections that
 /// a reload closes at once do not push out what was known before.
 #[derive(Clone, Debug, Default)]
-pub struct Latest(Option<Box<Ring>>);
+pub struct Latest<const SIZE: usize = 128>(Option<Box<Ring>>);
 
 /// The first entry, and how each of the others differs from the one before it. Entries are near each
 /// other, and there may be thousands of rings: a difference takes two to five bytes.
@@ -36,7 +36,7 @@ impl Ring {
 
     fn push(&mut self, entry: Entry) {
         if self.steps.capacity() - self.steps.len() < 2 * MAX_STEP {
-            self.steps.reserve_exact(4 * MAX_STEP);
+            self.steps.reserve_exact(32);
         }
         write(&mut self.steps, self.last.second, entry.second);
         write(&mut self.steps, self.last.value, entry.value);
@@ -97,8 +97,7 @@ fn step(bytes: &mut std::slice::Iter<'_, u8>, entry: Entry) -> Option<Entry> {
     Some(Entry { second, value: read(bytes, entry.value)? })
 }
 
-impl Latest {
-    pub const SIZE: usize = 128;
+impl<const SIZE: usize> Latest<SIZE> {
     const PER_SECOND: usize = 16;
     const UNIT: Duration = Duration::from_micros(10);
 
@@ -114,17 +113,16 @@ impl Latest {
         if ring.last.second == second && ring.in_second >= Self::PER_SECOND {
             return false;
         }
-        if ring.len == Self::SIZE {
+        if ring.len == SIZE {
             ring.pop();
         }
         ring.push(entry);
         true
     }
 
-    /// Forgets what is older than `age` at `now`; whether there was any.
-    pub fn forget(&mut self, now: Nanos, age: Duration) -> bool {
+    /// Forgets what is older than `age` at `now`.
+    pub fn forget(&mut self, now: Nanos, age: Duration) {
         let oldest = second(now).saturating_sub(u32::try_from(age.as_secs()).unwrap_or(u32::MAX));
-        let before = self.len();
         while let Some(ring) = self.0.as_mut().filter(|ring| ring.first.second < oldest) {
             if ring.len > 1 {
                 ring.pop();
@@ -132,7 +130,6 @@ impl Latest {
                 self.0 = None;
             }
         }
-        self.len() != before
     }
 
     /// Values with the second that each came in, the oldest first.
@@ -156,11 +153,11 @@ impl Latest {
 
     /// The smallest value that at least the share `q` of all do not exceed.
     pub fn quantile(&self, q: f64) -> Option<Duration> {
-        let mut sorted: Vec<_> = self.values().collect();
-        sorted.sort_unstable();
+        let mut values: Vec<_> = self.values().collect();
         #[expect(clippy::cast_sign_loss, clippy::cast_precision_loss, reason = "0 to 128")]
-        let rank = (q.clamp(0.0, 1.0) * sorted.len() as f64).ceil() as usize;
-        sorted.get(rank.saturating_sub(1)).copied()
+        let rank = (q.clamp(0.0, 1.0) * values.len() as f64).ceil() as usize;
+        let place = rank.saturating_sub(1);
+        (place < values.len()).then(|| *values.select_nth_unstable(place).1)
     }
 }
 
@@ -178,12 +175,12 @@ mod tests {
 
     #[test]
     fn the_latest_are_kept() {
-        let mut latest = Latest::default();
+        let mut latest = <Latest>::default();
         assert_eq!(latest.quantile(0.5), None);
         for value in 1..=1000 {
             latest.add(at(value * 100), Duration::from_millis(value));
         }
-        assert_eq!(latest.len(), Latest::SIZE);
+        assert_eq!(latest.len(), 128);
         let quantiles = [0.0, 0.5, 0.99, 1.0].map(|q| latest.quantile(q).unwrap().as_millis());
         assert_eq!(quantiles, [873, 936, 999, 1000]);
         latest.forget(at(100_000), Duration::from_secs(5));
@@ -194,7 +191,7 @@ mod tests {
 
     #[test]
     fn a_burst_does_not_push_out_what_was_known() {
-        let mut latest = Latest::default();
+        let mut latest = <Latest>::default();
         for second in 0..100 {
             latest.add(at(second * 1000), Duration::from_secs(5));
         }
@@ -207,7 +204,7 @@ mod tests {
     /// Whatever comes, it is what a plain list of the latest would hold.
     #[test]
     fn nothing_is_lost_in_differences() {
-        let (mut latest, mut plain) = (Latest::default(), Vec::new());
+        let (mut latest, mut plain) = (<Latest>::default(), Vec::new());
         let mut state = 7_u64;
         let mut random = |bits: u32| {
             state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
@@ -223,7 +220,7 @@ mod tests {
             if latest.add(at(now), value) {
                 plain.push(((now / 1000) as u32, value.min(Duration::from_micros(42_949_672_950))));
             }
-            let rest = plain.len().saturating_sub(Latest::SIZE);
+            let rest = plain.len().saturating_sub(128);
             plain.drain(..rest);
             if round % 100 == 0 {
                 latest.forget(at(now), Duration::from_secs(50));
@@ -233,7 +230,7 @@ mod tests {
             }
             assert_eq!(latest.timed().collect::<Vec<_>>(), plain, "round {round}");
         }
-        assert!(!latest.forget(at(0), Duration::ZERO));
-        assert!(latest.forget(Nanos(u64::MAX), Duration::ZERO) && latest.is_empty());
+        latest.forget(Nanos(u64::MAX), Duration::ZERO);
+        assert!(latest.is_empty());
     }
 }

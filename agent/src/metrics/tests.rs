@@ -1,5 +1,9 @@
+use std::io::{ErrorKind, Read as _};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
+
+use bytes::Bytes;
+use flate2::read::GzDecoder;
 
 use super::*;
 use crate::logic::model::{
@@ -154,5 +158,106 @@ fn the_readme_names_them_all() {
     }
     for name in readme.split('`').filter(|text| text.starts_with("finrace_")) {
         assert!(ours.contains(&name), "{name} is only in the README");
+    }
+}
+
+/// Made of what the encoder writes, as long as that was one text.
+fn to_text004(openmetrics: &str) -> String {
+    let mut out = String::new();
+    let mut lines = openmetrics.lines().peekable();
+    let mut suffix = "";
+    while let Some(line) = lines.next() {
+        if let Some(help) = line.strip_prefix("# HELP ") {
+            let kind = lines.peek().and_then(|next| next.rsplit_once(' ')).map(|(_, kind)| kind);
+            suffix = match kind {
+                Some("counter") => "_total",
+                Some("info") => "_info",
+                _ => "",
+            };
+            let (name, text) = help.split_once(' ').unwrap();
+            out += &format!("# HELP {name}{suffix} {text}\n");
+        } else if let Some(kind) = line.strip_prefix("# TYPE ") {
+            let (name, kind) = kind.split_once(' ').unwrap();
+            let kind = if kind == "info" { "gauge" } else { kind };
+            out += &format!("# TYPE {name}{suffix} {kind}\n");
+        } else if !line.starts_with("# ") {
+            out += &format!("{line}\n");
+        }
+    }
+    out
+}
+
+/// Many peers of one port.
+fn crowd(peers: u32) -> Table {
+    let mut table = Table::new(peers as usize, Duration::from_millis(200), Nanos(0));
+    for peer in 0..peers {
+        let origin = origin(Role::Client, Ipv4Addr::from_bits(0x0a00_0000 + peer), None);
+        let (time, gap) = (Nanos(1_000_000_000), Duration::from_secs(3));
+        table.add(&Observation::Reuse(Reuse { time, origin, gap, bytes: 1 }));
+    }
+    table
+}
+
+/// The chunks of a scrape with room for so many series.
+fn chunks(table: &mut Table, series_max: usize, format: Format, is_gzip: bool) -> Vec<Bytes> {
+    let (_, status) = busy();
+    let export = Collection::begin(table, status.room(series_max), None).finish(table);
+    let mut chunks = Vec::new();
+    let send = |chunk| {
+        chunks.push(chunk);
+        Ok(())
+    };
+    write(export, status, format, is_gzip, send).unwrap();
+    chunks
+}
+
+fn text_of(chunks: &[Bytes]) -> String {
+    String::from_utf8(chunks.concat()).unwrap()
+}
+
+#[test]
+fn a_scrape_comes_in_chunks_the_same_in_every_form() {
+    let mut table = crowd(300);
+    let whole = chunks(&mut table, SERIES_MAX, Format::OpenMetrics, false);
+    assert!(whole.len() > 5 && whole.iter().all(|chunk| chunk.len() <= CHUNK));
+    let whole = text_of(&whole);
+    let older = text_of(&chunks(&mut table, SERIES_MAX, Format::Text004, false));
+    assert!(older == to_text004(&whole), "the older format is another");
+    for (format, expected) in [(Format::OpenMetrics, whole), (Format::Text004, older)] {
+        let gzip = chunks(&mut table, SERIES_MAX, format, true).concat();
+        let mut text = String::new();
+        GzDecoder::new(gzip.as_slice()).read_to_string(&mut text).unwrap();
+        assert!(gzip.len() * 5 < text.len() && text == expected, "{format:?}");
+    }
+}
+
+#[test]
+fn a_scrape_ends_where_nobody_reads() {
+    let (mut table, status) = (crowd(300), Status::default());
+    let export = Collection::begin(&mut table, usize::MAX, None).finish(&mut table);
+    let mut sent = 0;
+    let written = write(export, status, Format::Text004, false, |_| {
+        sent += 1;
+        if sent < 3 { Ok(()) } else { Err(ErrorKind::BrokenPipe.into()) }
+    });
+    assert_eq!((written.unwrap_err().kind(), sent), (ErrorKind::BrokenPipe, 3));
+}
+
+#[test]
+fn series_have_a_limit() {
+    let series = |text: &str| text.lines().filter(|line| !line.starts_with('#')).count();
+    let (_, status) = busy();
+    let own = series(&encode(&mut empty().0, status.clone(), Format::OpenMetrics));
+    assert_eq!(own, status.series());
+    for (series_max, left_out) in [(1000, 978), (5000, 711), (SERIES_MAX, 0)] {
+        let text = text_of(&chunks(&mut crowd(1000), series_max, Format::Text004, false));
+        let count = series(&text);
+        assert!(count <= series_max && count + 700 > series_max.min(15_000), "{count}");
+        let line = format!("finrace_table_rows_unexported {left_out}\n");
+        assert!(
+            text.contains(&line),
+            "{}",
+            text.lines().find(|l| l.starts_with("finrace_table_rows_u")).unwrap()
+        );
     }
 }

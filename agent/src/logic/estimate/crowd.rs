@@ -26,6 +26,9 @@ const MIN_EVIDENCE_WITHIN: f64 = 8.0;
 /// From the shortest to the longest timeout that is looked for, 50 ms to 2 h, as a logarithm.
 const WHOLE_RANGE: f64 = 11.9;
 
+/// Windows are looked at so many at a time: most such blocks hold none that could be the best.
+const BLOCK: usize = 8;
+
 /// Shorter idle times are no evidence, so nothing can be seen below.
 const FLOOR: f64 = 0.2;
 
@@ -46,26 +49,44 @@ fn densest(bins: &[Bin], all: u32) -> Option<Range<usize>> {
     let total: u32 = bins.iter().map(|bin| bin.count).sum();
     let of_range = MIN_CLOSES_OF_RANGE.max(share_of(all, MIN_SHARE_OF_RANGE));
     let mut best: Option<(f64, Range<usize>)> = None;
+    let size = |first: &Bin, last: &Bin| (measure(first.low, last.high) / WHOLE_RANGE).min(0.99);
     for (start, first) in bins.iter().enumerate() {
-        let mut count = 0;
-        for (end, last) in bins.iter().enumerate().skip(start) {
-            let Some(scatter) = Scatter::of(first, last) else { break };
-            count += last.count;
-            let needed = match scatter {
-                Scatter::Sharp => MIN_CLOSES.max(share_of(all, MIN_SHARE)),
-                Scatter::Late => of_range.max(share_of(total, 0.6)),
-                Scatter::Tick => of_range.max(share_of(total, 0.8)),
-            };
-            let crowd = start..end + 1;
-            let size = (measure(first.low, last.high) / WHOLE_RANGE).min(0.99);
-            let score = unlikelihood(count, total - count, size);
-            if count >= needed
-                && best.as_ref().is_none_or(|(best, _)| score > *best)
-                && stands_out(bins, &crowd, count)
-                && (scatter == Scatter::Sharp
-                    || (has_edges(bins, &crowd, count) && is_even(bins.get(crowd.clone()), count)))
-            {
-                best = Some((score, crowd));
+        let (mut count, mut end) = (0, start);
+        for block in bins.get(start..).unwrap_or_default().chunks(BLOCK) {
+            // None within the block is narrower than its first, or holds more than its last.
+            let most = count + block.iter().map(|bin| bin.count).sum::<u32>();
+            let is_hopeless = block.first().zip(best.as_ref()).is_some_and(|(last, (best, _))| {
+                unlikelihood(most, total - most, size(first, last)) <= *best
+            });
+            if is_hopeless {
+                (count, end) = (most, end + block.len());
+                continue;
+            }
+            for last in block {
+                let Some(scatter) = Scatter::of(first, last) else { break };
+                count += last.count;
+                end += 1;
+                let needed = match scatter {
+                    Scatter::Sharp => MIN_CLOSES.max(share_of(all, MIN_SHARE)),
+                    Scatter::Late => of_range.max(share_of(total, 0.6)),
+                    Scatter::Tick => of_range.max(share_of(total, 0.8)),
+                };
+                if count < needed {
+                    continue;
+                }
+                let crowd = start..end;
+                let score = unlikelihood(count, total - count, size(first, last));
+                if best.as_ref().is_none_or(|(best, _)| score > *best)
+                    && stands_out(bins, &crowd, count)
+                    && (scatter == Scatter::Sharp
+                        || (has_edges(bins, &crowd, count)
+                            && is_even(bins.get(crowd.clone()), count)))
+                {
+                    best = Some((score, crowd));
+                }
+            }
+            if block.last().is_none_or(|last| Scatter::of(first, last).is_none()) {
+                break;
             }
         }
     }

@@ -113,14 +113,14 @@ impl<K> Level<K> {
     }
 }
 
-fn series_of_port(counts: &Counts) -> usize {
+pub(super) fn series_of_port(counts: &Counts) -> usize {
     let races = counts.incidents.iter().filter(|((class, _), _)| class.is_race()).count();
     let measures = [Measure::ClosedByPeer, Measure::ClosedByUs, Measure::ReuseGap];
     let histograms = measures.into_iter().filter(|of| !counts.histogram(*of).is_empty()).count();
     races + counts.closes.len() + histograms * OF_HISTOGRAM
 }
 
-fn series_of_row(counts: &Counts) -> usize {
+pub(super) fn series_of_row(counts: &Counts) -> usize {
     let measures = [Measure::FinAge, Measure::Dwell];
     let histograms = measures.into_iter().filter(|of| !counts.histogram(*of).is_empty()).count();
     series_of_port(counts)

@@ -29,8 +29,8 @@ pub(super) struct Lately {
     /// Most rows never lose a request.
     losses: Window<Option<Box<Losses>>>,
     order: Order,
-    /// Of sockets that nothing was written to.
-    dwells: Latest,
+    /// Of sockets that nothing was written to: enough for a median.
+    dwells: Latest<32>,
 }
 
 #[derive(Clone, Debug, Default)]

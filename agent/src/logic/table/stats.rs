@@ -36,6 +36,9 @@ pub struct Stats {
     assessment: Option<Assessment>,
 }
 
+/// An estimate is made anew once this part of the closes are others: of 128, eight.
+const RENEWED: usize = 16;
+
 /// What the last scrape did with a row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Place {
@@ -61,8 +64,10 @@ pub struct IdleTimes {
     pub exact: Latest,
     /// Ended by a farewell: idle for at most this long.
     pub upper_bound: Latest,
-    /// Made when it is asked for, gone with the next close.
+    /// Made when it is asked for, gone once a sixteenth of the closes are others.
     estimate: OnceCell<Option<Box<Estimate>>>,
+    /// Closes that came or went since.
+    changed: usize,
 }
 
 impl IdleTimes {
@@ -93,19 +98,20 @@ impl IdleTimes {
             Evidence::UpperBound => &mut self.upper_bound,
             Evidence::Unanswered | Evidence::AfterData | Evidence::Unused => return,
         };
-        if latest.add(close.time, close.idle) {
-            self.estimate.take();
-        }
+        self.changed += usize::from(latest.add(close.time, close.idle));
         self.forget(close.time);
     }
 
     /// What is too old by `now` is evidence no more.
     fn forget(&mut self, now: Nanos) {
-        // Both, whatever the first says.
-        let is_changed =
-            self.exact.forget(now, EVIDENCE_AGE) | self.upper_bound.forget(now, EVIDENCE_AGE);
-        if is_changed {
+        let kept = |idle: &Self| idle.exact.len() + idle.upper_bound.len();
+        let before = kept(self);
+        self.exact.forget(now, EVIDENCE_AGE);
+        self.upper_bound.forget(now, EVIDENCE_AGE);
+        self.changed += before - kept(self);
+        if self.changed * RENEWED > kept(self) {
             self.estimate.take();
+            self.changed = 0;
         }
     }
 }

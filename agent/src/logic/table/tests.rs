@@ -387,3 +387,124 @@ fn old_evidence_ages_out() {
     check(23.0, true);
     check(24.1, false);
 }
+
+/// What a scrape's rows, or ports, say in all.
+fn sums_of_level<K>(level: &Level<K>) -> [u64; 6] {
+    let shown = level.shown.iter().map(|shown| &*shown.counts);
+    shown.chain(level.others.iter().map(|(_, counts)| counts)).fold([0; 6], |sums, counts| {
+        let more = sums_of(counts);
+        std::array::from_fn(|i| sums[i] + more[i])
+    })
+}
+
+fn is_within(less: [u64; 6], more: [u64; 6]) -> bool {
+    less.iter().zip(more).all(|(less, more)| *less <= more)
+}
+
+/// Rows come and go, at any time in a collection, and the room changes from scrape to scrape.
+#[test]
+fn no_sum_over_what_is_shown_goes_back() {
+    let mut state = 11_u64;
+    let mut random = |below: u64| {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        (state >> 33) % below
+    };
+    let mut table = Table::new(30, THRESHOLD, Nanos(0));
+    let mut time = 0.0;
+    let (mut rows, mut ports, mut others) = ([0; 6], [0; 6], [0; 6]);
+    let (mut was_left_out, mut was_shown_from_zero) = (0, 0);
+    let mut before: Vec<RowKey> = Vec::new();
+    for round in 0..300 {
+        let is_quiet = round % 10 == 9;
+        let room = OF_OTHERS + random(1500) as usize;
+        let mut observe = |table: &mut Table| {
+            time += 0.2;
+            let ip = flood_ip(random(if round % 50 < 25 { 40 } else { 400 }) as u32);
+            let mut here = origin(if random(2) == 0 { Client } else { Server }, ip);
+            here.remote.port = 8080 + random(9) as u16;
+            table.add(&match random(8) {
+                0 => Observation::Incident(incident(time, here, Class::StaleWrite)),
+                1 => Observation::Incident(incident(time, here, Class::Farewell)),
+                2 | 3 => reuse(time, here),
+                _ => close(time, here, Evidence::Idle, 5.0),
+            });
+        };
+        for _ in 0..100 {
+            observe(&mut table);
+        }
+        let mut collection = Collection::begin(&mut table, room, Some(at(f64::from(round) * 80.0)));
+        while collection.step(&mut table) {
+            if !is_quiet {
+                (0..3).for_each(|_| observe(&mut table));
+            }
+        }
+        let export = collection.finish(&mut table);
+
+        let judged = |timeouts: &[Option<_>], expected: Option<f64>| {
+            3 * timeouts.iter().flatten().count() + usize::from(expected.is_some()) + 1
+        };
+        let of_rows =
+            export.rows.shown.iter().map(|row| {
+                export::series_of_row(&row.counts) + judged(&row.timeouts, row.expected)
+            });
+        let of_ports = export.ports.shown.iter().map(|port| {
+            export::series_of_port(&port.counts) + judged(&port.timeouts, port.expected)
+        });
+        let of_others = export.rows.others.iter().map(|(_, c)| export::series_of_row(c));
+        let of_other_ports = export.ports.others.iter().map(|(_, c)| export::series_of_port(c));
+        let series: usize = of_rows.chain(of_ports).chain(of_others).chain(of_other_ports).sum();
+        assert!(series <= room, "round {round}: {series} series where {room} have room");
+
+        let now = sums_of_level(&export.rows);
+        assert!(is_within(rows, now), "round {round}: {rows:?}, then {now:?}");
+        assert!(is_within(now, sums(&table)), "round {round}: {now:?} of {:?}", sums(&table));
+        rows = now;
+        let now = sums_of_level(&export.ports);
+        assert!(is_within(ports, now), "round {round}: {ports:?}, then {now:?}");
+        ports = now;
+        let [client, server] = &export.rows.others;
+        let now = [&client.1, &server.1].map(sums_of);
+        let now = std::array::from_fn(|i| now[0][i] + now[1][i]);
+        assert!(is_within(others, now), "round {round}: {others:?}, then {now:?}");
+        others = now;
+        if is_quiet {
+            assert_eq!(rows, sums(&table), "round {round}: not all that there is");
+        }
+        assert_eq!(table.gone.each_ref().map(Counts::total), [0, 0], "round {round}");
+        was_left_out += export.rows.left_out + export.ports.left_out;
+        let new = export.rows.shown.iter().filter(|row| !before.contains(&row.key));
+        was_shown_from_zero += new.filter(|row| row.counts.total() == 0).count();
+        before = export.rows.shown.iter().map(|row| row.key).collect();
+    }
+    let enough = [was_left_out > 1000, was_shown_from_zero > 100, table.evictions() > 300];
+    assert_eq!(enough, [true; 3], "{was_left_out} {was_shown_from_zero} {}", table.evictions());
+}
+
+#[test]
+fn those_that_lost_requests_have_series_then_those_that_had_them() {
+    let mut table = Table::new(10, THRESHOLD, Nanos(0));
+    for n in 0..6 {
+        for _ in 0..=n {
+            table.add(&reuse(1.0, origin(Server, flood_ip(n))));
+        }
+    }
+    // Rows and the port have 16 series each, and one more after a race.
+    let shown = |table: &mut Table, rows: usize| {
+        let export =
+            Collection::begin(table, OF_OTHERS + 16 + rows * 16, Some(at(2.0))).finish(table);
+        assert_eq!(export.rows.left_out, table.rows().len() - export.rows.shown.len());
+        let mut shown: Vec<_> = export.rows.shown.iter().map(|row| row.key).collect();
+        shown.sort_unstable();
+        let number = |n: &u32| shown.contains(&key(Server, flood_ip(*n)));
+        (0..6).filter(number).collect::<Vec<_>>()
+    };
+    assert_eq!(shown(&mut table, 3), [3, 4, 5]);
+    for _ in 0..100 {
+        table.add(&reuse(1.0, origin(Server, flood_ip(2))));
+    }
+    assert_eq!(shown(&mut table, 3), [3, 4, 5]);
+    assert_eq!(shown(&mut table, 4), [2, 3, 4, 5]);
+    let race = incident(2.0, origin(Server, flood_ip(0)), Class::LateRequest);
+    table.add(&Observation::Incident(race));
+    assert_eq!(shown(&mut table, 4), [0, 2, 5]);
+}
