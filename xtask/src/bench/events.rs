@@ -54,8 +54,7 @@ pub(super) fn run(stand: &Stand, args: &EventsArgs) -> Result<Vec<Outcome>> {
     Ok(outcomes)
 }
 
-#[expect(clippy::ptr_arg, reason = "as it was returned")]
-pub(super) fn figures(outcomes: &Vec<Outcome>) -> Vec<Figure> {
+pub(super) fn figures(outcomes: &[Outcome]) -> Vec<Figure> {
     let mut figures = Vec::new();
     for outcome in outcomes {
         let Outcome { load, produced, seen, lost, agent_cpu_percent, .. } = outcome;

@@ -91,13 +91,16 @@ impl Recorded {
 
     /// The table and where it is from.
     pub(crate) fn to_markdown(&self) -> String {
-        let mut text = "| | measured | budget | |\n|---|---|---|---|\n".to_owned();
-        for Figure { what, measured, budget, judgement } in &self.figures {
+        let row = |Figure { what, measured, budget, judgement }: &Figure| {
             let budget = budget.as_deref().unwrap_or_default();
             let judgement = judgement.map(|judgement| judgement.to_string()).unwrap_or_default();
-            text += &format!("| {what} | {measured} | {budget} | {judgement} |\n");
-        }
-        format!("{text}\n{}, commit {}.\n", self.machine, self.commit)
+            format!("| {what} | {measured} | {budget} | {judgement} |\n")
+        };
+        let rows: String = self.figures.iter().map(row).collect();
+        let Self { machine, commit, .. } = self;
+        format!(
+            "| | measured | budget | |\n|---|---|---|---|\n{rows}\n{machine}, commit {commit}.\n"
+        )
     }
 }
 

@@ -41,7 +41,9 @@ pub(super) fn run(stand: &Stand, args: &GuardArgs) -> Result<()> {
     let text = fs::read(path()).context("reading xtask/costs.json")?;
     let recorded: Costs = serde_json::from_slice(&text).context("reading xtask/costs.json")?;
     let differences = recorded.differences(&now);
-    differences.iter().for_each(|difference| report(difference));
+    for difference in &differences {
+        report(difference);
+    }
     ensure!(
         differences.is_empty(),
         "{} counts differ from xtask/costs.json; if they are meant to: cargo xtask bench guard \

@@ -64,8 +64,7 @@ pub(super) fn run(stand: &Stand) -> Result<Vec<Counts>> {
     Ok(all)
 }
 
-#[expect(clippy::ptr_arg, reason = "as it was returned")]
-pub(super) fn figures(all: &Vec<Counts>) -> Vec<Figure> {
+pub(super) fn figures(all: &[Counts]) -> Vec<Figure> {
     let figures =
         |Counts { series, hook, write: [.., write], connection: [.., connection] }: &Counts| {
             let above = "instructions above an empty program";

@@ -131,12 +131,12 @@ impl Part {
     /// Measures; returns all results, and the figures that sum them up.
     fn run(&self, stand: &Stand) -> Result<(Value, Vec<Figure>)> {
         match self {
-            Self::Instructions => of(instructions::run(stand)?, instructions::figures),
+            Self::Instructions => of(instructions::run(stand)?, |all| instructions::figures(all)),
             Self::Paths(args) => of(paths::run(stand, args)?, paths::Paths::figures),
             Self::Load(args) => of(load::run(stand, args)?, load::LoadResults::figures),
             Self::Peers(args) => of(peers::run(stand, args)?, peers::PeersResults::figures),
-            Self::Events(args) => of(events::run(stand, args)?, events::figures),
-            Self::Table => of(table::run(stand)?, table::figures),
+            Self::Events(args) => of(events::run(stand, args)?, |all| events::figures(all)),
+            Self::Table => of(table::run(stand)?, |all| table::figures(all)),
             Self::Agent => of(agent::run(stand)?, agent::Agent::figures),
             Self::Guard(_) => Ok((Value::Null, Vec::new())),
         }

@@ -96,7 +96,7 @@ impl Samples {
 #[derive(Serialize)]
 pub(super) struct Paths {
     rounds: u32,
-    paths: Vec<Path>,
+    both: Vec<Path>,
     conditions: Conditions,
 }
 
@@ -139,15 +139,15 @@ pub(super) fn run(stand: &Stand, args: &PathsArgs) -> Result<Paths> {
             finrace: samples.by_program(name, "finrace"),
         })
     };
-    let paths = ["write", "connection"].map(path).into_iter().collect::<Option<_>>();
-    let paths = paths.context("no samples of a path")?;
-    Ok(Paths { rounds: args.rounds, paths, conditions: watch.finish()? })
+    let both = ["write", "connection"].map(path).into_iter().collect::<Option<_>>();
+    let both = both.context("no samples of a path")?;
+    Ok(Paths { rounds: args.rounds, both, conditions: watch.finish()? })
 }
 
 impl Paths {
     pub(super) fn figures(&self) -> Vec<Figure> {
         let mut figures = Vec::new();
-        for Path { name, above_none_ns, above_empty_ns, empty, finrace, .. } in &self.paths {
+        for Path { name, above_none_ns, above_empty_ns, empty, finrace, .. } in &self.both {
             if let ("write", [empty], [finrace]) = (*name, &**empty, &**finrace) {
                 let ratio = finrace.least_ns / empty.least_ns;
                 let what = format!(

@@ -43,8 +43,7 @@ pub(super) fn run(stand: &Stand) -> Result<Vec<Outcome>> {
     Ok(outcomes)
 }
 
-#[expect(clippy::ptr_arg, reason = "as it was returned")]
-pub(super) fn figures(outcomes: &Vec<Outcome>) -> Vec<Figure> {
+pub(super) fn figures(outcomes: &[Outcome]) -> Vec<Figure> {
     let figures = outcomes.iter().filter_map(|outcome| {
         let (_, time, memory) = BUDGETS.into_iter().find(|(peers, ..)| *peers == outcome.peers)?;
         let Outcome { peers, series, gzip_scrape_ms: [_, middle, _], rss_peak_kb, .. } = outcome;

@@ -116,7 +116,7 @@ fn fetch<'a>(
         };
         let runs = runs.iter().copied().filter(|run| run.is_tried_on(kernel)).collect();
         let (release, parts) = newest(kernel, archive)?;
-        subjects.push(Subject { kernel, parts, release, runs });
+        subjects.push(Subject { kernel, release, parts, runs });
     }
     Ok(subjects)
 }
