@@ -56,17 +56,21 @@ pub(crate) struct Args {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize)]
+#[serde(rename_all = "lowercase")]
 enum Load {
     /// None
     Idle,
     /// 10,000 a second, those of a millisecond together
     #[value(name = "10k")]
+    #[serde(rename = "10k")]
     TenThousand,
     /// 100,000 a second
     #[value(name = "100k")]
+    #[serde(rename = "100k")]
     HundredThousand,
     /// 1,000,000 a second
     #[value(name = "1M")]
+    #[serde(rename = "1M")]
     Million,
     /// 50,000 at once, every second
     Burst,
