@@ -56,7 +56,7 @@ pub struct Batch {
     pub malformed: Vec<DecodeError>,
     /// Records that found their ring full since the start, by [`loss`] index.
     pub lost: [u64; loss::COUNT as usize],
-    /// Bytes that were in each ring at the last time it was told, by [`loss`] index too.
+    /// Bytes in each ring, as they were last counted, by [`loss`] index too.
     pub waited: [u64; loss::COUNT as usize],
     _held: Held,
 }
@@ -141,6 +141,7 @@ impl Wakeups {
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
             Err(error) => log::error!("waiting for the rings: {error}"),
         }
+        // Copied first, since its struct is packed.
         events.iter().any(|event| { event.data }.u64() == Self::STOP)
     }
 }
@@ -158,6 +159,7 @@ fn read(mut attached: Attached, wakeups: &Wakeups, sender: &mpsc::UnboundedSende
             std::thread::sleep(PAUSE);
         }
         let now = monotonic();
+        // The tick has woken us, not a ring.
         let is_calm = now.since(reader.reached) >= TICK;
         let is_all = reader.turn([&mut attached.races, &mut attached.measures], now);
         let is_last = asked_to_stop.is_some_and(|asked| reader.reached >= asked);
@@ -199,6 +201,7 @@ struct Reader {
     reached: Nanos,
     /// Events in batches that are not dropped yet.
     waiting: Arc<AtomicUsize>,
+    /// Many have waited since memory was last given back.
     had_burst: bool,
 }
 
