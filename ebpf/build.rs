@@ -13,8 +13,12 @@ fn main() {
 
 #[cfg(feature = "user")]
 mod check {
+    use std::fs;
+    use std::io::{self, Write as _};
     use std::path::Path;
-    use std::{fs, io};
+
+    use flate2::Compression;
+    use flate2::write::ZlibEncoder;
 
     use super::digest;
 
@@ -22,11 +26,23 @@ mod check {
         for input in ["src", digest::OBJECT, digest::RECORD] {
             println!("cargo::rerun-if-changed={input}");
         }
+        if let Err(error) = compress() {
+            println!("cargo::error=compressing {}: {error}", digest::OBJECT);
+        }
         match belong_together() {
             Ok(true) => {}
             Ok(false) => println!("cargo::error={}", digest::STALE),
             Err(error) => println!("cargo::error={} ({error})", digest::STALE),
         }
+    }
+
+    /// For the library to include.
+    fn compress() -> io::Result<()> {
+        let directory = std::env::var_os("OUT_DIR").unwrap_or_default();
+        let file = fs::File::create(Path::new(&directory).join("object.zlib"))?;
+        let mut encoder = ZlibEncoder::new(file, Compression::best());
+        encoder.write_all(&fs::read(digest::OBJECT)?)?;
+        encoder.finish().map(drop)
     }
 
     fn belong_together() -> io::Result<bool> {

@@ -1,6 +1,6 @@
 //! The records, limits and decisions that the kernel programs and the agent share, and, for the
 //! agent (feature `user`), the compiled programs themselves.
-#![no_std]
+#![cfg_attr(not(feature = "user"), no_std)]
 #![warn(missing_docs)]
 
 pub mod abi;
@@ -8,18 +8,24 @@ pub mod decide;
 
 #[cfg(feature = "user")]
 mod object {
-    //! The committed object, aligned as an ELF reader wants it.
+    //! The committed object; compressed, since most of it is names and line numbers.
+
+    use std::io::{self, Read as _};
+
+    use flate2::read::ZlibDecoder;
 
     use crate::abi::{Layout, Settings};
 
-    #[repr(C, align(8))]
-    struct Aligned<B: ?Sized>(B);
+    const COMPRESSED: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/object.zlib"));
 
-    static ALIGNED: &Aligned<[u8]> = &Aligned(*include_bytes!("../finrace.bpf.o"));
-
-    /// The compiled BPF object, 8-byte aligned; `build.rs` proves that it belongs to its sources.
-    pub fn bytes() -> &'static [u8] {
-        &ALIGNED.0
+    /// The compiled BPF object; `build.rs` proves that it belongs to its sources.
+    ///
+    /// # Errors
+    /// None but a broken executable could give.
+    pub fn read() -> io::Result<Vec<u8>> {
+        let mut object = Vec::new();
+        ZlibDecoder::new(COMPRESSED).read_to_end(&mut object)?;
+        Ok(object)
     }
 
     // SAFETY: `repr(C)`, only `u32` fields, so no padding and every bit pattern is valid.
@@ -29,4 +35,4 @@ mod object {
 }
 
 #[cfg(feature = "user")]
-pub use object::bytes as object_bytes;
+pub use object::read as object;

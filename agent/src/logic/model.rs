@@ -389,3 +389,28 @@ impl Observation {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_what_the_kernel_keeps_of_them() {
+        let check = |comm: &[u8], expected: &str| {
+            let mut bytes = [0; 16];
+            bytes[..comm.len()].copy_from_slice(comm);
+            let name = Name::new(bytes);
+            assert_eq!((name.as_str(), name), (expected, Name::new(bytes)));
+        };
+        check(b"nginx", "nginx");
+        check(b"", "");
+        check("größer".as_bytes(), "größer");
+        check(b"sixteen bytes ok", "sixteen bytes ok");
+        // Cut within a character, and no UTF-8 at all.
+        check(b"fourteen is \xe2\x82", "fourteen is ??");
+        check(b"\xffa\xfeb", "?a?b");
+        // What is behind the end does not count.
+        assert_eq!(Name::new(*b"a\0bcdefghijklmno"), Name::from("a"));
+        assert_eq!(Name::from("http-nio-8080-exec-1").as_str(), "http-nio-8080-e");
+    }
+}

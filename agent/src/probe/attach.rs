@@ -247,7 +247,7 @@ impl Kernel {
         if features.bpf_jit_enable == Some(0) {
             layout.rdonly_cast_id = ABSENT; // no function of the kernel is called without a JIT
         }
-        let mut object = finrace_ebpf::object_bytes().to_vec();
+        let mut object = finrace_ebpf::object().context("unpacking the BPF object")?;
         patch::apply(&mut object, &layout, &settings);
         let ebpf = EbpfLoader::new()
             .override_global("FR_LAYOUT", &layout, true)

@@ -24,6 +24,7 @@ use super::names::Names;
 use crate::logic::event::{DecodeError, Event, decode};
 use crate::logic::merge::{Merge, RINGS};
 use crate::logic::model::Nanos;
+use crate::memory;
 
 /// How long a record may wait for its reader.
 pub const TICK: Duration = Duration::from_millis(100);
@@ -37,9 +38,12 @@ const PAUSE: Duration = Duration::from_millis(1);
 /// Records that are taken from one ring before the other gets its turn; a third of what it holds.
 const TURN: usize = 2_048;
 
-/// Events that may wait for the run loop, at 232 bytes each: what comes in a scrape of the largest
-/// table. Beyond, records wait in the rings, and are lost there, and counted, when these are full.
-const BACKLOG: usize = 200_000;
+/// Events that may wait for the run loop, at 232 bytes each: a tenth of a second at a million a
+/// second. Beyond, records wait in the rings, and are lost there, and counted, when these are full.
+const BACKLOG: usize = 100_000;
+
+/// So many that waited have left memory behind that is worth giving back.
+const BURST: usize = 10_000;
 
 /// What one turn found.
 #[derive(Debug, Default)]
@@ -52,7 +56,7 @@ pub struct Batch {
     pub malformed: Vec<DecodeError>,
     /// Records that found their ring full since the start, by [`loss`] index.
     pub lost: [u64; loss::COUNT as usize],
-    /// Bytes that were in each ring at the last time it was told, by [`loss`] index too.
+    /// Bytes in each ring, as they were last counted, by [`loss`] index too.
     pub waited: [u64; loss::COUNT as usize],
     _held: Held,
 }
@@ -137,6 +141,7 @@ impl Wakeups {
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
             Err(error) => log::error!("waiting for the rings: {error}"),
         }
+        // Copied first, since its struct is packed.
         events.iter().any(|event| { event.data }.u64() == Self::STOP)
     }
 }
@@ -154,6 +159,8 @@ fn read(mut records: Records, wakeups: &Wakeups, sender: &mpsc::UnboundedSender<
             std::thread::sleep(PAUSE);
         }
         let now = monotonic();
+        // The tick has woken us, not a ring.
+        let is_calm = now.since(reader.reached) >= TICK;
         let is_all = reader.turn([&mut records.races, &mut records.measures], now);
         let is_last = asked_to_stop.is_some_and(|asked| reader.reached >= asked);
         let mut batch = reader.cut(is_last);
@@ -165,6 +172,9 @@ fn read(mut records: Records, wakeups: &Wakeups, sender: &mpsc::UnboundedSender<
         // A closed channel is an ordinary end: the run loop has left.
         if sender.send(batch).is_err() || is_last {
             return;
+        }
+        if is_calm && reader.is_after_burst() {
+            memory::give_back();
         }
         wait = if is_all { TICK } else { Duration::ZERO };
     }
@@ -191,6 +201,8 @@ struct Reader {
     reached: Nanos,
     /// Events in batches that are not dropped yet.
     waiting: Arc<AtomicUsize>,
+    /// Many have waited since memory was last given back.
+    had_burst: bool,
 }
 
 /// How full a ring was at one time, which may take several turns to find out.
@@ -215,6 +227,11 @@ impl Fill {
 impl Reader {
     fn is_full(&self) -> bool {
         self.waiting.load(Ordering::Relaxed) >= BACKLOG
+    }
+
+    /// Whether many have waited, and do no more; once for each burst.
+    fn is_after_burst(&mut self) -> bool {
+        self.waiting.load(Ordering::Relaxed) < TURN && std::mem::take(&mut self.had_burst)
     }
 
     /// Takes from each ring what is there at `now`, or what a turn allows; whether that is all.
@@ -261,7 +278,8 @@ impl Reader {
         let malformed = std::mem::take(&mut self.malformed);
         let held =
             Held { events: events.len() + malformed.len(), waiting: Arc::clone(&self.waiting) };
-        self.waiting.fetch_add(held.events, Ordering::Relaxed);
+        let before = self.waiting.fetch_add(held.events, Ordering::Relaxed);
+        self.had_burst |= before + held.events >= BURST;
         let waited = self.fills.map(|fill| fill.bytes);
         Batch { events, until, malformed, lost: [0; _], waited, _held: held }
     }
@@ -361,8 +379,9 @@ mod tests {
         assert_eq!(waiting, reader.waiting.load(Ordering::Relaxed));
         assert!((BACKLOG..BACKLOG + TURN).contains(&waiting));
         batches.pop();
-        assert!(!reader.is_full());
+        assert!(!reader.is_full() && !reader.is_after_burst());
         drop(batches);
         assert_eq!(reader.waiting.load(Ordering::Relaxed), 0);
+        assert!(reader.is_after_burst() && !reader.is_after_burst());
     }
 }
