@@ -9,6 +9,7 @@ pub mod cli;
 pub mod demo;
 pub mod http;
 pub mod logic;
+mod memory;
 pub mod metrics;
 pub mod output;
 pub mod probe;

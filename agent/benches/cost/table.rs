@@ -159,12 +159,15 @@ impl World {
         Self { table, peers, process, now, random: 7 }
     }
 
-    /// One after the other, so that what grows does so in between others.
+    /// Peers come one after the other over half an hour, and are there for half an hour, so that
+    /// what one of them needs grows in between what others need.
     fn fill(&mut self) {
-        for _ in 0..CLOSES {
-            self.now = self.now + Duration::from_secs(24);
+        for round in 0..2 * CLOSES {
+            self.now = self.now + Duration::from_secs(12);
             for peer in 0..self.peers {
-                self.exchange(peer);
+                if (peer % CLOSES..peer % CLOSES + CLOSES).contains(&round) {
+                    self.exchange(peer);
+                }
             }
         }
         for peer in 0..self.peers {
