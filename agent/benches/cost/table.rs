@@ -23,6 +23,7 @@ const REUSES_PER_CLOSE: u32 = 4;
 
 /// What comes in meanwhile.
 const PER_SECOND: u32 = 10_000;
+const PER_EXCHANGE: u32 = REUSES_PER_CLOSE + 3;
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -247,9 +248,9 @@ impl World {
             let start;
             tokio::select! {
                 _ = ticks.tick() => {
-                    for _ in 0..PER_SECOND / 700 {
-                        let peer = (self.random() * f64::from(self.peers)) as u32;
-                        self.exchange(peer.min(self.peers - 1));
+                    for _ in 0..PER_SECOND / PER_EXCHANGE / 100 {
+                        self.random();
+                        self.exchange((self.random >> 32) as u32 % self.peers.max(1));
                     }
                     start = Instant::now();
                 }
