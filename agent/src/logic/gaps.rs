@@ -97,7 +97,7 @@ impl Gaps {
             return;
         }
         if self.cells.len() == self.cells.capacity() {
-            self.cells.reserve_exact(8);
+            self.cells.reserve_exact(4);
         }
         self.cells.insert(at, cell);
         let is_same = |a: &Cell, b: &Cell| a.place.bucket() == b.place.bucket();

@@ -36,7 +36,8 @@ impl Ring {
 
     fn push(&mut self, entry: Entry) {
         if self.steps.capacity() - self.steps.len() < 2 * MAX_STEP {
-            self.steps.reserve_exact(32);
+            // As one row lets go of a block, others take it: little is wasted, less than by doubling.
+            self.steps.reserve_exact(16);
         }
         write(&mut self.steps, self.last.second, entry.second);
         write(&mut self.steps, self.last.value, entry.value);
