@@ -20,6 +20,7 @@ use crate::logic::classify::Settings;
 use crate::logic::engine::Engine;
 use crate::logic::event::{Kind, Ticks};
 use crate::logic::model::{Nanos, Observation};
+use crate::memory;
 use crate::metrics::{Fill, Hook, ProcessStatus, Status};
 use crate::output::eprintln_quietly;
 use crate::probe::attach::{Attached, Link, Serving, attach};
@@ -383,6 +384,7 @@ impl Session {
 pub async fn serve(args: &cli::Serve) -> Result<()> {
     let listener = bind(args.listen).await?;
     let session = Session::start(&args.kernel)?;
+    memory::give_back();
     log::info!("attached: {}", session.hooks());
     eprintln_quietly(&format!("finrace: attached; metrics on http://{}/metrics", args.listen));
     serve_over(session, listener, args).await

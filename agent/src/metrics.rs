@@ -25,6 +25,7 @@ use prometheus_client::registry::Unit;
 use crate::logic::estimate::Population;
 use crate::logic::model::{Closer, Name};
 use crate::logic::table::{Collection, Counts, Export, Level, Measure, OF_OTHERS, Shown, Table};
+use crate::logic::verdict::State;
 pub use format::Format;
 pub use process::ProcessStatus;
 pub use stream::{CHUNK, write};
@@ -196,7 +197,7 @@ fn lines<'a, K: Ord>(
         let (value, netns) = (value.into(), Some(netns));
         let labels = Labels { role, name, value, netns, process: row.process };
         let Shown { timeouts, expected, .. } = row;
-        let verdict = row.verdict.map(|state| state.as_str());
+        let verdict = row.verdict.map(State::as_str);
         let judged = Some(Judged { timeouts, expected: *expected, verdict });
         Line { labels, counts: &row.counts, judged }
     });

@@ -192,10 +192,8 @@ mod tests {
     const ROUTE: Route = Route::Metrics { format: Format::OpenMetrics, is_gzip: false };
 
     async fn begin(asking: &Asking) -> mpsc::Receiver<Bytes> {
-        match asking.clone().ask(ROUTE).await {
-            Reply::Metrics(chunks) => chunks,
-            other => panic!("{other:?}"),
-        }
+        let Reply::Metrics(chunks) = asking.clone().ask(ROUTE).await else { panic!("no metrics") };
+        chunks
     }
 
     /// Everything, and whether the end has come.

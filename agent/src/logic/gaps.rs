@@ -13,8 +13,8 @@ const FIRST: f64 = 0.01;
 const LAST: u16 = 2000;
 
 /// Where there are more cells, two neighbours become one. So many are enough for gaps that are
-/// anything from 1 to 3.5 s, or from 0.3 to 3.5 s in buckets twice as wide.
-const MAX_CELLS: usize = 128;
+/// anything from 0.3 to 3.8 s. With half as many, exposure is less often right.
+const MAX_CELLS: usize = 256;
 
 /// Counts by bucket, of two spans of time; only buckets that have any.
 #[derive(Clone, Debug, Default)]
@@ -97,7 +97,7 @@ impl Gaps {
             return;
         }
         if self.cells.len() == self.cells.capacity() {
-            self.cells.reserve_exact(8);
+            self.cells.reserve_exact(4);
         }
         self.cells.insert(at, cell);
         let is_same = |a: &Cell, b: &Cell| a.place.bucket() == b.place.bucket();
@@ -248,7 +248,7 @@ mod tests {
     fn many_different_gaps_take_wider_buckets() {
         let values: Vec<f64> = (0..2000).map(|i| 0.2 * 1.005_f64.powi(i)).collect();
         let gaps = of(values.iter().copied());
-        assert!(gaps.cells.len() <= MAX_CELLS && gaps.wide == 3, "{gaps:?}");
+        assert!(gaps.cells.len() <= MAX_CELLS && gaps.wide == 2, "{gaps:?}");
         let buckets = gaps.buckets();
         assert!(buckets.is_sorted_by(|a, b| a.high <= b.low * 1.000_001));
         assert_eq!(total(&gaps), 2000);

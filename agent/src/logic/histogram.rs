@@ -21,8 +21,8 @@ pub struct Histogram(Option<Box<Filled>>);
 
 #[derive(Clone, Debug)]
 struct Filled {
-    /// The lower halves of the counts, and the upper ones, which few counts ever need.
-    low: [u32; BUCKETS],
+    /// The lowest bits of the counts; the others, which few counts need, are in `high`.
+    low: [u16; BUCKETS],
     sum_nanos: u32,
     sum_secs: u64,
     high: Option<Box<[u32; BUCKETS]>>,
@@ -34,7 +34,7 @@ impl Filled {
     fn counts(&self) -> [u64; BUCKETS] {
         let mut counts = self.low.map(u64::from);
         for (count, high) in counts.iter_mut().zip(self.high.iter().flat_map(|high| **high)) {
-            *count |= u64::from(high) << 32;
+            *count |= u64::from(high) << u16::BITS;
         }
         counts
     }
@@ -44,9 +44,9 @@ impl Filled {
     }
 
     fn of(counts: [u64; BUCKETS], sum: Duration) -> Self {
-        let high = counts.map(|count| (count >> 32) as u32);
+        let high = counts.map(|count| u32::try_from(count >> u16::BITS).unwrap_or(u32::MAX));
         Self {
-            low: counts.map(|count| count as u32),
+            low: counts.map(|count| count as u16),
             sum_nanos: sum.subsec_nanos(),
             sum_secs: sum.as_secs(),
             high: (high != [0; BUCKETS]).then(|| Box::new(high)),
@@ -86,6 +86,7 @@ impl Histogram {
     }
 
     /// What came since it was `earlier`.
+    #[must_use]
     pub fn since(&self, earlier: &Self) -> Self {
         let (Some(now), Some(before)) = (&self.0, &earlier.0) else { return self.clone() };
         let mut counts = now.counts();
@@ -147,17 +148,18 @@ mod tests {
 
     #[test]
     fn no_count_wraps() {
+        assert_eq!(size_of::<Filled>(), 48);
         let mut counts = [0; BUCKETS];
-        counts[3] = u64::from(u32::MAX) - 1;
+        counts[3] = u64::from(u16::MAX) - 1;
         let full = Filled::of(counts, Duration::ZERO);
         assert!(full.high.is_none());
         let mut histogram = Histogram(Some(Box::new(full)));
         for _ in 0..3 {
             histogram.add(&IDLE_BOUNDS, Duration::from_secs_f64(1.5));
         }
-        assert_eq!(filled(&histogram), [(1.9, (1 << 32) + 1)]);
+        assert_eq!(filled(&histogram), [(1.9, (1 << 16) + 1)]);
         histogram.absorb(&histogram.clone());
-        assert_eq!(filled(&histogram), [(1.9, (1 << 33) + 2)]);
-        assert_eq!(histogram.count(), (1 << 33) + 2);
+        assert_eq!(filled(&histogram), [(1.9, (1 << 17) + 2)]);
+        assert_eq!(histogram.count(), (1 << 17) + 2);
     }
 }

@@ -96,6 +96,7 @@ pub struct Table {
     /// When watching began.
     start: Nanos,
     index: HashMap<RowKey, usize>,
+    #[expect(clippy::vec_box, reason = "thousands of large ones, not to be moved as it grows")]
     rows: Vec<Box<Row>>,
     /// Every row by rank, then by age: the first is the next to leave.
     order: BTreeSet<(Rank, Nanos, usize)>,

@@ -1,3 +1,4 @@
+use std::fmt::Write as _;
 use std::io::{ErrorKind, Read as _};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
@@ -175,13 +176,13 @@ fn to_text004(openmetrics: &str) -> String {
                 _ => "",
             };
             let (name, text) = help.split_once(' ').unwrap();
-            out += &format!("# HELP {name}{suffix} {text}\n");
+            writeln!(out, "# HELP {name}{suffix} {text}").unwrap();
         } else if let Some(kind) = line.strip_prefix("# TYPE ") {
             let (name, kind) = kind.split_once(' ').unwrap();
             let kind = if kind == "info" { "gauge" } else { kind };
-            out += &format!("# TYPE {name}{suffix} {kind}\n");
+            writeln!(out, "# TYPE {name}{suffix} {kind}").unwrap();
         } else if !line.starts_with("# ") {
-            out += &format!("{line}\n");
+            writeln!(out, "{line}").unwrap();
         }
     }
     out
