@@ -22,9 +22,9 @@ const SETTLE: Duration = Duration::from_secs(2);
 /// In which nothing happens.
 const IDLE: Duration = Duration::from_secs(20);
 
-const BINARY_MB: f64 = 3.0;
+const BINARY_MIB: f64 = 3.0;
 const START_MS: f64 = 300.0;
-const RSS_MB: f64 = 10.0;
+const RSS_MIB: f64 = 10.0;
 const CPU_PERCENT: f64 = 0.2;
 
 #[derive(Serialize)]
@@ -103,19 +103,19 @@ fn cpu_ns(pid: u32) -> Result<u64> {
 
 impl Agent {
     pub(super) fn figures(&self) -> Vec<Figure> {
-        #[expect(clippy::cast_precision_loss, reason = "megabytes")]
-        let megabytes = |bytes: u64| bytes as f64 / 1e6;
+        #[expect(clippy::cast_precision_loss, reason = "of a file, of memory")]
+        let mebibytes = |bytes: u64| bytes as f64 / 1024.0 / 1024.0;
         let start = median(self.start_ms.clone()).unwrap_or(f64::INFINITY);
         vec![
             Figure::at_most(
                 "static binary, stripped",
-                megabytes(self.binary_bytes),
-                BINARY_MB,
-                " MB",
+                mebibytes(self.binary_bytes),
+                BINARY_MIB,
+                " MiB",
                 2,
             ),
             Figure::at_most("start until attached", start, START_MS, " ms", 0),
-            Figure::at_most("RSS, idle", megabytes(self.idle_rss_kb * 1024), RSS_MB, " MB", 1),
+            Figure::at_most("RSS, idle", mebibytes(self.idle_rss_kb * 1024), RSS_MIB, " MiB", 1),
             Figure::at_most(
                 "CPU of one processor, idle",
                 self.idle_cpu_percent,

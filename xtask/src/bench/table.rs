@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use super::figure::Figure;
 use super::workload::Stand;
 
-/// Peers, and what there may be at most: milliseconds of a scrape, megabytes during it.
+/// Peers, and what there may be at most: milliseconds of a scrape, mebibytes during it.
 const BUDGETS: [(u32, Option<f64>, Option<f64>); 4] = [
     (100, None, None),
     (1_000, None, None),
@@ -47,13 +47,13 @@ pub(super) fn figures(outcomes: &[Outcome]) -> Vec<Figure> {
     let figures = outcomes.iter().filter_map(|outcome| {
         let (_, time, memory) = BUDGETS.into_iter().find(|(peers, ..)| *peers == outcome.peers)?;
         let Outcome { peers, series, gzip_scrape_ms: [_, middle, _], rss_peak_kb, .. } = outcome;
-        #[expect(clippy::cast_precision_loss, reason = "megabytes")]
-        let megabytes = *rss_peak_kb as f64 / 1024.0;
+        #[expect(clippy::cast_precision_loss, reason = "of memory")]
+        let mebibytes = *rss_peak_kb as f64 / 1024.0;
         let what = format!("scrape of {peers} peers, {series} series, gzip");
         let (time, memory) = (time?, memory?);
         Some([
             Figure::at_most(what.clone(), *middle, time, " ms", 1),
-            Figure::at_most(format!("{what}: RSS at most"), megabytes, memory, " MB", 1),
+            Figure::at_most(format!("{what}: RSS at most"), mebibytes, memory, " MiB", 1),
             Figure::new(
                 format!("{what}: events wait at most"),
                 format!("{} us", outcome.event_path_waited_us),
