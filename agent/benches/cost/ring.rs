@@ -16,7 +16,7 @@ use finrace::logic::model::Nanos;
 use finrace::probe::source::monotonic;
 use finrace_ebpf::abi::{MEASURES_BYTES, Record};
 use rustix::thread::{CpuSet, sched_setaffinity};
-use rustix::time::{ClockId, clock_gettime};
+use rustix::time::{ClockId, Timespec, clock_gettime};
 use serde::Serialize;
 
 use crate::events::{Traffic, duration};
@@ -114,13 +114,13 @@ struct Outcome {
 pub(crate) fn run(args: Args) -> Result<()> {
     on_processor(AGENT)?;
     let (_, loose) = Programs::load(&args.object, &args.kernel.hooks)?;
-    let producer = Producer::new(&args)?;
+    let source = Producer::new(&args)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let Loose { attached, features, missing_fields } = loose;
     let mut session = Session::over(attached, features, missing_fields, &args.kernel)?;
     let before = clock_gettime(ClockId::ProcessCPUTime);
     let start = monotonic();
-    let produced = std::thread::spawn(move || producer.run(args.load, args.seconds));
+    let producing = std::thread::spawn(move || source.run(args.load, args.seconds));
     let time = Duration::from_secs(args.seconds) + Duration::from_millis(500);
     let mut rss_kb = 0;
     runtime.block_on(async {
@@ -129,14 +129,14 @@ pub(crate) fn run(args: Args) -> Result<()> {
         Ok::<_, anyhow::Error>(())
     })?;
     let seconds = monotonic().since(start).as_secs_f64();
-    let all = duration(clock_gettime(ClockId::ProcessCPUTime)) - duration(before);
-    let produced = produced.join().map_err(|_panic| anyhow!("the producer has panicked"))??;
-    let own = all.saturating_sub(produced.cpu).as_secs_f64();
+    let all = since(before, ClockId::ProcessCPUTime);
+    let done = producing.join().map_err(|_panic| anyhow!("the producer has panicked"))??;
+    let own = all.saturating_sub(done.cpu).as_secs_f64();
     let seen = session.counts.events().into_iter().map(|(_, count)| count).sum::<u64>();
     let lost = session.lost().get("measures_ring_full").copied().unwrap_or(0);
     #[expect(clippy::cast_precision_loss, reason = "below 2^52")]
     let per_event = (seen > 0).then(|| 1e6 * own / seen as f64);
-    let Produced { count, refused, .. } = produced.records;
+    let Produced { count, refused, .. } = done.records;
     say(&Outcome {
         load: args.load,
         seconds,
@@ -144,13 +144,17 @@ pub(crate) fn run(args: Args) -> Result<()> {
         refused,
         seen,
         lost,
-        longest_portion_us: u64::try_from(produced.longest.as_micros())?,
+        longest_portion_us: u64::try_from(done.longest.as_micros())?,
         agent_cpu_percent: 100.0 * own / seconds,
         agent_us_per_event: per_event,
         rss_kb,
     })?;
     ensure!(count == seen + lost && refused == lost, "produced is not seen and lost");
     Ok(())
+}
+
+fn since(before: Timespec, clock: ClockId) -> Duration {
+    duration(clock_gettime(clock)).saturating_sub(duration(before))
 }
 
 fn on_processor(processor: usize) -> Result<()> {
@@ -214,7 +218,7 @@ impl Producer {
             due = if pause.is_zero() { now.since(begin) } else { due + pause };
             std::thread::sleep((due + begin.since(Nanos(0))).saturating_sub(now.since(Nanos(0))));
         }
-        let cpu = duration(clock_gettime(ClockId::ThreadCPUTime)) - duration(before);
+        let cpu = since(before, ClockId::ThreadCPUTime);
         let produced: Array<_, Produced> =
             self.ebpf.map_mut("PRODUCED").context("no map of counts")?.try_into()?;
         Ok(Done { records: produced.get(&0, 0)?, longest, cpu })

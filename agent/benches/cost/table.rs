@@ -33,6 +33,10 @@ pub(crate) struct Args {
     /// Peers in the table, all of them full
     #[arg(long, default_value_t = 2_000)]
     peers: u32,
+    /// All rows as large as they can be: both ends close, every peer races. Else as most are: the
+    /// server closes, and of fifty peers one races
+    #[arg(long)]
+    worst: bool,
     /// Series in an answer, at most
     #[arg(long, default_value_t = SERIES_MAX)]
     series_max: usize,
@@ -50,7 +54,7 @@ async fn measure(args: &Args) -> Result<serde_json::Value> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
     let address = listener.local_addr()?;
     let idle = memory("VmRSS")?;
-    let mut world = World::new(args.peers);
+    let mut world = World::new(args);
     world.fill();
     let full = memory("VmRSS")?;
     // From here on the peak is that of the scrapes.
@@ -75,6 +79,7 @@ async fn measure(args: &Args) -> Result<serde_json::Value> {
     let (plain_bytes, series) = last(&plain);
     Ok(serde_json::json!({
         "peers": args.peers,
+        "worst": args.worst,
         "series": series,
         "bytes": plain_bytes,
         "gzip_bytes": last(&gzip).0,
@@ -158,17 +163,19 @@ fn cpu() -> Duration {
 struct World {
     table: Table,
     peers: u32,
+    worst: bool,
     process: Process,
     now: Nanos,
     random: u64,
 }
 
 impl World {
-    fn new(peers: u32) -> Self {
+    fn new(args: &Args) -> Self {
+        let Args { peers, worst, .. } = *args;
         let now = Nanos(0) + Duration::from_hours(24);
         let table = Table::new(peers as usize, Duration::from_millis(200), now);
         let process = Process { name: "nginx".into(), pid: 1 };
-        Self { table, peers, process, now, random: 7 }
+        Self { table, peers, worst, process, now, random: 7 }
     }
 
     /// Peers come one after the other over half an hour, and are there for half an hour, so that
@@ -182,7 +189,7 @@ impl World {
                 }
             }
         }
-        for peer in 0..self.peers {
+        for peer in (0..self.peers).step_by(if self.worst { 1 } else { 50 }) {
             self.add_race(peer);
         }
     }
@@ -193,7 +200,7 @@ impl World {
             role: Role::Client,
             local: Endpoint { ip: Ipv4Addr::new(10, 0, 0, 1).into(), port: 40_000 },
             remote: Endpoint { ip: Ipv4Addr::from_bits(0x0a01_0000 + peer).into(), port: 8080 },
-            process: Some(self.process.clone()),
+            process: Some(self.process),
             rtt: Some(Duration::from_micros(300)),
         }
     }
@@ -204,18 +211,18 @@ impl World {
         f64::from((self.random >> 32) as u32) / f64::from(u32::MAX)
     }
 
-    /// Uses after gaps of any size below the timeout, and a close by either side.
+    /// Uses after gaps of any size below the timeout, and a close by the server or by either side.
     fn exchange(&mut self, peer: u32) {
         let (time, origin) = (self.now, self.origin(peer));
         for _ in 0..REUSES_PER_CLOSE {
             let gap = Duration::from_secs_f64(0.2 * 25.0_f64.powf(self.random()));
-            let origin = origin.clone();
             self.table.add(&Observation::Reuse(Reuse { time, origin, gap, bytes: 300 }));
         }
         let evidence = if self.random() < 0.1 { Evidence::AfterData } else { Evidence::Idle };
-        for (closer, timeout) in [(Closer::Peer, 5.0), (Closer::Local, 4.0)] {
+        let closers = [(Closer::Peer, 5.0), (Closer::Local, 4.0)];
+        for (closer, timeout) in closers.into_iter().take(if self.worst { 2 } else { 1 }) {
             let idle = Duration::from_secs_f64(timeout + 0.02 * self.random());
-            let (origin, how) = (origin.clone(), How::Fin);
+            let how = How::Fin;
             let close = Close { time, origin, closer, how, evidence, idle };
             self.table.add(&Observation::Close(close));
         }
@@ -234,7 +241,7 @@ impl World {
                 cause,
                 gap: Some(Duration::from_secs(5)),
                 fin_age: Some(Duration::from_micros(300)),
-                ..Incident::new(time, origin.clone(), class, Outcome::Reset)
+                ..Incident::new(time, origin, class, Outcome::Reset)
             };
             self.table.add(&Observation::Incident(race));
         }
