@@ -214,6 +214,7 @@ impl Session {
             ("measures_ring_full", ring(loss::MEASURES_FULL)),
             ("malformed", self.counts.malformed),
             ("tracker_full", self.engine.refused()),
+            ("closed_full", self.engine.forgotten()),
         ])
     }
 

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use finrace::logic::classify::Settings;
 use finrace::logic::engine::Engine;
-use finrace::logic::event::{DecodeError, Event, Ticks, decode};
+use finrace::logic::event::{DecodeError, Event, Kind, Ticks, decode};
 use finrace::logic::model::{Close, Dwell, Incident, Nanos, Observation, Origin, Reuse, Role};
 use finrace::metrics::{self, Format, Status};
 use finrace_ebpf::abi::{RECORD_SIZE, Record, flag, kind, opener};
@@ -55,6 +55,45 @@ fn streams_are_understood() {
         }
     }
     assert!(differing.is_empty(), "{}", differing.join("\n"));
+}
+
+/// Of tens of thousands of closes a second, only the latest are remembered: a request that comes
+/// late to one of them is told, one to an older close is not, and nothing else becomes uncertain.
+#[test]
+fn a_busy_server_still_tells_late_requests() {
+    let (hz, events) = read(&Path::new(STREAMS).join("stale_write.jsonl"));
+    let close = events.iter().find(|event| (event.raw.old_state, event.raw.new_state) == (1, 4));
+    let close = *close.expect("a FIN of ours");
+    let others: Vec<Event> = (0..60_000_u32)
+        .map(|number| {
+            let mut other = close;
+            other.time = Nanos(close.time.0 - 60_000_000 + 1_000 * u64::from(number));
+            other.key.sk ^= u64::from(number + 1) << 8;
+            other.key.tuple.remote.ip = std::net::Ipv4Addr::from_bits(0x0a00_0000 + number).into();
+            other
+        })
+        .collect();
+    let late = |event: &Event| {
+        let mut reset = *event;
+        reset.kind = Kind::ResetSent;
+        reset.time = close.time + Duration::from_millis(1);
+        reset.raw.kind = kind::RESET_SENT;
+        (reset.raw.old_state, reset.raw.new_state) = (0, 0);
+        reset.raw.flags = flag::SEGMENT;
+        (reset.raw.skb_seq, reset.raw.size) = (event.raw.rcv_nxt, 500);
+        reset.raw.skb_ack = event.raw.write_seq.wrapping_add(1);
+        reset
+    };
+    let late_requests = |of: &Event| {
+        let mut all = others.clone();
+        all.extend([close, late(of)]);
+        let (engine, lines) = replay(hz, &all, TICK);
+        assert!(engine.forgotten() > 30_000 && engine.refused() == 0);
+        lines.iter().filter(|line| line.contains("late_request")).count()
+    };
+    assert_eq!(late_requests(&close), 1);
+    assert_eq!(late_requests(others.last().unwrap()), 1);
+    assert_eq!(late_requests(others.first().unwrap()), 0);
 }
 
 fn engine(hz: u32) -> Engine {

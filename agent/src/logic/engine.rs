@@ -79,6 +79,11 @@ impl Engine {
         self.tracker.refused()
     }
 
+    /// Closes of our own that were forgotten early.
+    pub fn forgotten(&self) -> u64 {
+        self.tracker.forgotten()
+    }
+
     /// Names the cause, and decides what only a known timeout can; false if nothing happened
     /// after all.
     fn judge(&self, incident: &mut Incident) -> bool {

@@ -10,14 +10,14 @@ use super::model::Nanos;
 /// Entries whose room is not worth giving back.
 const ROOM: usize = 256;
 
-/// A map that forgets what is older than `keep` when it is full, and refuses (and counts) what
-/// does not fit even then.
+/// A map that forgets what is older than `keep` when it is full, and pushes out (and counts) the
+/// older half of the rest where that gives no room.
 #[derive(Debug)]
 pub struct Recent<K, V> {
     entries: HashMap<K, (Nanos, V)>,
     limit: usize,
     keep: Duration,
-    /// Entries refused or pushed out for lack of room.
+    /// Entries pushed out for lack of room.
     pub refused: u64,
 }
 
@@ -43,11 +43,15 @@ impl<K: Hash + Eq, V> Recent<K, V> {
             self.entries.retain(|_, (stamp, _)| time.since(*stamp) <= keep);
             // Nearly full of fresh ones: make room by halves, so that scans stay rare.
             if self.entries.len() > self.limit / 4 * 3 {
-                let mut kept = 0_usize;
                 let before = self.entries.len();
-                self.entries.retain(|_, _| {
-                    kept += 1;
-                    kept.is_multiple_of(2)
+                let mut stamps: Vec<_> = self.entries.values().map(|(stamp, _)| *stamp).collect();
+                let (_, middle, _) = stamps.select_nth_unstable(before / 2);
+                // Of those of that very moment, as many as it takes.
+                let mut rest = before - before / 2;
+                self.entries.retain(|_, (stamp, _)| {
+                    let stays = *stamp >= *middle && rest > 0;
+                    rest -= usize::from(stays);
+                    stays
                 });
                 self.refused += (before - self.entries.len()) as u64;
             }
@@ -89,6 +93,22 @@ impl<K: Hash + Eq, V> Recent<K, V> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_oldest_leave_a_full_map() {
+        let mut recent = Recent::new(1_000, Duration::from_mins(1));
+        for key in 0..2_500_u64 {
+            recent.insert(key, Nanos(key), key);
+        }
+        assert!((500..=1_000).contains(&recent.count()));
+        assert_eq!(recent.count() as u64 + recent.refused, 2_500);
+        assert_eq!(recent.get(&2_499), Some(&2_499));
+        assert!((2_000..2_500).all(|key| recent.get(&key).is_some()));
+        // All at once: half of them, whichever.
+        let mut recent = Recent::new(1_000, Duration::from_mins(1));
+        (0..1_001).for_each(|key| recent.insert(key, Nanos(5), ()));
+        assert_eq!((recent.count(), recent.refused), (501, 500));
+    }
 
     #[test]
     fn the_room_of_a_burst_is_given_back() {

@@ -160,9 +160,14 @@ impl Tracker {
         ]
     }
 
-    /// Entries that found no room.
+    /// Sockets that found no room.
     pub fn refused(&self) -> u64 {
-        self.followed.refused + self.started.refused + self.answered.refused + self.closed.refused
+        self.followed.refused + self.started.refused + self.answered.refused
+    }
+
+    /// Closes of our own that were forgotten before their time: where there are many a second.
+    pub fn forgotten(&self) -> u64 {
+        self.closed.refused
     }
 
     /// Records of races were lost: what is missing for the next minute proves nothing.
@@ -181,11 +186,15 @@ impl Tracker {
     /// Takes in one event; events come in the order of their stamps.
     pub fn handle(&mut self, event: &Event) {
         self.expire(event.time);
-        let refused = self.refused();
+        let (refused, forgotten) = (self.refused(), self.forgotten());
         self.dispatch(event);
         // What was pushed out is missing as if its record had been lost.
         if self.refused() != refused {
             self.note_loss(event.time);
+        }
+        // Only what is not known says nothing: the latest closes still are.
+        if self.forgotten() != forgotten {
+            self.blind_until = self.blind_until.max(event.time + TIME_WAIT);
         }
     }
 
