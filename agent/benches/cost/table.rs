@@ -12,7 +12,7 @@ use finrace::logic::model::{
     Origin, Outcome, Process, Reuse, Role,
 };
 use finrace::logic::table::Table;
-use finrace::metrics::{SERIES_MAX, Status};
+use finrace::metrics::{Format, SERIES_MAX, Status, encode};
 use finrace::scrape::{Scrape, requests};
 use rustix::time::{ClockId, clock_gettime};
 use tokio::net::TcpListener;
@@ -43,9 +43,22 @@ pub(crate) struct Args {
     /// Scrapes of each kind
     #[arg(long, default_value_t = 20)]
     scrapes: usize,
+    /// Instead of all that, encode the table so many times, and look at no clock: for a tool that
+    /// counts instructions
+    #[arg(long)]
+    encode: Option<u32>,
 }
 
 pub(crate) fn run(args: Args) -> Result<()> {
+    if let Some(times) = args.encode {
+        let mut world = World::new(&args);
+        world.fill();
+        for _ in 0..times {
+            let text = encode(&mut world.table, Status::default(), Format::OpenMetrics);
+            ensure!(!text.is_empty(), "nothing is encoded");
+        }
+        return Ok(());
+    }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     say(&runtime.block_on(measure(&args))?)
 }

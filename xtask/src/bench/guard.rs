@@ -29,8 +29,16 @@ struct Costs {
     user: BTreeMap<String, f64>,
 }
 
-/// What user space does, as the benchmark `cost` has it; and with how many of it.
-const TASKS: [(&str, &[&str], f64); 0] = [];
+/// What user space does, as the benchmark `cost` has it, in steps of which each does what the one
+/// before does and something more; with the number of things that it does it to.
+const TASKS: [(&str, &str, &[&str], f64); 6] = [
+    ("record", "", &["events", "--count", "20000", "--stage", "traffic"], 20_000.0),
+    ("record", "decode", &["events", "--count", "20000", "--stage", "decode"], 20_000.0),
+    ("record", "classify", &["events", "--count", "20000", "--stage", "join"], 20_000.0),
+    ("record", "aggregate", &["events", "--count", "20000", "--stage", "engine"], 20_000.0),
+    ("peer", "", &["table", "--peers", "50", "--encode", "1"], 50.0),
+    ("peer", "encode", &["table", "--peers", "50", "--encode", "2"], 50.0),
+];
 
 pub(super) fn run(stand: &Stand, args: &GuardArgs) -> Result<()> {
     let now = Costs { kernel: instructions::run(stand)?, user: user(stand)? };
@@ -67,8 +75,13 @@ fn user(stand: &Stand) -> Result<BTreeMap<String, f64>> {
         number.trim().parse().context("a count")
     };
     let mut counts = BTreeMap::new();
-    for (name, arguments, of) in TASKS {
-        counts.insert(name.to_owned(), (count(arguments)? / of * 10.0).round() / 10.0);
+    let mut before = 0.0;
+    for (thing, what, arguments, of) in TASKS {
+        let all = count(arguments)?;
+        if !what.is_empty() {
+            counts.insert(format!("{what} a {thing}"), ((all - before) / of).round());
+        }
+        before = all;
     }
     Ok(counts)
 }
