@@ -41,6 +41,12 @@ pub(crate) struct Args {
     stats: bool,
 }
 
+/// What there is to measure.
+#[derive(Serialize)]
+struct Loaded {
+    loaded: Vec<Count>,
+}
+
 /// One measurement.
 #[derive(Serialize)]
 struct Sample {
@@ -65,6 +71,7 @@ struct Counted {
 
 pub(crate) fn run(args: Args) -> Result<()> {
     let (mut programs, mut loose) = Programs::load(&args.object, &args.hooks)?;
+    say(&Loaded { loaded: programs.counts(Set::Finrace)? })?;
     let mut pair = Pair::new()?;
     let write = &mut |count| pair.write(count);
     Path { name: "write", job: Some(Job::Write), count: args.writes, measure: write }.run(

@@ -103,10 +103,15 @@ impl Costs {
                 compare(format!("{hook} on {series}"), 0.0, now.write[2], 0.0);
                 continue;
             };
-            compare(format!("write, {hook} on {series}"), before.write[2], now.write[2], 4.0);
-            let tolerance = before.connection[2] * 0.15;
+            compare(format!("write, {hook} on {series}"), before.write[2], now.write[2], 2.0);
+            let tolerance = before.connection[2] * 0.05;
             let what = format!("connection, {hook} on {series}");
             compare(what, before.connection[2], now.connection[2], tolerance);
+            for (program, verified) in &now.verified {
+                let before = before.verified.get(program).copied().unwrap_or(0).into();
+                let what = format!("{program} on {series}, as the verifier counts");
+                compare(what, before, f64::from(*verified), before * 0.05);
+            }
         }
         for (what, count) in &now.user {
             let before = self.user.get(what).copied().unwrap_or(0.0);

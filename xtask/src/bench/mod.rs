@@ -161,20 +161,24 @@ impl Stand {
         Ok(Self { cost, finrace, object, directory })
     }
 
-    /// What a part of the benchmark says, line by line.
+    /// The results that a part of the benchmark says.
     fn cost<T: DeserializeOwned>(&self, part: &str, arguments: &[&str]) -> Result<Vec<T>> {
+        values(&self.said(part, arguments)?, "{")
+    }
+
+    fn said(&self, part: &str, arguments: &[&str]) -> Result<String> {
         let mut command = Command::new(&self.cost);
         command.arg(part);
         if ["paths", "ring"].contains(&part) {
             command.arg("--object").arg(&self.object);
         }
-        values(&setup::run(command.args(arguments))?)
+        setup::run(command.args(arguments))
     }
 }
 
-/// Lines of JSON, each a value; what is none is passed over.
-fn values<T: DeserializeOwned>(text: &str) -> Result<Vec<T>> {
-    let lines = text.lines().filter(|line| line.starts_with('{'));
+/// Lines that begin so, each a value in JSON; others are passed over.
+fn values<T: DeserializeOwned>(text: &str, begin: &str) -> Result<Vec<T>> {
+    let lines = text.lines().filter(|line| line.starts_with(begin));
     lines.map(|line| serde_json::from_str(line).with_context(|| line.to_owned())).collect()
 }
 

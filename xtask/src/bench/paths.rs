@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::figure::Figure;
 use super::machine::{Conditions, Watch};
 use super::stats::{Estimate, median};
+use super::values;
 use super::workload::Stand;
 
 /// Times that the statistics of an empty program may be taken by ours.
@@ -43,19 +44,27 @@ pub(super) struct Line {
 }
 
 #[derive(Deserialize)]
-struct Program {
-    name: String,
+pub(super) struct Program {
+    pub(super) name: String,
     runs: u64,
     run_ns: u64,
-    verified: Option<u32>,
+    /// Instructions that the verifier went through; none where the kernel does not tell.
+    pub(super) verified: Option<u32>,
+}
+
+/// What `cost paths` says first.
+#[derive(Deserialize)]
+pub(super) struct Loaded {
+    pub(super) loaded: Vec<Program>,
 }
 
 /// All lines of a run.
 pub(super) struct Samples(Vec<Line>);
 
 impl Samples {
-    pub(super) const fn new(lines: Vec<Line>) -> Self {
-        Self(lines)
+    /// From all that `cost paths` says.
+    pub(super) fn read(said: &str) -> Result<Self> {
+        values(said, "{\"path\"").map(Self)
     }
 
     /// Round and nanoseconds, by the clock.
@@ -118,7 +127,7 @@ struct Runs {
     name: String,
     median_ns: f64,
     least_ns: f64,
-    /// Instructions that the verifier went through.
+    /// As [`Program::verified`].
     verified: Option<u32>,
 }
 
@@ -128,7 +137,7 @@ pub(super) fn run(stand: &Stand, args: &PathsArgs) -> Result<Paths> {
     let hook = args.write.as_ref().map(|hook| format!("write={hook}"));
     let mut arguments = vec!["--stats", "--rounds", &rounds];
     arguments.extend(hook.iter().flat_map(|hook| ["--hook", hook]));
-    let samples = Samples::new(stand.cost("paths", &arguments)?);
+    let samples = Samples::read(&stand.said("paths", &arguments)?)?;
     let path = |name| {
         Some(Path {
             name,
