@@ -12,7 +12,7 @@ use crate::{bpf, cargo, report, setup, show, task};
 type Step = (&'static str, fn() -> Result<()>);
 
 /// From fast to slow, as far as one does not need another.
-const STEPS: [Step; 13] = [
+const STEPS: [Step; 14] = [
     ("fmt", || show(cargo().args(["fmt", "--all", "--check"]))),
     ("docs", || task(&["docs", "--check"])),
     ("set-up", bpf::install),
@@ -22,6 +22,7 @@ const STEPS: [Step; 13] = [
     ("unit and replay tests", || show(cargo().args(["test", "--locked", "--workspace"]))),
     ("release build", || show(cargo().args(["build", "--locked", "--release"]))),
     ("live", || task(&["live"])),
+    ("costs", || task(&["bench", "guard"])),
     ("kernels", || task(&["vm"])),
     ("lookalikes", || task(&["lookalikes"])),
     ("servers", || task(&["servers", "--short"])),

@@ -104,7 +104,7 @@ impl Costs {
                 continue;
             };
             compare(format!("write, {hook} on {series}"), before.write[2], now.write[2], 2.0);
-            let tolerance = before.connection[2] * 0.05;
+            let tolerance = before.connection[2] * 0.1;
             let what = format!("connection, {hook} on {series}");
             compare(what, before.connection[2], now.connection[2], tolerance);
             for (program, verified) in &now.verified {
