@@ -44,9 +44,6 @@ pub(super) struct LoadArgs {
     /// The workloads [default: all]
     #[arg(long, value_enum, value_name = "NAME")]
     workload: Vec<Workload>,
-    /// Let finrace's own thread run on any processor, not on that of the load
-    #[arg(long)]
-    elsewhere: bool,
     /// Of the order in which configurations come
     #[arg(long, default_value_t = 1)]
     seed: u64,
@@ -54,7 +51,7 @@ pub(super) struct LoadArgs {
 
 impl Default for LoadArgs {
     fn default() -> Self {
-        Self { rounds: 200, max_rounds: 1600, workload: Vec::new(), elsewhere: false, seed: 1 }
+        Self { rounds: 200, max_rounds: 1600, workload: Vec::new(), seed: 1 }
     }
 }
 
@@ -95,15 +92,13 @@ impl Configuration {
 /// Results of the part `load`.
 #[derive(Debug, Serialize)]
 pub(super) struct LoadResults {
-    /// Whether finrace's own thread may run on processors that are idle otherwise.
-    elsewhere: bool,
     workloads: Vec<WorkloadResult>,
     conditions: Conditions,
 }
 
 #[derive(Debug, Serialize)]
 struct WorkloadResult {
-    name: &'static str,
+    name: String,
     /// Without finrace.
     requests_per_second: f64,
     bytes_per_second: f64,
@@ -138,16 +133,26 @@ pub(super) fn run(stand: &Stand, args: &LoadArgs) -> Result<LoadResults> {
     let watch = Watch::begin()?;
     let _preference = Preference::begin();
     let chosen = if args.workload.is_empty() { Workload::value_variants() } else { &args.workload };
-    let measure = |workload: &Workload| {
-        measure(*workload, stand, args).with_context(|| workload.name().to_owned())
+    // Where the agent has much to do it matters whether it takes that from the load.
+    let places = |workload: &Workload| {
+        let elsewhere = (*workload == Workload::Close).then_some((*workload, true));
+        std::iter::once((*workload, false)).chain(elsewhere)
     };
-    let workloads = chosen.iter().map(measure).collect::<Result<_>>()?;
-    Ok(LoadResults { elsewhere: args.elsewhere, workloads, conditions: watch.finish()? })
+    let measure = |(workload, is_elsewhere): (Workload, bool)| {
+        measure(workload, is_elsewhere, stand, args).with_context(|| workload.name().to_owned())
+    };
+    let workloads = chosen.iter().flat_map(places).map(measure).collect::<Result<_>>()?;
+    Ok(LoadResults { workloads, conditions: watch.finish()? })
 }
 
-fn measure(workload: Workload, stand: &Stand, args: &LoadArgs) -> Result<WorkloadResult> {
+fn measure(
+    workload: Workload,
+    is_elsewhere: bool,
+    stand: &Stand,
+    args: &LoadArgs,
+) -> Result<WorkloadResult> {
     let directory = stand.directory(&format!("load/{workload:?}").to_lowercase())?;
-    let mut stage = stand.stage(&directory, !args.elsewhere)?;
+    let mut stage = stand.stage(&directory, !is_elsewhere)?;
     let mut running = workload.start(stand, &directory)?;
     let mut random = Random(args.seed);
     let mut rounds: Vec<Round> = Vec::new();
@@ -159,7 +164,7 @@ fn measure(workload: Workload, stand: &Stand, args: &LoadArgs) -> Result<Workloa
             let is_long = rounds.len().is_multiple_of(LONG_EVERY);
             rounds.push(round(&mut stage, &mut running, &mut random, is_long)?);
         }
-        let result = WorkloadResult::new(workload, &rounds).context("no rounds")?;
+        let result = WorkloadResult::new(workload, is_elsewhere, &rounds).context("no rounds")?;
         // It looks at the width alone, so going on does not favour any result.
         if result.is_sharp() || wanted >= args.max_rounds {
             running.finish()?;
@@ -205,7 +210,7 @@ fn losses(
 
 impl WorkloadResult {
     /// None where there are no rounds.
-    fn new(workload: Workload, rounds: &[Round]) -> Option<Self> {
+    fn new(workload: Workload, is_elsewhere: bool, rounds: &[Round]) -> Option<Self> {
         use Configuration::{Attached, Empty, None, Scraped};
         let plain = |value: fn(&Slice) -> f64| {
             median(rounds.iter().filter_map(|round| round.get(&None)).map(value).collect())
@@ -219,7 +224,11 @@ impl WorkloadResult {
             configurations.iter().find(|result| result.configuration == Attached)?.loss_percent;
         let budget_percent = workload.budget();
         Some(Self {
-            name: workload.name(),
+            name: if is_elsewhere {
+                format!("{}, the agent on another processor", workload.name())
+            } else {
+                workload.name().to_owned()
+            },
             requests_per_second: plain(Slice::per_second)?,
             bytes_per_second: plain(|slice| slice.bytes / slice.seconds)?,
             cpu_us_per_request: plain(Slice::cpu_per_request)?,
@@ -306,7 +315,7 @@ impl fmt::Display for LoadResults {
         let number = |value: Option<f64>| value.map(|value| value.to_string()).unwrap_or_default();
         for workload in &self.workloads {
             let mut first = [
-                workload.name.to_owned(),
+                workload.name.clone(),
                 format!("{:.0}", workload.requests_per_second),
                 format!("{:.1}", workload.cpu_us_per_request),
             ];
@@ -369,7 +378,7 @@ mod tests {
     #[test]
     fn paired() {
         let rounds: Vec<Round> = (1..=20).map(|i| made_up(1.0 / f64::from(i), 990.0)).collect();
-        let result = WorkloadResult::new(Workload::Redis, &rounds).unwrap();
+        let result = WorkloadResult::new(Workload::Redis, false, &rounds).unwrap();
         let check = |value: f64, expected: f64| assert!((value - expected).abs() < 1e-6, "{value}");
         for (result, loss) in result.configurations.iter().zip([0.4, 1.0, 5.0]) {
             check(result.loss_percent.median, loss);
@@ -387,12 +396,12 @@ mod tests {
     fn over_and_noisy() {
         let judge = |attached: fn(u32) -> f64| {
             let rounds: Vec<Round> = (0..40).map(|i| made_up(1.0, attached(i))).collect();
-            WorkloadResult::new(Workload::Redis, &rounds).unwrap()
+            WorkloadResult::new(Workload::Redis, false, &rounds).unwrap()
         };
         assert_eq!(judge(|_| 970.0).judgement, Some(Judgement::Over));
         let noisy = judge(|i| if i % 2 == 0 { 900.0 } else { 1100.0 });
         assert_eq!(noisy.judgement, Some(Judgement::TooNoisy));
         assert!(!noisy.is_sharp());
-        assert!(WorkloadResult::new(Workload::Redis, &[]).is_none());
+        assert!(WorkloadResult::new(Workload::Redis, false, &[]).is_none());
     }
 }
