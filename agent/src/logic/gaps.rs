@@ -1,5 +1,6 @@
 //! How long connections were idle, finely enough to ask how many gaps come near to a close.
 
+use std::num::TryFromIntError;
 use std::sync::LazyLock;
 use std::time::Duration;
 
@@ -19,18 +20,34 @@ const MAX_CELLS: usize = 256;
 /// Counts by bucket, of two spans of time; only buckets that have any.
 #[derive(Clone, Debug, Default)]
 pub struct Gaps {
-    cells: Vec<Cell>,
+    cells: Cells,
     /// A cell is 2^this buckets wide.
     wide: u8,
 }
 
-/// Six bytes, since there may be thousands of rows with hundreds of cells each. Where a count is
-/// full, there is another cell of the same bucket before it.
+/// In order. There may be thousands of rows with hundreds of cells each, and few of those rows are
+/// busy: cells are small until one of them is full.
+#[derive(Clone, Debug)]
+enum Cells {
+    Small(Vec<SmallCell>),
+    /// Where a count is full, there is another cell of the same bucket before it.
+    Large(Vec<Cell>),
+}
+
+/// Six bytes.
 #[derive(Clone, Copy, Debug)]
 struct Cell {
     place: Place,
     newer: u16,
     older: u16,
+}
+
+/// Four bytes.
+#[derive(Clone, Copy, Debug)]
+struct SmallCell {
+    place: Place,
+    newer: u8,
+    older: u8,
 }
 
 /// A bucket and, in the lowest bits, where in it the values are on average.
@@ -83,50 +100,133 @@ impl Cell {
     }
 }
 
+impl From<SmallCell> for Cell {
+    fn from(SmallCell { place, newer, older }: SmallCell) -> Self {
+        Self { place, newer: newer.into(), older: older.into() }
+    }
+}
+
+impl TryFrom<Cell> for SmallCell {
+    type Error = TryFromIntError;
+
+    fn try_from(Cell { place, newer, older }: Cell) -> Result<Self, Self::Error> {
+        Ok(Self { place, newer: newer.try_into()?, older: older.try_into()? })
+    }
+}
+
+impl Default for Cells {
+    fn default() -> Self {
+        Self::Small(Vec::new())
+    }
+}
+
+impl Cells {
+    /// As small as they can be.
+    fn of(mut cells: Vec<Cell>) -> Self {
+        let small: Result<Box<[_]>, _> = cells.iter().map(|cell| (*cell).try_into()).collect();
+        cells.shrink_to_fit();
+        small.map_or(Self::Large(cells), |small| Self::Small(small.into()))
+    }
+
+    fn iter(&self) -> impl Iterator<Item = Cell> {
+        let (small, large): (&[SmallCell], &[Cell]) = match self {
+            Self::Small(cells) => (cells, &[]),
+            Self::Large(cells) => (&[], cells),
+        };
+        small.iter().map(|cell| (*cell).into()).chain(large.iter().copied())
+    }
+
+    const fn len(&self) -> usize {
+        match self {
+            Self::Small(cells) => cells.len(),
+            Self::Large(cells) => cells.len(),
+        }
+    }
+
+    fn add(&mut self, cell: Cell) {
+        if let Self::Small(cells) = self
+            && !add(cells, cell)
+        {
+            *self = Self::Large(self.iter().collect());
+        }
+        if let Self::Large(cells) = self
+            && !add(cells, cell)
+        {
+            insert(cells, find(cells, cell), cell);
+        }
+    }
+
+    fn turn(&mut self) {
+        match self {
+            Self::Small(cells) => turn(cells),
+            Self::Large(cells) => {
+                turn(cells);
+                *self = Self::of(std::mem::take(cells));
+            }
+        }
+    }
+}
+
+/// Where cells of the same bucket begin.
+fn find<C: Copy + Into<Cell>>(cells: &[C], cell: Cell) -> usize {
+    cells.partition_point(|other| (*other).into().place.bucket() < cell.place.bucket())
+}
+
+fn insert<C>(cells: &mut Vec<C>, at: usize, cell: C) {
+    if cells.len() == cells.capacity() {
+        cells.reserve_exact(4);
+    }
+    cells.insert(at, cell);
+}
+
+/// In place: a cell that turns needs no more room.
+fn turn<C: Copy + Into<Cell> + TryFrom<Cell>>(cells: &mut Vec<C>) {
+    cells.retain_mut(|cell| {
+        let Cell { place, newer, .. } = (*cell).into();
+        let turned = Cell { place, newer: 0, older: newer }.try_into();
+        newer > 0 && turned.map(|turned| *cell = turned).is_ok()
+    });
+    cells.shrink_to_fit();
+}
+
+/// To the first cell of the same bucket, or as a new one. Whether there was room.
+fn add<C: Copy + Into<Cell> + TryFrom<Cell>>(cells: &mut Vec<C>, cell: Cell) -> bool {
+    let at = find(cells, cell);
+    let first = cells.get(at).map(|first| (*first).into());
+    let same = first.filter(|first: &Cell| first.place.bucket() == cell.place.bucket());
+    let sum = same.map_or(Some(cell), |same| same.with(cell));
+    let Some(sum) = sum.and_then(|sum| sum.try_into().ok()) else { return false };
+    match cells.get_mut(at).filter(|_| same.is_some()) {
+        Some(place) => *place = sum,
+        None => insert(cells, at, sum),
+    }
+    true
+}
+
 impl Gaps {
     pub fn add(&mut self, gap: Duration) {
-        let gap = gap.as_secs_f64();
-        let cell = Cell { place: self.place(gap), newer: 1, older: 0 };
-        let bucket = cell.place.bucket();
-        let at = self.cells.partition_point(|cell| cell.place.bucket() < bucket);
-        let same = self.cells.get_mut(at).filter(|cell| cell.place.bucket() == bucket);
-        if let Some(same) = same
-            && let Some(both) = same.with(cell)
-        {
-            *same = both;
-            return;
-        }
-        if self.cells.len() == self.cells.capacity() {
-            self.cells.reserve_exact(4);
-        }
-        self.cells.insert(at, cell);
-        let is_same = |a: &Cell, b: &Cell| a.place.bucket() == b.place.bucket();
-        if self.cells.len() > MAX_CELLS && self.cells.chunk_by(is_same).count() > MAX_CELLS {
+        let before = self.cells.len();
+        self.cells.add(Cell { place: self.place(gap.as_secs_f64()), newer: 1, older: 0 });
+        let after = self.cells.len();
+        if after > before && after > MAX_CELLS && self.buckets().len() > MAX_CELLS {
             self.widen();
         }
     }
 
     /// The newer span becomes the older one, which is forgotten.
     pub fn turn(&mut self) {
-        for cell in &mut self.cells {
-            (cell.newer, cell.older) = (0, cell.newer);
-        }
-        self.cells.retain(|cell| cell.older > 0);
-        self.cells.shrink_to_fit();
-        if self.cells.is_empty() {
+        self.cells.turn();
+        if self.cells.len() == 0 {
             self.wide = 0;
         }
     }
 
     /// Counts of both spans.
     pub fn buckets(&self) -> Vec<Bucket> {
-        let mut cells = self.cells.iter().map(|cell| {
-            let (low, high) = self.bounds(cell.place.bucket());
-            let mean = low + cell.place.part() * (high - low);
-            Bucket { low, high, mean, count: cell.count() }
-        });
         let mut buckets: Vec<Bucket> = Vec::with_capacity(self.cells.len());
-        for next in &mut cells {
+        for cell in self.cells.iter() {
+            let (low, high) = self.bounds(cell.place.bucket());
+            let next = Bucket { low, high, mean: self.mean(cell), count: cell.count() };
             match buckets.last_mut() {
                 Some(last) if last.low >= next.low => {
                     let share =
@@ -138,6 +238,12 @@ impl Gaps {
             }
         }
         buckets
+    }
+
+    /// Of its values.
+    fn mean(&self, cell: Cell) -> f64 {
+        let (low, high) = self.bounds(cell.place.bucket());
+        low + cell.place.part() * (high - low)
     }
 
     fn place(&self, gap: f64) -> Place {
@@ -152,25 +258,17 @@ impl Gaps {
 
     /// Makes one cell of two neighbours.
     fn widen(&mut self) {
-        let mut cells = std::mem::take(&mut self.cells);
-        let means: Vec<_> = cells
-            .iter()
-            .map(|cell| {
-                let (low, high) = self.bounds(cell.place.bucket());
-                low + cell.place.part() * (high - low)
-            })
-            .collect();
+        let with_means: Vec<_> = self.cells.iter().map(|cell| (cell, self.mean(cell))).collect();
         self.wide += 1;
-        for (cell, mean) in cells.iter_mut().zip(means) {
-            cell.place = self.place(mean);
-        }
+        let wider =
+            with_means.iter().map(|(cell, mean)| Cell { place: self.place(*mean), ..*cell });
+        let mut cells: Vec<Cell> = wider.collect();
         cells.dedup_by(|next, kept| {
             let is_same = next.place.bucket() == kept.place.bucket();
             let both = if is_same { kept.with(*next) } else { None };
             both.inspect(|both| *kept = *both).is_some()
         });
-        cells.shrink_to_fit();
-        self.cells = cells;
+        self.cells = Cells::of(cells);
     }
 }
 
@@ -189,6 +287,8 @@ fn bound(bucket: u16) -> f64 {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::*;
 
     fn of(values: impl IntoIterator<Item = f64>) -> Gaps {
@@ -203,7 +303,7 @@ mod tests {
 
     #[test]
     fn every_gap_is_in_its_bucket() {
-        assert_eq!(size_of::<Cell>(), 6);
+        assert_eq!((size_of::<SmallCell>(), size_of::<Cell>()), (4, 6));
         for gap in [0.0, 0.01, 0.2, 1.0, 59.9, 3600.0, 1e9] {
             let gaps = of([gap]);
             let [Bucket { low, high, mean, count: 1 }] = gaps.buckets()[..] else {
@@ -255,5 +355,48 @@ mod tests {
         let sum: f64 = buckets.iter().map(|bucket| bucket.mean * f64::from(bucket.count)).sum();
         let all: f64 = values.iter().sum();
         assert!((sum / all - 1.0).abs() < 0.005, "{sum} {all}");
+    }
+
+    /// Whatever comes, and however often, the buckets are those of a plain list, and of cells that
+    /// are large from the start.
+    #[test]
+    fn cells_are_small_until_one_is_full() {
+        let mut state = 7_u64;
+        let mut random = || {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            f64::from((state >> 32) as u32) / f64::from(u32::MAX)
+        };
+        for most in [2_f64, 100.0, 1000.0, 140_000.0] {
+            let [mut gaps, mut large] = [Gaps::default(), Gaps::default()];
+            let mut plain = BTreeMap::<u16, [u32; 2]>::new();
+            let mut was_small = 0;
+            for round in 0..50 {
+                large.cells = Cells::Large(large.cells.iter().collect());
+                let gap = Duration::from_secs_f64(0.2 * 1.1_f64.powf((random() * 20.0).floor()));
+                let spans = plain.entry(bucket(gap.as_secs_f64())).or_default();
+                for _ in 0..most.powf(random()).round() as i32 {
+                    gaps.add(gap);
+                    large.add(gap);
+                    spans[0] += 1;
+                }
+                if round % 20 == 19 {
+                    gaps.turn();
+                    large.turn();
+                    plain.retain(|_, [newer, older]| {
+                        (*newer, *older) = (0, *newer);
+                        *older > 0
+                    });
+                }
+                let buckets = gaps.buckets();
+                assert_eq!(buckets, large.buckets());
+                let counts = buckets.iter().map(|b| (bucket(b.mean), b.count));
+                let expected = plain.iter().map(|(bucket, spans)| (*bucket, spans.iter().sum()));
+                assert!(counts.eq(expected), "{buckets:?} {plain:?}");
+                let is_small = matches!(gaps.cells, Cells::Small(_));
+                assert_eq!(is_small, plain.values().flatten().all(|count| *count <= 255));
+                was_small += u32::from(is_small);
+            }
+            assert!(most < 1000.0 || (1..50).contains(&was_small), "{most} {was_small}");
+        }
     }
 }

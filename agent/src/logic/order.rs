@@ -15,12 +15,12 @@ pub struct Order {
     row: Option<(Closer, u32, Nanos)>,
     second: u64,
     /// Closes of either side in that second.
-    in_second: [u32; 2],
+    in_second: [u8; 2],
 }
 
 impl Order {
     const SIZE: u32 = u128::BITS;
-    const PER_SECOND: u32 = 4;
+    const PER_SECOND: u8 = 4;
 
     pub fn add(&mut self, time: Nanos, closer: Closer) {
         let second = time.0 / 1_000_000_000;

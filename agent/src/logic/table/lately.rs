@@ -33,11 +33,11 @@ pub(super) struct Lately {
     dwells: Latest<32>,
 }
 
+/// Half as large as with durations.
 #[derive(Clone, Debug, Default)]
 struct Traffic {
-    longest_gap: Duration,
-    /// The shortest.
-    rtt: Option<Duration>,
+    longest_gap_ns: u64,
+    shortest_rtt_us: Option<u32>,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -84,13 +84,15 @@ impl Lately {
     }
 
     pub(super) fn note_rtt(&mut self, time: Nanos, rtt: Duration) {
-        let traffic = self.traffic(time);
-        traffic.rtt = Some(traffic.rtt.map_or(rtt, |least| least.min(rtt)));
+        let rtt_us = u32::try_from(rtt.as_micros()).unwrap_or(u32::MAX);
+        let shortest = &mut self.traffic(time).shortest_rtt_us;
+        *shortest = Some(shortest.map_or(rtt_us, |least| least.min(rtt_us)));
     }
 
     pub(super) fn note_reuse(&mut self, reuse: &Reuse) {
-        let traffic = self.traffic(reuse.time);
-        traffic.longest_gap = traffic.longest_gap.max(reuse.gap);
+        let gap_ns = u64::try_from(reuse.gap.as_nanos()).unwrap_or(u64::MAX);
+        let longest = &mut self.traffic(reuse.time).longest_gap_ns;
+        *longest = gap_ns.max(*longest);
         self.uses.add(reuse.gap);
     }
 
@@ -176,7 +178,8 @@ impl Lately {
         let Self { traffic, losses, order, dwells, .. } = self;
         let [server, client] = sides(role);
         let dwell = dwells.quantile(0.5).filter(|_| role == Role::Client);
-        let rtt = traffic.spans().into_iter().filter_map(|span| span.rtt).min();
+        let rtt = traffic.spans().into_iter().filter_map(|span| span.shortest_rtt_us).min();
+        let rtt = rtt.map(|rtt_us| Duration::from_micros(rtt_us.into()));
         let drop = self.losses().filter_map(|span| span.shortest_drop).min();
         let closed = |closer| match closer {
             Closer::Peer => self.by_peer.buckets(),
@@ -191,7 +194,7 @@ impl Lately {
             rtt: rtt.unwrap_or_default(),
             reaction: dwell,
         });
-        let longest = traffic.spans().map(|span| span.longest_gap).into_iter().max();
+        let longest_ns = traffic.spans().map(|span| span.longest_gap_ns).into_iter().max();
         Facts {
             role,
             length: losses.length(now),
@@ -206,7 +209,7 @@ impl Lately {
             server_share_before: order.share_before_row(client),
             reuses: 0,
             reuses_per_second: rate(&uses, traffic.length(now)),
-            longest_gap: longest.unwrap_or_default(),
+            longest_gap: Duration::from_nanos(longest_ns.unwrap_or_default()),
             exposure,
             races: Races {
                 idle: self.lost(|span| span.races.idle),
