@@ -248,7 +248,8 @@ impl Kernel {
             layout.rdonly_cast_id = ABSENT; // no function of the kernel is called without a JIT
         }
         let mut object = finrace_ebpf::object().context("unpacking the BPF object")?;
-        patch::apply(&mut object, &layout, &settings);
+        let changed = patch::apply(&mut object, &layout, &settings);
+        ensure!(changed > 0, "the BPF object has no operands to be put in");
         let ebpf = EbpfLoader::new()
             .override_global("FR_LAYOUT", &layout, true)
             .override_global("FR_SETTINGS", &settings, true)
@@ -454,6 +455,55 @@ mod tests {
 
     fn forced(job: Job, hook: Option<Hook>, attach_to: Option<&str>) -> Forced {
         Forced { job, hook, attach_to: attach_to.map(str::to_owned) }
+    }
+
+    /// Words of the object that hold `placeholder` where instructions have an offset or a number.
+    fn with_placeholder(object: &[u8]) -> usize {
+        let offsets = [patch::SKC_STATE, patch::LSNDTIME];
+        let numbers = [patch::REUSE_JIFFIES, patch::TCP_SOCK_ID, patch::RDONLY_CAST_ID];
+        let words = object.as_chunks::<8>().0.iter();
+        let held = words.filter(|[_, _, o0, o1, number @ ..]| {
+            let number = i32::from_le_bytes(*number);
+            numbers.contains(&number)
+                || (number == 0 && offsets.contains(&i16::from_le_bytes([*o0, *o1])))
+        });
+        held.count()
+    }
+
+    #[test]
+    fn every_placeholder_is_put_in() {
+        let layout = Layout {
+            skc_state: 18,
+            lsndtime: 1584,
+            tcp_sock_id: 4711,
+            rdonly_cast_id: 812,
+            ..Layout::ABSENT
+        };
+        let settings = Settings { reuse_jiffies: 50, wake_bytes: 1, registers: 0 };
+        let object = finrace_ebpf::object().unwrap();
+        let mut changed = object.clone();
+        let count = patch::apply(&mut changed, &layout, &settings);
+        assert_eq!((count, with_placeholder(&changed)), (with_placeholder(&object), 0));
+        // Six programs for writes, four of which load directly.
+        assert!(count >= 6 + 3 * 4, "{count}");
+        assert_eq!(patch::apply(&mut changed, &layout, &settings), 0);
+
+        // r0 = call of kernel function 812; without it, of a helper.
+        let call = |layout: &Layout| {
+            let mut call = [0x85, 0x20, 0, 0, 0, 0, 0, 0];
+            call[4..].copy_from_slice(&patch::RDONLY_CAST_ID.to_le_bytes());
+            assert_eq!(patch::apply(&mut call, layout, &settings), 1);
+            call
+        };
+        assert_eq!(call(&layout), [0x85, 0x20, 0, 0, 0x2C, 3, 0, 0]);
+        let without = Layout { rdonly_cast_id: ABSENT, ..layout };
+        assert_eq!(call(&without), [0x85, 0, 0, 0, 137, 0, 0, 0]);
+        // r2 = *(u8 *)(r1 + 18); what only looks like it stays.
+        let mut load = [0x71, 0x12, 0x01, 0x7F, 0, 0, 0, 0];
+        patch::apply(&mut load, &layout, &settings);
+        assert_eq!(load, [0x71, 0x12, 18, 0, 0, 0, 0, 0]);
+        let mut store = [0x73, 0x12, 0x01, 0x7F, 0, 0, 0, 0];
+        assert_eq!(patch::apply(&mut store, &layout, &settings), 0);
     }
 
     #[test]
