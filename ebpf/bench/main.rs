@@ -3,8 +3,11 @@
 
 #![no_std]
 #![no_main]
+#![feature(asm_experimental_arch)]
 
 mod shared;
+
+use core::arch::asm;
 
 use aya_ebpf::bindings::{BPF_F_MMAPABLE, BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP};
 use aya_ebpf::helpers::{bpf_jiffies64, bpf_ktime_get_ns};
@@ -13,7 +16,7 @@ use aya_ebpf::maps::{Array, RingBuf};
 use aya_ebpf::programs::{BtfTracePointContext, FEntryContext, ProbeContext, RawTracePointContext};
 use finrace_ebpf::abi::{MEASURES_BYTES, Record, loss};
 
-use crate::shared::{PATTERNS, Produced};
+use crate::shared::{PATTERNS, PRODUCERS, Produced};
 
 #[unsafe(link_section = "license")]
 #[unsafe(no_mangle)]
@@ -66,16 +69,16 @@ static FR_LOSSES: Array<u64> = Array::with_max_entries(loss::COUNT, BPF_F_MMAPAB
 #[map]
 static PATTERN: Array<Record> = Array::with_max_entries(PATTERNS, 0);
 
-/// How far it got.
+/// How far each producer got.
 #[map]
-static PRODUCED: Array<Produced> = Array::with_max_entries(1, 0);
+static PRODUCED: Array<Produced> = Array::with_max_entries(PRODUCERS, 0);
 
-/// Writes up to 500 records, as many as its first argument says. Their stamps of jiffies are taken
-/// as ages.
+/// Writes up to 500 records, as many as its first argument says, as the producer that its third one
+/// names. Their stamps of jiffies are taken as ages.
 #[raw_tracepoint(tracepoint = "none")]
 fn produce(ctx: RawTracePointContext) -> i32 {
-    let Some(produced) = PRODUCED.get_ptr_mut(0) else { return 1 };
-    // SAFETY: the map's value; nobody else runs this program at the time.
+    let Some(produced) = PRODUCED.get_ptr_mut(ctx.arg(2)) else { return 1 };
+    // SAFETY: the map's value; no other producer has this one.
     let produced = unsafe { &mut *produced };
     let wake_bytes = ctx.arg::<u64>(1);
     for _ in 0..ctx.arg::<u64>(0).min(500) {
@@ -99,8 +102,10 @@ fn produce(ctx: RawTracePointContext) -> i32 {
             && let Some(lost) = FR_LOSSES.get_ptr_mut(loss::MEASURES_FULL)
         {
             produced.refused += 1;
-            // SAFETY: a valid pointer into the map; nobody else counts into it meanwhile.
-            unsafe { *lost += 1 };
+            // SAFETY: a valid, aligned pointer into the map.
+            unsafe {
+                asm!("lock *(u64 *)({lost} + 0) += {one}", lost = in(reg) lost, one = in(reg) 1_u64);
+            }
         }
     }
     0

@@ -3,6 +3,9 @@
 /// Records that are produced in turn.
 pub(crate) const PATTERNS: u32 = 4096;
 
+/// How many may produce at a time.
+pub(crate) const PRODUCERS: u32 = 2;
+
 /// What came of producing.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default)]

@@ -3,6 +3,8 @@
 
 use std::ops::ControlFlow;
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow, ensure};
@@ -26,11 +28,15 @@ use crate::table::memory;
 
 #[path = "../../../ebpf/bench/shared.rs"]
 mod shared;
-use shared::{PATTERNS, Produced};
+use shared::{PATTERNS, PRODUCERS, Produced};
 
-/// Both threads of the agent.
+/// Both threads of the agent, and the second producer.
 const AGENT: usize = 0;
 const PRODUCER: usize = 1;
+const _: () = assert!(PRODUCER < PRODUCERS as usize);
+
+/// Of a steady load.
+const WARM: Duration = Duration::from_secs(2);
 
 /// Records of a turn of the program.
 const TURN: u64 = 500;
@@ -51,6 +57,9 @@ pub(crate) struct Args {
     load: Load,
     #[arg(long, default_value_t = 3)]
     seconds: u64,
+    /// Another producer, on the agent's processor
+    #[arg(long)]
+    two: bool,
     #[command(flatten)]
     kernel: Kernel,
 }
@@ -106,6 +115,9 @@ struct Outcome {
     lost: u64,
     /// The longest that a portion took to be written.
     longest_portion_us: u64,
+    /// CPU time of the first producer for a record.
+    producer_ns_per_record: Option<f64>,
+    /// Of one processor, once all rows are there.
     agent_cpu_percent: f64,
     agent_us_per_event: Option<f64>,
     rss_kb: u64,
@@ -115,12 +127,15 @@ pub(crate) fn run(args: Args) -> Result<()> {
     on_processor(AGENT)?;
     let (_, loose) = Programs::load(&args.object, &args.kernel.hooks)?;
     let source = Producer::new(&args)?;
+    let second = args.two.then(|| source.clone());
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let Loose { attached, features, missing_fields } = loose;
     let mut session = Session::over(attached, features, missing_fields, &args.kernel)?;
     let before = clock_gettime(ClockId::ProcessCPUTime);
     let start = monotonic();
-    let producing = std::thread::spawn(move || source.run(args.load, args.seconds));
+    let (load, seconds) = (args.load, args.seconds);
+    let producing = std::thread::spawn(move || source.run(PRODUCER, load, seconds));
+    let second = second.map(|second| std::thread::spawn(move || second.run(AGENT, load, seconds)));
     let time = Duration::from_secs(args.seconds) + Duration::from_millis(500);
     let mut rss_kb = 0;
     runtime.block_on(async {
@@ -129,14 +144,24 @@ pub(crate) fn run(args: Args) -> Result<()> {
         Ok::<_, anyhow::Error>(())
     })?;
     let seconds = monotonic().since(start).as_secs_f64();
-    let all = since(before, ClockId::ProcessCPUTime);
-    let done = producing.join().map_err(|_panic| anyhow!("the producer has panicked"))??;
-    let own = all.saturating_sub(done.cpu).as_secs_f64();
+    let join = |thread: JoinHandle<Result<Done>>| {
+        thread.join().map_err(|_panic| anyhow!("a producer has panicked"))?
+    };
+    let done = join(producing)?;
+    let second = second.map(join).transpose()?.unwrap_or_default();
+    // All threads but those of the producers.
+    let own = since(before, ClockId::ProcessCPUTime).saturating_sub(done.cpu + second.cpu);
+    let own = own.saturating_sub(done.warm.agent).as_secs_f64();
     let seen = session.counts.events().into_iter().map(|(_, count)| count).sum::<u64>();
     let lost = session.lost().get("measures_ring_full").copied().unwrap_or(0);
     #[expect(clippy::cast_precision_loss, reason = "below 2^52")]
-    let per_event = (seen > 0).then(|| 1e6 * own / seen as f64);
-    let Produced { count, refused, .. } = done.records;
+    let per_event = (seen > 0).then(|| 1e6 * own / (seen - done.warm.records) as f64);
+    let time = seconds - done.warm.time.as_secs_f64();
+    let count = done.records.count + second.records.count;
+    let refused = done.records.refused + second.records.refused;
+    #[expect(clippy::cast_precision_loss, reason = "below 2^52")]
+    let ns_per_record =
+        (done.records.count > 0).then(|| done.cpu.as_nanos() as f64 / done.records.count as f64);
     say(&Outcome {
         load: args.load,
         seconds,
@@ -145,7 +170,8 @@ pub(crate) fn run(args: Args) -> Result<()> {
         seen,
         lost,
         longest_portion_us: u64::try_from(done.longest.as_micros())?,
-        agent_cpu_percent: 100.0 * own / seconds,
+        producer_ns_per_record: ns_per_record,
+        agent_cpu_percent: 100.0 * own / time,
         agent_us_per_event: per_event,
         rss_kb,
     })?;
@@ -164,15 +190,27 @@ fn on_processor(processor: usize) -> Result<()> {
 }
 
 /// The program that writes records into the agent's ring.
+#[derive(Clone)]
 struct Producer {
-    ebpf: Ebpf,
+    ebpf: Arc<Ebpf>,
 }
 
 /// What it has done.
+#[derive(Default)]
 struct Done {
     records: Produced,
     longest: Duration,
     cpu: Duration,
+    warm: Warm,
+}
+
+/// Until then the table is filled for the first time, which is no steady state.
+#[derive(Clone, Copy, Default)]
+struct Warm {
+    time: Duration,
+    records: u64,
+    /// CPU time of the agent.
+    agent: Duration,
 }
 
 impl Producer {
@@ -191,27 +229,42 @@ impl Producer {
         for (index, record) in (0_u32..PATTERNS).zip(records.iter().cycle()) {
             patterns.set(index, Pattern(aged(*record)), 0)?;
         }
-        program(&mut ebpf)?.load().context("loading the producer")?;
-        Ok(Self { ebpf })
+        let program: &mut RawTracePoint =
+            ebpf.program_mut("produce").context("the object has no producer")?.try_into()?;
+        program.load().context("loading the producer")?;
+        Ok(Self { ebpf: Arc::new(ebpf) })
     }
 
-    fn run(mut self, load: Load, seconds: u64) -> Result<Done> {
-        on_processor(PRODUCER)?;
+    fn run(self, processor: usize, load: Load, seconds: u64) -> Result<Done> {
+        on_processor(processor)?;
+        let program = self.ebpf.program("produce").context("the object has no producer")?;
+        let program: &RawTracePoint = program.try_into()?;
+        let slot = u32::from(processor == PRODUCER);
         let (portion, pause) = load.portion();
         let before = clock_gettime(ClockId::ThreadCPUTime);
         let begin = monotonic();
         let mut due = Duration::ZERO;
         let mut longest = Duration::ZERO;
+        let process = clock_gettime(ClockId::ProcessCPUTime);
+        let mut warm = None;
+        let mut count = 0;
         while due < Duration::from_secs(seconds) {
             let start = monotonic();
             let mut rest = portion;
             while rest > 0 {
                 let turn = rest.min(TURN);
                 let mut options = RawTracePointRunOptions::new();
-                (options.args[0], options.args[1]) = (turn, WAKE_BYTES);
-                let ran = program(&mut self.ebpf)?.test_run(options).context("producing")?;
+                [options.args[0], options.args[1], options.args[2]] =
+                    [turn, WAKE_BYTES, slot.into()];
+                let ran = program.test_run(options).context("producing")?;
                 ensure!(ran.return_value == 0, "the producer says {}", ran.return_value);
                 rest -= turn;
+            }
+            count += portion;
+            if due >= WARM && warm.is_none() {
+                let own = since(before, ClockId::ThreadCPUTime);
+                let agent = since(process, ClockId::ProcessCPUTime).saturating_sub(own);
+                warm = Some(Warm { time: due, records: count, agent });
             }
             let now = monotonic();
             longest = longest.max(now.since(start));
@@ -220,13 +273,10 @@ impl Producer {
         }
         let cpu = since(before, ClockId::ThreadCPUTime);
         let produced: Array<_, Produced> =
-            self.ebpf.map_mut("PRODUCED").context("no map of counts")?.try_into()?;
-        Ok(Done { records: produced.get(&0, 0)?, longest, cpu })
+            self.ebpf.map("PRODUCED").context("no map of counts")?.try_into()?;
+        let warm = warm.unwrap_or_default();
+        Ok(Done { records: produced.get(&slot, 0)?, longest, cpu, warm })
     }
-}
-
-fn program(ebpf: &mut Ebpf) -> Result<&mut RawTracePoint> {
-    Ok(ebpf.program_mut("produce").context("the object has no producer")?.try_into()?)
 }
 
 /// The map of this name that was made last: it is ours.

@@ -16,13 +16,13 @@ const MICROSECONDS: f64 = 0.5;
 #[derive(clap::Args)]
 pub(super) struct EventsArgs {
     /// Seconds of each load
-    #[arg(long, default_value_t = 5)]
+    #[arg(long, default_value_t = 8)]
     seconds: u64,
 }
 
 impl Default for EventsArgs {
     fn default() -> Self {
-        Self { seconds: 5 }
+        Self { seconds: 8 }
     }
 }
 
@@ -35,6 +35,10 @@ pub(super) struct Outcome {
     seen: u64,
     lost: u64,
     longest_portion_us: u64,
+    producer_ns_per_record: Option<f64>,
+    /// Whether another processor wrote, too.
+    #[serde(default)]
+    two: bool,
     agent_cpu_percent: f64,
     agent_us_per_event: Option<f64>,
     rss_kb: u64,
@@ -42,21 +46,24 @@ pub(super) struct Outcome {
 
 pub(super) fn run(stand: &Stand, args: &EventsArgs) -> Result<Vec<Outcome>> {
     let mut outcomes = Vec::new();
-    for load in ["idle", "10k", "100k", "1M", "burst", "flood"] {
+    let loads = ["idle", "10k", "100k", "1M", "burst", "flood"].map(|load| (load, false));
+    for (load, two) in loads.into_iter().chain([("1M", true)]) {
         let bpffs = BpfFs::mount(&stand.directory.join("bpffs"))?;
-        let seconds = if load == "idle" { 3 * args.seconds } else { args.seconds }.to_string();
+        let seconds = if ["idle", "10k"].contains(&load) { 2 * args.seconds } else { args.seconds }
+            .to_string();
         let pinned = bpffs.0.to_string_lossy();
-        let arguments = ["--bpffs", &*pinned, "--load", load, "--seconds", &seconds];
+        let mut arguments = vec!["--bpffs", &*pinned, "--load", load, "--seconds", &seconds];
+        arguments.extend(two.then_some("--two"));
         let outcome: Vec<Outcome> = stand.cost("ring", &arguments)?;
         ensure!(outcome.len() == 1, "{load}: {} results", outcome.len());
-        outcomes.extend(outcome);
+        outcomes.extend(outcome.into_iter().map(|outcome| Outcome { two, ..outcome }));
     }
     Ok(outcomes)
 }
 
 pub(super) fn figures(outcomes: &[Outcome]) -> Vec<Figure> {
     let mut figures = Vec::new();
-    for outcome in outcomes {
+    for outcome in outcomes.iter().filter(|outcome| !outcome.two) {
         let Outcome { load, produced, seen, lost, agent_cpu_percent, .. } = outcome;
         #[expect(clippy::cast_precision_loss, reason = "counts of seconds")]
         let (lost_f, rate) = (*lost as f64, *produced as f64 / outcome.seconds);

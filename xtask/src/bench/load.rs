@@ -39,7 +39,7 @@ pub(super) struct LoadArgs {
     #[arg(long, default_value_t = 200)]
     rounds: usize,
     /// No more rounds than this
-    #[arg(long, default_value_t = 1600)]
+    #[arg(long, default_value_t = 400)]
     max_rounds: usize,
     /// The workloads [default: all]
     #[arg(long, value_enum, value_name = "NAME")]
@@ -51,7 +51,7 @@ pub(super) struct LoadArgs {
 
 impl Default for LoadArgs {
     fn default() -> Self {
-        Self { rounds: 200, max_rounds: 1600, workload: Vec::new(), seed: 1 }
+        Self { rounds: 200, max_rounds: 400, workload: Vec::new(), seed: 1 }
     }
 }
 
