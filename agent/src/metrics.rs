@@ -218,22 +218,23 @@ impl Scrape {
         out.encode_descriptor("finrace_build", help, None, MetricType::Info)?
             .encode_info(&build)?;
 
-        let help = "Which program on which kernel hook does which job.";
+        let help = "Which program on which kernel hook serves which purpose.";
         let mut hooks = out.encode_descriptor("finrace_hook", help, None, MetricType::Info)?;
+        // Not `job`, which is a label of every target.
         for Hook { job, hook, attached_to, program, .. } in &status.hooks {
             hooks.encode_info(&[
-                ("job", *job),
+                ("purpose", *job),
                 ("hook", hook),
                 ("attached_to", attached_to),
                 ("program", program),
             ])?;
         }
-        let help = "What is not seen, since no better hook could be had for a job: see check.";
+        let help = "What is not seen, since no better hook could be had for a purpose: see check.";
         let mut blind =
             out.encode_descriptor("finrace_blind_spot", help, None, MetricType::Info)?;
         for Hook { job, loses, .. } in &status.hooks {
             if let Some(loses) = loses {
-                blind.encode_info(&[("job", *job), ("not_seen", *loses)])?;
+                blind.encode_info(&[("purpose", *job), ("not_seen", *loses)])?;
             }
         }
         let help = "A kernel field that is not there, so that something is not seen: see check.";
@@ -255,8 +256,8 @@ impl Scrape {
         let help = "Records lost or refused, by reason. What they said is missing everywhere.";
         by_label(out, "finrace_lost_events", help, "reason", &status.lost)?;
         let help =
-            "Runs of a kernel program that the kernel skipped, by job: it was running already.";
-        by_label(out, "finrace_program_skips", help, "job", &status.skipped)?;
+            "Runs of a kernel program that the kernel skipped, by purpose: it was running already.";
+        by_label(out, "finrace_program_skips", help, "purpose", &status.skipped)?;
 
         let maps = &status.maps;
         fills(out, "finrace_map_entries", "Entries in a kernel map.", None, "map", maps, |f| {

@@ -2,7 +2,7 @@
 //! ([`sock::Mem`]); the entry points at the end choose it.
 //!
 //! Nothing is kept per connection: the kernel already keeps the stamps, sequence numbers and byte
-//! counts that the decisions rest on. A healthy write reads its state and two stamps and leaves.
+//! counts that the decisions rest on. A healthy write reads its state and one stamp and leaves.
 
 #![no_std]
 #![no_main]

@@ -27,6 +27,8 @@ const RUSTC: &str = "/usr/bin/rustc";
 const CLIPPY: &str = "/usr/bin/cargo-clippy";
 const STD: &str = "/usr/lib/rustlib/bpfel-unknown-none/lib";
 const TARGET: &str = "bpfel-unknown-none";
+/// Of the workspace.
+const PROFILE: &str = "bpf";
 const BINARY: &str = "finrace-bpf";
 const LINKER_VERSION: &str = "0.10.3";
 
@@ -197,7 +199,7 @@ impl Toolchain {
         command.args(["build", "--bin", binary]);
         self.prepare(&mut command, target_dir)?;
         show(&mut command)?;
-        let path = setup::target_dir().join(target_dir).join(TARGET).join("release").join(binary);
+        let path = setup::target_dir().join(target_dir).join(TARGET).join(PROFILE).join(binary);
         let object = fs::read(&path).with_context(|| format!("reading {}", path.display()))?;
         strip(&object).with_context(|| format!("stripping {}", path.display()))
     }
@@ -205,7 +207,7 @@ impl Toolchain {
     fn prepare(&self, command: &mut Command, target_dir: &str) -> Result<()> {
         let target_dir = setup::target_dir().join(target_dir);
         command
-            .args(["--locked", "--release", "--package=finrace-ebpf", "--features=bpf"])
+            .args(["--locked", "--profile", PROFILE, "--package=finrace-ebpf", "--features=bpf"])
             .args(["--target", TARGET, "--target-dir"])
             .arg(&target_dir)
             .env("RUSTC", RUSTC)

@@ -12,9 +12,10 @@ use crate::{bpf, cargo, report, setup, show, task};
 type Step = (&'static str, fn() -> Result<()>);
 
 /// From fast to slow, as far as one does not need another.
-const STEPS: [Step; 14] = [
+const STEPS: [Step; 15] = [
     ("fmt", || show(cargo().args(["fmt", "--all", "--check"]))),
     ("docs", || task(&["docs", "--check"])),
+    ("rules", || task(&["rules"])),
     ("set-up", bpf::install),
     ("clippy", clippy),
     ("clippy for BPF", bpf::clippy),

@@ -11,6 +11,7 @@ mod link;
 mod live;
 mod lookalikes;
 mod proxy;
+mod rules;
 mod score;
 mod servers;
 mod setup;
@@ -48,6 +49,8 @@ enum Task {
     Vm(vm::VmArgs),
     /// Compare finrace with the wire: real proxies and servers that race (root, Debian)
     Lab(lab::LabArgs),
+    /// Check and test alerts and recording rules (root, Debian)
+    Rules,
     /// Score estimates, exposure and verdicts on simulated traffic, of which all is known
     Score(score::ScoreArgs),
     /// Real servers and chains of them: are timeouts, verdicts and advice right? (root, Debian)
@@ -75,6 +78,7 @@ fn run(task: Task) -> Result<()> {
         Task::Live(args) => live::run(args),
         Task::Vm(args) => vm::run(args),
         Task::Lab(args) => lab::run(args),
+        Task::Rules => rules::run(),
         Task::Score(args) => score::run(args),
         Task::Servers(args) => servers::run(args),
         Task::Lookalikes(args) => lookalikes::run(args),

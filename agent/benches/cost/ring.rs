@@ -57,6 +57,9 @@ pub(crate) struct Args {
     load: Load,
     #[arg(long, default_value_t = 3)]
     seconds: u64,
+    /// Half of them servers that are connected to, half of them clients
+    #[arg(long, default_value_t = 1_000)]
+    peers: u64,
     /// Another producer, on the agent's processor
     #[arg(long)]
     two: bool,
@@ -225,7 +228,7 @@ impl Producer {
         let mut ebpf = loader.load(&object).context("loading the producer")?;
         let mut patterns: Array<_, Pattern> =
             ebpf.map_mut("PATTERN").context("no map of patterns")?.try_into()?;
-        let records = Traffic::of(PATTERNS as usize).records();
+        let records = Traffic::of(PATTERNS as usize, args.peers).records();
         for (index, record) in (0_u32..PATTERNS).zip(records.iter().cycle()) {
             patterns.set(index, Pattern(aged(*record)), 0)?;
         }

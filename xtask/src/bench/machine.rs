@@ -35,7 +35,7 @@ impl Machine {
             }
         }
         Ok(Self {
-            kernel: read("/proc/sys/kernel/osrelease")?.trim().to_owned(),
+            kernel: kernel()?,
             processor,
             processors: std::thread::available_parallelism()?.get(),
             hz: hz(),
@@ -51,6 +51,12 @@ impl std::fmt::Display for Machine {
         hz.map_or(Ok(()), |hz| write!(f, ", HZ {hz}"))?;
         write!(f, ", {} mitigations", mitigations.len())
     }
+}
+
+/// Its version, without what distributors add.
+fn kernel() -> Result<String> {
+    let release = read("/proc/sys/kernel/osrelease")?;
+    Ok(release.split(['-', '+', '\n']).next().unwrap_or_default().to_owned())
 }
 
 fn hz() -> Option<u32> {

@@ -72,6 +72,8 @@ enum Part {
 /// Runs what is asked for, prints tables, and fails where a budget is exceeded.
 pub(crate) fn run(args: BenchArgs) -> Result<()> {
     ensure!(rustix::process::geteuid().is_root(), "programs are loaded by root");
+    // As it is built now, whatever is changed meanwhile.
+    let commit = commit()?;
     let stand = Stand::build()?;
     if let Some(Part::Guard(args)) = args.part {
         return guard::run(&stand, &args);
@@ -87,7 +89,7 @@ pub(crate) fn run(args: BenchArgs) -> Result<()> {
     }
     let text = figure::table(&figures);
     report(&text);
-    let recorded = Recorded { machine: Machine::read()?, commit: commit()?, figures };
+    let recorded = Recorded { machine: Machine::read()?, commit, figures };
     let file = stand.directory.join("results.json");
     let all = json!({ "summary": recorded, "parts": results });
     fs::write(&file, serde_json::to_string_pretty(&all)?)

@@ -39,8 +39,8 @@ pub(crate) struct Traffic {
 
 impl Traffic {
     /// So many records of a usual mixture.
-    pub(crate) const fn of(count: usize) -> Self {
-        Self { count, rate: 10_000, peers: 1_000 }
+    pub(crate) const fn of(count: usize, peers: u64) -> Self {
+        Self { count, rate: 10_000, peers }
     }
 
     /// Records in the order of their stamps.
