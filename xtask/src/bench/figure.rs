@@ -21,16 +21,23 @@ pub(super) struct Figure {
     /// Likewise.
     pub(super) budget: Option<String>,
     pub(super) judgement: Option<Judgement>,
+    /// Also for README.md: what has a budget, and what is to be compared with it.
+    pub(super) is_for_all: bool,
 }
 
 impl Figure {
     /// Without a budget.
     pub(super) fn new(what: impl Into<String>, measured: impl Into<String>) -> Self {
-        Self { what: what.into(), measured: measured.into(), budget: None, judgement: None }
+        let (what, measured) = (what.into(), measured.into());
+        Self { what, measured, budget: None, judgement: None, is_for_all: false }
+    }
+
+    pub(super) fn for_all(self) -> Self {
+        Self { is_for_all: true, ..self }
     }
 
     pub(super) fn within(self, budget: impl Into<String>, judgement: Judgement) -> Self {
-        Self { budget: Some(budget.into()), judgement: Some(judgement), ..self }
+        Self { budget: Some(budget.into()), judgement: Some(judgement), ..self }.for_all()
     }
 
     /// A value that must not be above another.
@@ -51,7 +58,7 @@ pub(super) fn table(figures: &[Figure]) -> String {
     let mut table = Table::new();
     table.load_style(presets::NOTHING);
     table.set_header(["", "measured", "budget", ""]);
-    for Figure { what, measured, budget, judgement } in figures {
+    for Figure { what, measured, budget, judgement, .. } in figures {
         let judgement = judgement.map(|judgement| judgement.to_string()).unwrap_or_default();
         table.add_row([what, measured, budget.as_deref().unwrap_or_default(), &judgement]);
     }
@@ -91,12 +98,13 @@ impl Recorded {
 
     /// The table and where it is from.
     pub(crate) fn to_markdown(&self) -> String {
-        let row = |Figure { what, measured, budget, judgement }: &Figure| {
+        let row = |Figure { what, measured, budget, judgement, .. }: &Figure| {
             let budget = budget.as_deref().unwrap_or_default();
             let judgement = judgement.map(|judgement| judgement.to_string()).unwrap_or_default();
             format!("| {what} | {measured} | {budget} | {judgement} |\n")
         };
-        let rows: String = self.figures.iter().map(row).collect();
+        let rows: String =
+            self.figures.iter().filter(|figure| figure.is_for_all).map(row).collect();
         let Self { machine, commit, .. } = self;
         format!(
             "| | measured | budget | |\n|---|---|---|---|\n{rows}\n{machine}, commit {commit}.\n"

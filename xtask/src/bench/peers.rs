@@ -359,7 +359,7 @@ impl PeersResults {
             Some(if tool.name == FINRACE {
                 Figure::at_most(what, ns, self.budget_ns, " ns", 0)
             } else {
-                Figure::new(what, format!("{ns:.0} ns"))
+                Figure::new(what, format!("{ns:.0} ns")).for_all()
             })
         };
         self.tools.iter().filter_map(figure).collect()
