@@ -244,8 +244,9 @@ pub(crate) fn begin(
     let words = place.as_mut_ptr().cast::<u64>();
     // Word by word, else the compiler makes it a call of `memset`, which here is a loop over bytes.
     for word in 0..size_of::<Record>() / 8 {
+        let word = words.wrapping_add(word);
         // SAFETY: within the record, which is aligned for it.
-        unsafe { words.add(word).write_volatile(0) };
+        unsafe { word.write_volatile(0) };
     }
     // SAFETY: `Record` is integers and arrays of them, all written.
     let record = unsafe { place.assume_init_mut() };

@@ -24,6 +24,7 @@ const BUDGET: f64 = 20.0;
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 pub(super) struct Counts {
     pub(super) series: String,
+    pub(super) release: String,
     pub(super) hook: String,
     /// A healthy write: with nothing, what an empty program adds, and what finrace adds to that.
     pub(super) write: [f64; 3],
@@ -44,7 +45,7 @@ pub(super) fn run(stand: &Stand) -> Result<Vec<Counts>> {
             )
         });
         let files = [("cost", &*stand.cost), ("bench.bpf.o", &*stand.object)];
-        let (_, said) = vm::once(series, &files, &paths.collect::<String>())?;
+        let (release, said) = vm::once(series, &files, &paths.collect::<String>())?;
         for (hook, said) in hooks.iter().zip(said.split("@hook ").skip(1)) {
             let samples = Samples::read(said)?;
             let loaded: Vec<Loaded> = values(said, "{\"loaded\"")?;
@@ -64,6 +65,7 @@ pub(super) fn run(stand: &Stand) -> Result<Vec<Counts>> {
             let missing = || format!("{series}, {hook}: no samples in: {said}");
             all.push(Counts {
                 series: series.to_owned(),
+                release: release.clone(),
                 hook: (*hook).to_owned(),
                 write: steps("write").with_context(missing)?,
                 connection: steps("connection").with_context(missing)?,
