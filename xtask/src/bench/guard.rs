@@ -1,7 +1,7 @@
 //! Counts of instructions, compared with those recorded in `xtask/costs.json`: they hardly depend
 //! on the machine and not at all on its load, so a regression shows before a merge.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::PathBuf;
 use std::process::Command;
@@ -96,11 +96,11 @@ impl Costs {
                 differences.push(format!("{what}: {now} instructions, recorded {before}"));
             }
         };
-        for now in &now.kernel {
-            let Counts { series, hook, .. } = now;
-            let same = |before: &&Counts| before.series == *series && before.hook == *hook;
-            let Some(before) = self.kernel.iter().find(same) else {
-                compare(format!("{hook} on {series}"), 0.0, now.write[2], 0.0);
+        for before in &self.kernel {
+            let Counts { series, hook, .. } = before;
+            let same = |now: &&Counts| now.series == *series && now.hook == *hook;
+            let Some(now) = now.kernel.iter().find(same) else {
+                compare(format!("{hook} on {series}, no more"), before.write[2], 0.0, 0.0);
                 continue;
             };
             // Another release of the kernel has other code of its own in between.
@@ -112,20 +112,82 @@ impl Costs {
             let what = format!("connection, {hook} on {series}");
             let strict = of_connection * 0.1;
             compare(what, of_connection, now.connection[2], tolerance(strict, of_connection));
-            for (program, verified) in &now.verified {
-                let before = before.verified.get(program).copied().unwrap_or(0).into();
+            // What there is in one of the two alone counts as none in the other.
+            let count =
+                |of: &Counts, program| of.verified.get(program).copied().unwrap_or(0).into();
+            for program in keys(&before.verified, &now.verified) {
+                let (before, now) = (count(before, program), count(now, program));
                 let what = format!("{program} on {series}, as the verifier counts");
-                compare(what, before, f64::from(*verified), tolerance(before * 0.05, before));
+                compare(what, before, now, tolerance(before * 0.05, before));
             }
         }
-        for (what, count) in &now.user {
-            let before = self.user.get(what).copied().unwrap_or(0.0);
-            compare(what.clone(), before, *count, before * 0.03);
+        let is_known = |now: &&Counts| {
+            self.kernel.iter().any(|known| known.series == now.series && known.hook == now.hook)
+        };
+        for new in now.kernel.iter().filter(|now| !is_known(now)) {
+            compare(format!("{} on {}", new.hook, new.series), 0.0, new.write[2], 0.0);
+        }
+        let count = |of: &Self, what| of.user.get(what).copied().unwrap_or(0.0);
+        for what in keys(&self.user, &now.user) {
+            let before = count(self, what);
+            compare(what.clone(), before, count(now, what), before * 0.03);
         }
         differences
     }
 }
 
+/// Of either.
+fn keys<'a, T>(a: &'a BTreeMap<String, T>, b: &'a BTreeMap<String, T>) -> BTreeSet<&'a String> {
+    a.keys().chain(b.keys()).collect()
+}
+
 fn path() -> PathBuf {
     root().join("xtask/costs.json")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn costs(release: &str, write: f64, verified: u32, user: f64) -> Costs {
+        let counts = Counts {
+            series: "7.3".to_owned(),
+            release: release.to_owned(),
+            hook: "tp_btf".to_owned(),
+            write: [1900.0, 129.0, write],
+            connection: [110_000.0, 1000.0, 4000.0],
+            verified: [("fr_write_btf".to_owned(), verified)].into(),
+        };
+        Costs { kernel: vec![counts], user: [("decode a record".to_owned(), user)].into() }
+    }
+
+    #[test]
+    fn what_differs_is_told() {
+        let recorded = costs("7.3.4", 27.0, 1300, 500.0);
+        let check = |now: Costs, expected: usize| {
+            let differences = recorded.differences(&now);
+            assert_eq!(differences.len(), expected, "{differences:?}");
+        };
+        check(costs("7.3.4", 28.9, 1360, 514.0), 0);
+        check(costs("7.3.4", 29.1, 1300, 500.0), 1);
+        check(costs("7.3.4", 24.0, 1300, 500.0), 1);
+        check(costs("7.3.4", 27.0, 1400, 520.0), 2);
+        // Another release.
+        check(costs("7.3.5", 32.0, 1400, 500.0), 0);
+        check(costs("7.3.5", 34.0, 1400, 500.0), 1);
+        // What is gone, and what is new.
+        check(Costs { kernel: Vec::new(), ..costs("7.3.4", 27.0, 1300, 500.0) }, 1);
+        check(Costs { user: BTreeMap::new(), ..costs("7.3.4", 27.0, 1300, 500.0) }, 1);
+        let mut other = costs("7.3.4", 27.0, 1300, 500.0);
+        other.kernel.extend(costs("7.3.4", 27.0, 1300, 500.0).kernel);
+        if let Some(new) = other.kernel.last_mut() {
+            "fentry".clone_into(&mut new.hook);
+        }
+        check(other, 1);
+        let mut other = costs("7.3.4", 27.0, 1300, 500.0);
+        for counts in &mut other.kernel {
+            counts.verified = [("fr_write_raw".to_owned(), 1300)].into();
+        }
+        check(other, 2);
+    }
 }
