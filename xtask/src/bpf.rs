@@ -228,13 +228,7 @@ impl Toolchain {
         let installed =
             Path::new("/usr/lib").join(format!("{}-linux-gnu", env::consts::ARCH)).join(&library);
         ensure!(installed.exists(), "{} does not exist", installed.display());
-        let directory = target_dir.join("llvm");
-        if directory.exists() {
-            fs::remove_dir_all(&directory)
-                .with_context(|| format!("removing {}", directory.display()))?;
-        }
-        fs::create_dir_all(&directory)
-            .with_context(|| format!("creating {}", directory.display()))?;
+        let directory = setup::empty_directory(target_dir.join("llvm"))?;
         symlink(&installed, directory.join(&library))
             .with_context(|| format!("linking to {}", installed.display()))?;
         Ok(directory)

@@ -33,6 +33,16 @@ pub(crate) fn target_dir() -> PathBuf {
     workspace.join(std::env::var_os("CARGO_TARGET_DIR").unwrap_or_else(|| "target".into()))
 }
 
+/// Makes a directory that has nothing in it; what was there before is gone.
+pub(crate) fn empty_directory(directory: PathBuf) -> Result<PathBuf> {
+    if directory.exists() {
+        fs::remove_dir_all(&directory)
+            .with_context(|| format!("removing {}", directory.display()))?;
+    }
+    fs::create_dir_all(&directory).with_context(|| format!("creating {}", directory.display()))?;
+    Ok(directory)
+}
+
 /// Runs a command to its end; its output is shown only when it fails.
 pub(crate) fn run(command: &mut Command) -> Result<String> {
     let output = command.output().with_context(|| format!("starting {command:?}"))?;
@@ -291,16 +301,21 @@ impl Process {
         }
         // An error of a signal means that it has just ended; the wait below finds out.
         kill_process(Pid::from_child(&self.child), Signal::TERM).ok();
-        let end = now() + Duration::from_secs(5);
-        while now() < end {
-            if matches!(self.child.try_wait(), Ok(Some(_))) {
-                return;
-            }
-            sleep(Duration::from_millis(10));
-        }
-        self.child.kill().ok();
-        self.child.wait().ok();
+        let_end(&mut self.child);
     }
+}
+
+/// Waits for a child that is about to end, and kills it where it does not.
+pub(crate) fn let_end(child: &mut Child) {
+    let end = now() + Duration::from_secs(5);
+    while now() < end {
+        if matches!(child.try_wait(), Ok(Some(_))) {
+            return;
+        }
+        sleep(Duration::from_millis(10));
+    }
+    child.kill().ok();
+    child.wait().ok();
 }
 
 impl Drop for Process {

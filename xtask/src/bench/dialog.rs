@@ -4,13 +4,12 @@ use std::fs::{self, File};
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
-use std::thread::sleep;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-use crate::setup::now;
+use crate::setup::let_end;
 
 /// Also for programs to be loaded on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -89,15 +88,7 @@ impl Dialog {
 
     fn end(&mut self) {
         self.input = None;
-        let end = now() + Duration::from_secs(5);
-        while now() < end {
-            if matches!(self.child.try_wait(), Ok(Some(_))) {
-                return;
-            }
-            sleep(Duration::from_millis(10));
-        }
-        self.child.kill().ok();
-        self.child.wait().ok();
+        let_end(&mut self.child);
     }
 }
 

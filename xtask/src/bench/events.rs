@@ -20,12 +20,6 @@ pub(super) struct EventsArgs {
     seconds: u64,
 }
 
-impl Default for EventsArgs {
-    fn default() -> Self {
-        Self { seconds: 8 }
-    }
-}
-
 /// A line of `cost ring`.
 #[derive(Debug, Deserialize, Serialize)]
 pub(super) struct Outcome {

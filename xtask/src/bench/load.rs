@@ -49,12 +49,6 @@ pub(super) struct LoadArgs {
     seed: u64,
 }
 
-impl Default for LoadArgs {
-    fn default() -> Self {
-        Self { rounds: 200, max_rounds: 400, workload: Vec::new(), seed: 1 }
-    }
-}
-
 /// What the stage is told to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]

@@ -24,7 +24,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
-use clap::Subcommand;
+use clap::{Parser as _, Subcommand};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -78,7 +78,7 @@ pub(crate) fn run(args: BenchArgs) -> Result<()> {
     if let Some(Part::Guard(args)) = args.part {
         return guard::run(&stand, &args);
     }
-    let parts = args.part.map_or_else(Part::all, |part| vec![part]);
+    let parts = args.part.map_or_else(Part::all, |part| Ok(vec![part]))?;
     let mut results = serde_json::Map::new();
     let mut figures = Vec::new();
     for part in &parts {
@@ -104,17 +104,16 @@ pub(crate) fn run(args: BenchArgs) -> Result<()> {
 }
 
 impl Part {
-    /// What needs quiet comes first.
-    fn all() -> Vec<Self> {
-        vec![
-            Self::Paths(paths::PathsArgs::default()),
-            Self::Load(load::LoadArgs::default()),
-            Self::Peers(peers::PeersArgs::default()),
-            Self::Events(events::EventsArgs::default()),
-            Self::Table,
-            Self::Agent,
-            Self::Instructions,
-        ]
+    /// As they are by default; what needs quiet comes first.
+    fn all() -> Result<Vec<Self>> {
+        #[derive(clap::Parser)]
+        struct One {
+            #[command(subcommand)]
+            part: Part,
+        }
+        let names = ["paths", "load", "peers", "events", "table", "agent", "instructions"];
+        let part = |name| Ok(One::try_parse_from(["bench", name])?.part);
+        names.into_iter().map(part).collect()
     }
 
     const fn name(&self) -> &'static str {
@@ -207,5 +206,22 @@ impl Drop for BpfFs {
     fn drop(&mut self) {
         // Left mounted it is found so by the next run, which mounts over it.
         Command::new("umount").arg(&self.0).status().ok();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_parts_but_the_guard() {
+        let names: Vec<_> = Part::all().unwrap().iter().map(Part::name).collect();
+        let known: Vec<_> = Part::augment_subcommands(clap::Command::new("bench"))
+            .get_subcommands()
+            .map(|part| part.get_name().to_owned())
+            .filter(|name| name != "guard")
+            .collect();
+        assert_eq!(names.len(), known.len());
+        assert!(known.iter().all(|name| names.contains(&&**name)), "{names:?} {known:?}");
     }
 }

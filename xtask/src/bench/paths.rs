@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::figure::Figure;
 use super::machine::{Conditions, Watch};
+use super::programs::Program;
 use super::stats::{Estimate, median};
 use super::values;
 use super::workload::Stand;
@@ -24,12 +25,6 @@ pub(super) struct PathsArgs {
     write: Option<String>,
 }
 
-impl Default for PathsArgs {
-    fn default() -> Self {
-        Self { rounds: 400, write: None }
-    }
-}
-
 /// A line of `cost paths`.
 #[derive(Deserialize)]
 pub(super) struct Line {
@@ -41,15 +36,6 @@ pub(super) struct Line {
     /// By the kernel's statistics.
     #[serde(default)]
     programs: Vec<Program>,
-}
-
-#[derive(Deserialize)]
-pub(super) struct Program {
-    pub(super) name: String,
-    runs: u64,
-    run_ns: u64,
-    /// Instructions that the verifier went through; none where the kernel does not tell.
-    pub(super) verified: Option<u32>,
 }
 
 /// What `cost paths` says first.

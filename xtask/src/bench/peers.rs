@@ -66,12 +66,6 @@ pub(super) struct PeersArgs {
     rounds: usize,
 }
 
-impl Default for PeersArgs {
-    fn default() -> Self {
-        Self { rounds: 5 }
-    }
-}
-
 struct Tool {
     name: &'static str,
     start: Start,

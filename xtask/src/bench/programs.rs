@@ -15,6 +15,8 @@ pub(super) struct Program {
     pub(super) hook: String,
     pub(super) runs: u64,
     pub(super) run_ns: u64,
+    /// Instructions that the verifier went through; none where the kernel does not tell.
+    pub(super) verified: Option<u32>,
 }
 
 /// Which program: its name, and what it hangs on.
@@ -100,6 +102,7 @@ mod tests {
             hook: "h".to_owned(),
             runs,
             run_ns,
+            verified: None,
         };
         let spent =
             between(&[program("a", 10, 1000)], &[program("a", 15, 2000), program("b", 1, 50)]);

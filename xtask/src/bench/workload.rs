@@ -37,14 +37,7 @@ pub(super) struct Stand {
 impl Stand {
     /// An empty directory of this name.
     pub(super) fn directory(&self, name: &str) -> Result<PathBuf> {
-        let directory = self.directory.join(name);
-        if directory.exists() {
-            fs::remove_dir_all(&directory)
-                .with_context(|| format!("removing {}", directory.display()))?;
-        }
-        fs::create_dir_all(&directory)
-            .with_context(|| format!("creating {}", directory.display()))?;
-        Ok(directory)
+        setup::empty_directory(self.directory.join(name))
     }
 
     /// A stage, ready for orders; on the processor of the load, or anywhere.

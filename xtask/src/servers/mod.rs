@@ -23,7 +23,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use clap::{Args, ValueEnum};
 
-use crate::setup::{now, target_dir};
+use crate::setup::{self, now, target_dir};
 use crate::software::{Kind, Software};
 
 /// What finrace may take to tell of the last event.
@@ -117,14 +117,7 @@ struct Bench {
 impl Bench {
     /// An empty directory for configurations and logs.
     fn directory(&self, name: &str) -> Result<PathBuf> {
-        let directory = self.directory.join(name);
-        if directory.exists() {
-            fs::remove_dir_all(&directory)
-                .with_context(|| format!("removing {}", directory.display()))?;
-        }
-        fs::create_dir_all(&directory)
-            .with_context(|| format!("creating {}", directory.display()))?;
-        Ok(directory)
+        setup::empty_directory(self.directory.join(name))
     }
 }
 
