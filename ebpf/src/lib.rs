@@ -5,6 +5,7 @@
 
 pub mod abi;
 pub mod decide;
+pub mod patch;
 
 #[cfg(feature = "user")]
 mod object {

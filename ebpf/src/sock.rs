@@ -8,8 +8,9 @@ use core::mem::MaybeUninit;
 
 use aya_ebpf::helpers::{bpf_get_current_pid_tgid, bpf_jiffies64};
 use aya_ebpf::helpers::{bpf_ktime_get_ns, generated};
-use finrace_ebpf::abi::{ABSENT, Record, flag, opener, patch};
+use finrace_ebpf::abi::{ABSENT, Record, flag, opener};
 use finrace_ebpf::decide::{self, state};
+use finrace_ebpf::patch;
 
 use crate::maps::frozen;
 

@@ -13,7 +13,8 @@ use aya::programs::{
     BtfTracePoint, FEntry, KProbe, Program, ProgramError, ProgramInfo, RawTracePoint,
 };
 use aya::{Btf as KernelBtf, Ebpf, EbpfLoader};
-use finrace_ebpf::abi::{ABSENT, Layout, MEASURES_BYTES, RACES_BYTES, Settings, patch, registers};
+use finrace_ebpf::abi::{ABSENT, Layout, MEASURES_BYTES, RACES_BYTES, Settings, registers};
+use finrace_ebpf::patch;
 
 use super::features::Features;
 use super::losses::Losses;
