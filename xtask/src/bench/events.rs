@@ -1,8 +1,9 @@
 //! Records from within the kernel to the table: the whole agent on one processor, and a program
 //! that writes into its ring on another.
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use super::BpfFs;
 use super::figure::Figure;
@@ -38,7 +39,39 @@ pub(super) struct Outcome {
     rss_kb: u64,
 }
 
-pub(super) fn run(stand: &Stand, args: &EventsArgs) -> Result<Vec<Outcome>> {
+/// Results of the part `events`.
+#[derive(Serialize)]
+pub(super) struct Events {
+    loads: Vec<Outcome>,
+    /// The run loop kept busy: lines of `cost events`.
+    by_peers: Vec<ByPeers>,
+}
+
+#[derive(Serialize)]
+struct ByPeers {
+    peers: &'static str,
+    total_ns: f64,
+    stages: Value,
+}
+
+/// How the work for a record grows with the peers that records are of.
+fn by_peers(stand: &Stand) -> Result<Vec<ByPeers>> {
+    let measure = |peers| {
+        let arguments = ["--rate", "1000000", "--count", "1000000", "--peers", peers];
+        let lines: Vec<Value> = stand.cost("events", &arguments)?;
+        let stages = lines.first().and_then(|line| line.get("ns_per_event")).cloned();
+        let stages = stages.with_context(|| format!("{peers} peers: {lines:?}"))?;
+        let total = stages.get("total").and_then(Value::as_f64).context("no total")?;
+        Ok(ByPeers { peers, total_ns: total, stages })
+    };
+    ["10", "1000", "100000"].into_iter().map(measure).collect()
+}
+
+pub(super) fn run(stand: &Stand, args: &EventsArgs) -> Result<Events> {
+    Ok(Events { loads: loads(stand, args)?, by_peers: by_peers(stand)? })
+}
+
+fn loads(stand: &Stand, args: &EventsArgs) -> Result<Vec<Outcome>> {
     let mut outcomes = Vec::new();
     let loads = ["idle", "10k", "100k", "1M", "burst", "flood"].map(|load| (load, false));
     for (load, two) in loads.into_iter().chain([("1M", true)]) {
@@ -55,9 +88,19 @@ pub(super) fn run(stand: &Stand, args: &EventsArgs) -> Result<Vec<Outcome>> {
     Ok(outcomes)
 }
 
-pub(super) fn figures(outcomes: &[Outcome]) -> Vec<Figure> {
+pub(super) fn figures(events: &Events) -> Vec<Figure> {
     let mut figures = Vec::new();
-    for outcome in outcomes.iter().filter(|outcome| !outcome.two) {
+    for ByPeers { peers, total_ns, .. } in &events.by_peers {
+        let what = format!("the agent kept busy with records of {peers} peers: CPU for each");
+        figures.push(Figure::new(what, format!("{:.2} us", total_ns / 1e3)));
+    }
+    for outcome in &events.loads {
+        if let (true, Some(ns)) = (outcome.two, outcome.producer_ns_per_record) {
+            let what = "two processors that write 1,000,000 records a second each: CPU for each";
+            figures.push(Figure::new(what, format!("{:.2} us", ns / 1e3)));
+        }
+    }
+    for outcome in events.loads.iter().filter(|outcome| !outcome.two) {
         let Outcome { load, produced, seen, lost, agent_cpu_percent, .. } = outcome;
         #[expect(clippy::cast_precision_loss, reason = "counts of seconds")]
         let (lost_f, rate) = (*lost as f64, *produced as f64 / outcome.seconds);

@@ -136,7 +136,7 @@ impl Part {
             Self::Paths(args) => of(paths::run(stand, args)?, paths::Paths::figures),
             Self::Load(args) => of(load::run(stand, args)?, load::LoadResults::figures),
             Self::Peers(args) => of(peers::run(stand, args)?, peers::PeersResults::figures),
-            Self::Events(args) => of(events::run(stand, args)?, |all| events::figures(all)),
+            Self::Events(args) => of(events::run(stand, args)?, events::figures),
             Self::Table => of(table::run(stand)?, |all| table::figures(all)),
             Self::Agent => of(agent::run(stand)?, agent::Agent::figures),
             Self::Guard(_) => Ok((Value::Null, Vec::new())),
