@@ -41,7 +41,7 @@ pub(super) fn run(stand: &Stand) -> Result<Vec<Counts>> {
         let paths = hooks.iter().map(|hook| {
             format!(
                 "echo '@hook {hook}'\n/cost paths --object /bench.bpf.o --hook write={hook} \
-                 --rounds 15 --writes 500 --connections 20\n"
+                 --rounds 60 --writes 500 --connections 20\n"
             )
         });
         let files = [("cost", &*stand.cost), ("bench.bpf.o", &*stand.object)];
