@@ -21,10 +21,11 @@ use crate::logic::engine::Engine;
 use crate::logic::event::{Kind, Ticks};
 use crate::logic::model::{Nanos, Observation};
 use crate::memory;
-use crate::metrics::{Fill, Hook, ProcessStatus, Status};
+use crate::metrics::{Fill, Hook, Naming, ProcessStatus, Status};
 use crate::output::eprintln_quietly;
 use crate::probe::attach::{Attached, Link, Serving, attach};
 use crate::probe::btf::Btf;
+use crate::probe::cgroups::Mount;
 use crate::probe::features::{Features, Roots};
 use crate::probe::layout::{Lost, Resolved, resolve};
 use crate::probe::listeners;
@@ -33,7 +34,8 @@ use crate::probe::rights;
 use crate::probe::skips::Skips;
 use crate::probe::source::{Batch, Source, monotonic};
 use crate::probe::trials::Trials;
-use crate::scrape::{self, Request, Scrape};
+use crate::scrape::{self, Request, Scrape, Shape};
+use crate::who::Who;
 
 /// Bad usage that only shows when it is tried: exit status 2.
 #[derive(Debug)]
@@ -55,6 +57,9 @@ pub struct Session {
     /// Fields that this kernel lacks.
     pub missing_fields: Vec<Lost>,
     pub counts: Counts,
+    /// Who the ends of connections are.
+    pub who: Who,
+    has_cgroups: bool,
     pub started: SystemTime,
     start: Nanos,
     skips: Skips,
@@ -100,10 +105,10 @@ enum Input {
     End,
 }
 
-/// Who asks the daemon, and how many series an answer may have.
+/// Who asks the daemon, and what the answers look like.
 pub struct Requests {
     pub receiver: mpsc::Receiver<Request>,
-    pub series_max: usize,
+    pub shape: Shape,
 }
 
 /// Reads what there is, in the order that gives the most helpful error.
@@ -177,7 +182,9 @@ impl Session {
         if let Err(error) = rights::drop_all() {
             log::warn!("running on with capabilities that are not needed any more: {error:#}");
         }
-        let (source, batches) = Source::start(records)?;
+        let mount = cgroups(kernel.cgroup_path.as_deref())?;
+        let (who, has_cgroups) = (Who::default(), mount.is_some());
+        let (source, batches) = Source::start(records, mount, who.clone())?;
         let demo = kernel.demo.then(Demo::start).transpose()?;
         if let Some(demo) = &demo {
             eprintln_quietly(&format!("demo: a server on {} that closes after 1 s", demo.server()));
@@ -188,6 +195,8 @@ impl Session {
             serving,
             missing_fields,
             counts: Counts::default(),
+            who,
+            has_cgroups,
             started: wall_clock(),
             start,
             skips,
@@ -253,7 +262,7 @@ impl Session {
             }
         };
         tokio::pin!(end);
-        let series_max = requests.as_ref().map_or(0, |requests| requests.series_max);
+        let shape = requests.as_ref().map(|requests| requests.shape.clone());
         let mut scrape: Option<Scrape> = None;
         loop {
             let request = async {
@@ -278,7 +287,7 @@ impl Session {
                     }
                 }
                 Input::Batch(None) => bail!("the thread that reads the rings has ended"),
-                Input::Request(request) => scrape = self.answer(request, series_max),
+                Input::Request(request) => scrape = self.answer(request, shape.as_ref()),
                 Input::Collect => {
                     let table = &mut self.engine.table;
                     if let Some(done) = scrape.take_if(|scrape| !scrape.collect(table)) {
@@ -332,7 +341,7 @@ impl Session {
     }
 
     /// Answers, or begins to.
-    fn answer(&mut self, request: Request, series_max: usize) -> Option<Scrape> {
+    fn answer(&mut self, request: Request, shape: Option<&Shape>) -> Option<Scrape> {
         match request.route {
             Route::Ready => {
                 request.answer(Reply::Ready(true));
@@ -341,7 +350,7 @@ impl Session {
             Route::Metrics { format, is_gzip } => {
                 let (status, table) = (self.status(), &mut self.engine.table);
                 let form = (format, is_gzip);
-                Some(Scrape::begin(table, status, series_max, form, monotonic(), request))
+                Some(Scrape::begin(table, status, shape?, form, monotonic(), request))
             }
         }
     }
@@ -374,6 +383,7 @@ impl Session {
                 .zip(self.counts.waited)
                 .map(|((name, size), used)| Fill { name, used, capacity: size.into() })
                 .collect(),
+            sources: vec![self.who.cgroups(self.has_cgroups)],
             process: ProcessStatus::read()
                 .inspect_err(|error| log::debug!("no process metrics: {error:#}"))
                 .ok(),
@@ -398,7 +408,10 @@ pub async fn serve_over(
     args: &cli::Serve,
 ) -> Result<()> {
     let (asking, receiver) = scrape::requests(args.max_requests.into());
-    let requests = Requests { receiver, series_max: args.series_max };
+    session.engine.table.forget_after(args.stale_after);
+    let naming = Naming { labels: args.labels.clone(), who: session.who.clone() };
+    let shape = Shape { series_max: args.series_max, naming };
+    let requests = Requests { receiver, shape };
     let (stop, stopped) = oneshot::channel::<()>();
     let handler = {
         let asking = asking.clone();
@@ -420,6 +433,19 @@ async fn bind(address: SocketAddr) -> Result<TcpListener> {
         let text = format!("--web.listen-address {address}: {error}");
         anyhow!(Usage(text))
     })
+}
+
+/// Where owners are looked up. Without it they have no names, which is no reason to end unless it was
+/// asked for.
+fn cgroups(given: Option<&Path>) -> Result<Option<Mount>> {
+    match Mount::find(given) {
+        Ok(mount) => Ok(Some(mount)),
+        Err(error) if given.is_some() => Err(anyhow!(Usage(format!("--cgroup.path {error:#}")))),
+        Err(error) => {
+            log::warn!("no names of containers and units: {error:#}");
+            Ok(None)
+        }
+    }
 }
 
 /// Shows observations with the wall time of each.

@@ -9,7 +9,7 @@ use clap::{Args, Parser, Subcommand};
 use crate::http::MAX_REQUESTS;
 use crate::logic::model::{Class, Endpoint, Incident, Observation, Origin};
 use crate::logic::verdict::State;
-use crate::metrics::{SERIES_LEAST, SERIES_MAX};
+use crate::metrics::{Label, SERIES_LEAST, SERIES_MAX};
 use crate::probe::attach::Forced;
 use crate::probe::plan::{Hook, Job};
 
@@ -81,6 +81,10 @@ pub struct Kernel {
         env = "FINRACE_PEERS_MAX"
     )]
     pub peers_max: usize,
+    /// Where the host's cgroups of version 2 are mounted, by which containers and units are named
+    /// [default: /sys/fs/cgroup, or unified in it].
+    #[arg(long = "cgroup.path", value_name = "DIR", env = "FINRACE_CGROUP_PATH")]
+    pub cgroup_path: Option<PathBuf>,
     /// Run a keep-alive server with an idle timeout of 1 s, and clients that reuse too late.
     #[arg(long)]
     pub demo: bool,
@@ -154,10 +158,25 @@ pub struct Serve {
     #[arg(long = "web.max-requests", value_name = "N", default_value_t = MAX_REQUESTS,
           env = "FINRACE_WEB_MAX_REQUESTS", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub max_requests: u16,
+    /// Peers and ports leave once nothing has been seen of them for this long; their counts go on
+    /// under `other`.
+    #[arg(long = "peers.stale-after", value_name = "DURATION", default_value = "6h",
+          value_parser = duration, env = "FINRACE_PEERS_STALE_AFTER")]
+    pub stale_after: Duration,
     /// Series in an answer, at most; peers that find no room are summed under `other`.
     #[arg(long = "metrics.series-max", value_name = "N", default_value_t = SERIES_MAX,
           env = "FINRACE_METRICS_SERIES_MAX", value_parser = series)]
     pub series_max: usize,
+    /// Labels of peers and ports, beside role and port; peers that differ in no label are one. Those
+    /// from namespace on are two each, for the client's and the server's end.
+    #[arg(
+        long = "metrics.labels",
+        value_name = "LABEL,...",
+        value_delimiter = ',',
+        default_value = "peer,netns,process,namespace,workload,pod,container",
+        env = "FINRACE_METRICS_LABELS"
+    )]
+    pub labels: Vec<Label>,
 }
 
 #[derive(Args, Debug)]

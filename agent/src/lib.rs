@@ -16,3 +16,4 @@ pub mod probe;
 pub mod report;
 pub mod scrape;
 pub mod watch;
+pub mod who;

@@ -1,12 +1,13 @@
 //! Every metric: name, help, unit, labels and buckets.
 //!
-//! A scrape shows the rows as they were when they were collected. Series of a peer carry `role`,
-//! `peer`, `process` and `netns` and end when its row is evicted, or when there are too many series;
-//! its counts go on in `peer="other"`. Series of a port count the same events again, under names of
+//! A scrape shows the rows as they were when they were collected. Series of a peer carry `role` and
+//! the labels that were chosen ([`Label`]), and end when its row is evicted, or when there are too
+//! many series; its counts go on in `peer="other"`. Series of a port count the same events again, under names of
 //! their own, so that a sum over a family counts nothing twice. Zeros are left out: which classes a
 //! row may have is a closed set, and most never happen.
 
 mod format;
+mod lines;
 mod process;
 mod stream;
 #[cfg(test)]
@@ -16,17 +17,18 @@ use std::fmt;
 
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{
-    DescriptorEncoder, EncodeGaugeValue, EncodeLabel as _, EncodeLabelSet, LabelSetEncoder,
-    MetricEncoder, NoLabelSet,
+    DescriptorEncoder, EncodeGaugeValue, EncodeLabelSet, MetricEncoder, NoLabelSet,
 };
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Unit;
 
 use crate::logic::estimate::Population;
-use crate::logic::model::{Closer, Name};
-use crate::logic::table::{Collection, Counts, Export, Level, Measure, OF_OTHERS, Shown, Table};
-use crate::logic::verdict::State;
+use crate::logic::model::Closer;
+use crate::logic::table::{Collection, Counts, Export, Measure, OF_OTHERS, Table};
+use crate::who::Source;
 pub use format::Format;
+pub use lines::{Label, Naming};
+use lines::{Line, Lines, lines};
 pub use process::ProcessStatus;
 pub use stream::{CHUNK, write};
 
@@ -57,6 +59,8 @@ pub struct Status {
     pub maps: Vec<Fill>,
     /// Ring buffers, in bytes.
     pub rings: Vec<Fill>,
+    /// Where names of owners come from.
+    pub sources: Vec<Source>,
     /// None where `/proc` cannot be read.
     pub process: Option<ProcessStatus>,
 }
@@ -93,6 +97,7 @@ impl Status {
             self.skipped.len(),
             2 * self.maps.len(),
             2 * self.rings.len(),
+            self.sources.iter().map(|of| 2 + of.errors.len() + of.objects.len()).sum(),
         ];
         lists.iter().sum::<usize>() + OF_ITSELF
     }
@@ -104,13 +109,13 @@ impl Status {
 }
 
 /// Series that there is always one of.
-const OF_ITSELF: usize = 14;
+const OF_ITSELF: usize = 15;
 
 /// The whole exposition in one text, with the verdicts as they are.
 pub fn encode(table: &mut Table, status: Status, format: Format) -> String {
     let room = status.room(SERIES_MAX);
     let export = Collection::begin(table, room, None).finish(table);
-    stream::to_text(export, status, format)
+    stream::to_text(export, status, Naming::default(), format)
 }
 
 /// One scrape's view of everything.
@@ -118,100 +123,24 @@ pub fn encode(table: &mut Table, status: Status, format: Format) -> String {
 struct Scrape {
     table: Export,
     status: Status,
+    naming: Naming,
 }
-
-/// Labels of a row or a port.
-#[derive(Clone, Debug)]
-struct Labels {
-    role: &'static str,
-    /// `peer` or `port`, and which.
-    name: &'static str,
-    value: Box<str>,
-    netns: Option<u32>,
-    process: Option<Name>,
-}
-
-impl EncodeLabelSet for Labels {
-    fn encode(&self, encoder: &mut LabelSetEncoder<'_>) -> fmt::Result {
-        ("role", self.role).encode(encoder.encode_label())?;
-        (self.name, &*self.value).encode(encoder.encode_label())?;
-        if let Some(netns) = self.netns {
-            ("netns", netns).encode(encoder.encode_label())?;
-        }
-        if let Some(process) = &self.process {
-            ("process", process.as_str()).encode(encoder.encode_label())?;
-        }
-        Ok(())
-    }
-}
-
-impl EncodeLabelSet for &Labels {
-    fn encode(&self, encoder: &mut LabelSetEncoder<'_>) -> fmt::Result {
-        (**self).encode(encoder)
-    }
-}
-
-/// A row or a port with its labels.
-struct Line<'a> {
-    labels: Labels,
-    counts: &'a Counts,
-    judged: Option<Judged<'a>>,
-}
-
-/// What the observations amount to; a mixture has none of it.
-struct Judged<'a> {
-    timeouts: &'a [Option<Population>],
-    expected: Option<f64>,
-    verdict: Option<&'static str>,
-}
-
-/// All rows, or all ports.
-type Lines<'a> = [Line<'a>];
 
 impl Collector for Scrape {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let out = &mut encoder;
         let Export { rows, ports, .. } = &self.table;
-        let peers = lines(rows, "peer", |key| (key.role().as_str(), key.to_string(), key.netns));
-        encode_peers(out, &peers)?;
-        drop(peers);
-        let ports =
-            lines(ports, "port", |key| (key.role.as_str(), key.port.to_string(), key.netns));
-        encode_ports(out, &ports)?;
-        drop(ports);
+        encode_peers(out, &lines(rows, &self.naming))?;
+        encode_ports(out, &lines(ports, &self.naming))?;
         self.encode_self(out)?;
+        self.encode_sources(out)?;
         self.encode_process(out)
     }
 }
 
-/// Those that are shown, in order, and what sums up the others.
-fn lines<'a, K: Ord>(
-    level: &'a Level<K>,
-    name: &'static str,
-    labels: impl Fn(&K) -> (&'static str, String, u32),
-) -> Vec<Line<'a>> {
-    let mut shown: Vec<&Shown<K>> = level.shown.iter().collect();
-    shown.sort_unstable_by(|a, b| a.key.cmp(&b.key));
-    let shown = shown.into_iter().map(|row| {
-        let (role, value, netns) = labels(&row.key);
-        let (value, netns) = (value.into(), Some(netns));
-        let labels = Labels { role, name, value, netns, process: row.process };
-        let Shown { timeouts, expected, .. } = row;
-        let verdict = row.verdict.map(State::as_str);
-        let judged = Some(Judged { timeouts, expected: *expected, verdict });
-        Line { labels, counts: &row.counts, judged }
-    });
-    let others = level.others.iter().map(|(role, counts)| {
-        let (role, value) = (role.as_str(), "other".into());
-        let labels = Labels { role, name, value, netns: None, process: None };
-        Line { labels, counts, judged: None }
-    });
-    shown.chain(others).collect()
-}
-
 impl Scrape {
     fn encode_self(&self, out: &mut DescriptorEncoder<'_>) -> fmt::Result {
-        let Self { table, status } = self;
+        let Self { table, status, .. } = self;
         let help = "The build of this agent.";
         let build =
             [("version", status.version), ("revision", status.revision), ("rustc", status.rustc)];
@@ -287,11 +216,50 @@ impl Scrape {
         gauge(out, "finrace_port_rows_unexported", help, None, left_out)?;
         let help = "Peers evicted from the table; their counts go on under peer other.";
         counter(out, "finrace_table_evictions", help, table.evictions)?;
+        let help = "Peers that left, nothing having been seen of them for long; likewise.";
+        counter(out, "finrace_table_stale", help, table.stale)?;
         let help =
             "Observations missing from the finrace_port metrics, there being too many ports.";
         counter(out, "finrace_port_overflow", help, table.port_overflow)?;
         let help = "Observations in no row, since it is not known which end is the client.";
         counter(out, "finrace_unattributed", help, table.unattributed)
+    }
+
+    fn encode_sources(&self, out: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let sources = &self.status.sources;
+        let help = "Whether new names of processes, containers and pods are found, by source.";
+        let mut up =
+            out.encode_descriptor("finrace_attribution_up", help, None, MetricType::Gauge)?;
+        for Source { name, is_up, .. } in sources {
+            up.encode_family(&[("source", *name)])?.encode_gauge(&u64::from(*is_up))?;
+        }
+        let help = "When a source was read whole for the last time, since the Unix epoch.";
+        let (name, seconds) = ("finrace_attribution_last_sync_timestamp", Some(&Unit::Seconds));
+        let mut synced = out.encode_descriptor(name, help, seconds, MetricType::Gauge)?;
+        for Source { name, last_sync, .. } in sources {
+            if let Some(time) = last_sync {
+                synced.encode_family(&[("source", *name)])?.encode_gauge(&time.as_secs_f64())?;
+            }
+        }
+        let help = "Names that were not found, and readings that failed, by source and reason.";
+        let name = "finrace_attribution_errors";
+        let mut errors = out.encode_descriptor(name, help, None, MetricType::Counter)?;
+        for Source { name, errors: counts, .. } in sources {
+            for (reason, count) in counts {
+                sample(&mut errors, &[("source", *name), ("reason", *reason)], *count)?;
+            }
+        }
+        let help = "What a source knows, by kind.";
+        let name = "finrace_attribution_objects";
+        let mut objects = out.encode_descriptor(name, help, None, MetricType::Gauge)?;
+        for Source { name, objects: counts, .. } in sources {
+            for (kind, count) in counts {
+                objects
+                    .encode_family(&[("source", *name), ("kind", *kind)])?
+                    .encode_gauge(count)?;
+            }
+        }
+        Ok(())
     }
 
     fn encode_process(&self, out: &mut DescriptorEncoder<'_>) -> fmt::Result {
@@ -376,7 +344,7 @@ fn judgements(
         let help = format!("{help}{level_help}");
         let mut family = out.encode_descriptor(&name, &help, seconds, MetricType::Gauge)?;
         for (labels, judged) in judged() {
-            for (closer, timeout) in Closer::ALL.iter().zip(judged.timeouts) {
+            for (closer, timeout) in Closer::ALL.iter().zip(&judged.timeouts) {
                 let Some(timeout) = timeout else { continue };
                 let labels = (labels, [("closer", closer.as_str())]);
                 let micros = (of(timeout) * 1e6).round() / 1e6;
@@ -398,7 +366,9 @@ fn judgements(
     let mut family = out.encode_descriptor(&name, &help, None, MetricType::Gauge)?;
     for (labels, judged) in judged() {
         if let Some(verdict) = judged.verdict {
-            family.encode_family(&(labels, [("verdict", verdict)]))?.encode_gauge(&1_u64)?;
+            family
+                .encode_family(&(labels, [("verdict", verdict.as_str())]))?
+                .encode_gauge(&1_u64)?;
         }
     }
     Ok(())

@@ -15,7 +15,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use crate::http::{Reply, Route};
 use crate::logic::model::Nanos;
 use crate::logic::table::{Collection, Table};
-use crate::metrics::{self, Format, Status};
+use crate::metrics::{self, Format, Naming, Status};
 use crate::probe::source::monotonic;
 
 /// Written at a time: each keeps what it was lent. The next ones wait.
@@ -80,28 +80,36 @@ impl Request {
     }
 }
 
+/// What scrapes look like.
+#[derive(Clone, Debug)]
+pub struct Shape {
+    /// Series in an answer, at most.
+    pub series_max: usize,
+    pub naming: Naming,
+}
+
 /// A scrape under way in the event loop.
 #[derive(Debug)]
 pub struct Scrape {
     collection: Collection,
     status: Status,
-    format: Format,
-    is_gzip: bool,
+    naming: Naming,
+    form: (Format, bool),
     request: Request,
 }
 
 impl Scrape {
-    /// `request` is for metrics, in that format.
+    /// `request` is for metrics, in that format, with gzip or not.
     pub fn begin(
         table: &mut Table,
         status: Status,
-        series_max: usize,
-        (format, is_gzip): (Format, bool),
+        shape: &Shape,
+        form: (Format, bool),
         now: Nanos,
         request: Request,
     ) -> Self {
-        let collection = Collection::begin(table, status.room(series_max), Some(now));
-        Self { collection, status, format, is_gzip, request }
+        let collection = Collection::begin(table, status.room(shape.series_max), Some(now));
+        Self { collection, status, naming: shape.naming.clone(), form, request }
     }
 
     /// Collects for a while; false once there is nothing left to collect.
@@ -117,13 +125,13 @@ impl Scrape {
 
     /// Answers, once all is collected.
     pub fn answer(self, table: &mut Table) {
-        let Self { collection, status, format, is_gzip, mut request } = self;
+        let Self { collection, status, naming, form, mut request } = self;
         let export = collection.finish(table);
         let (sender, chunks) = mpsc::channel(CHUNKS);
         let (runtime, permit) = (Handle::current(), request.permit.take());
         drop(tokio::task::spawn_blocking(move || {
             let mut send = |chunk| send(&runtime, &sender, chunk);
-            let written = metrics::write(export, status, format, is_gzip, &mut send);
+            let written = metrics::write(export, status, naming, form, &mut send);
             if let Err(error) = written.and_then(|()| send(Bytes::new())) {
                 log::debug!("a scrape was not read to its end: {error}");
             }
@@ -149,11 +157,13 @@ mod tests {
 
     use super::*;
     use crate::logic::model::{Endpoint, Observation, Origin, Reuse, Role};
+    use crate::logic::owner::Owner;
 
     fn reuse(peer: u32) -> Observation {
         let end = |ip: u32, port| Endpoint { ip: Ipv4Addr::from_bits(ip).into(), port };
         let origin = Origin {
             netns: 1,
+            owner: Owner::UNKNOWN,
             role: Role::Client,
             local: end(0x0a00_0001, 40_000),
             remote: end(0x0a01_0000 + peer, 8080),
@@ -176,8 +186,9 @@ mod tests {
                     let Some(request) = request else { return };
                     let Route::Metrics { format, is_gzip } = request.route else { return };
                     let (status, form) = (Status::default(), (format, is_gzip));
+                    let shape = Shape { series_max: 10_000, naming: Naming::default() };
                     let begun =
-                        Scrape::begin(&mut table, status, 10_000, form, Nanos(1), request);
+                        Scrape::begin(&mut table, status, &shape, form, Nanos(1), request);
                     scrape = Some(begun);
                 }
                 () = tokio::task::yield_now(), if scrape.is_some() => {

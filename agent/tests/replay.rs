@@ -195,6 +195,7 @@ impl Fields {
             time_ns: self.number("time_ns"),
             sk: self.number("sk"),
             bytes_received: self.number("bytes_received"),
+            cgroup: self.number("cgroup"),
             netns: self.number("netns"),
             tgid: self.number("tgid"),
             comm: self.comm(),
@@ -303,7 +304,7 @@ fn value_of(name: &str, words: &[(&str, u8)]) -> u8 {
 }
 
 fn bytes(record: Record) -> [u8; RECORD_SIZE] {
-    // SAFETY: integers only, and no padding between them: the fields are 160 bytes long.
+    // SAFETY: integers only, and no padding between them: the fields are 168 bytes long.
     unsafe { std::mem::transmute(record) }
 }
 

@@ -47,6 +47,15 @@ pub struct Layout {
     pub sk_err: u32,
     /// `sock.sk_max_ack_backlog`.
     pub sk_max_ack_backlog: u32,
+    /// `sock.sk_cgrp_data.cgroup`, before 5.15 `sk_cgrp_data.val` (8520e224f547).
+    pub sk_cgroup: u32,
+    /// Not an offset: 1 where that is `val`, a number with flags in its low bits, 0 where it is a
+    /// pointer.
+    pub sk_cgroup_is_val: u32,
+    /// `cgroup.kn`.
+    pub cgroup_kn: u32,
+    /// `kernfs_node.id` (u64): the inode number of the cgroup's directory.
+    pub kernfs_id: u32,
     /// `inet_sock.inet_sport` (local port, network order; survives the release of the port).
     pub inet_sport: u32,
     /// `inet_connection_sock.icsk_ack.lrcvtime`.
@@ -193,6 +202,9 @@ pub struct Record {
     pub sk: u64,
     /// `tcp_sock.bytes_received`.
     pub bytes_received: u64,
+    /// Id of the cgroup (v2) in which the socket was made; an accepted one has its listener's. 1 is
+    /// the root, 0 is not known.
+    pub cgroup: u64,
     /// Inode number of the network namespace.
     pub netns: u32,
     /// Process id (thread group) of the current task, with [`flag::TASK`].
@@ -260,7 +272,7 @@ pub struct Record {
 }
 
 /// Size of a [`Record`]; a record of any other length is refused by the decoder.
-pub const RECORD_SIZE: usize = 160;
+pub const RECORD_SIZE: usize = 168;
 const _: () = assert!(size_of::<Record>() == RECORD_SIZE);
 const _: () = assert!(align_of::<Record>() == 8);
 

@@ -256,6 +256,7 @@ fn reset_sent<M: Mem, const HEADERS: bool>(
             state::LISTEN if HEADERS => {
                 fill_from_headers::<M>(record, skb)?;
                 record.netns = netns::<M>(field!(M, sk, skc_net: u64));
+                record.cgroup = sock::cgroup::<M>(sk);
             }
             _ => return None,
         }

@@ -282,6 +282,30 @@ pub(crate) fn netns<M: Mem>(net: u64) -> u32 {
     field!(M, net as *const u8, net_inum: u32)
 }
 
+/// Id of the cgroup of a full socket; also in softirq, where the current task is anybody.
+///
+/// A socket keeps the cgroup that it was made in, an accepted one has its listener's
+/// (`cgroup_sk_alloc`, `cgroup_sk_clone`, v6.12 kernel/cgroup/cgroup.c).
+#[inline(always)]
+pub(crate) fn cgroup<M: Mem>(sk: *const u8) -> u64 {
+    if frozen!(FR_LAYOUT.sk_cgroup) == ABSENT {
+        return 0;
+    }
+    let cgroup = field!(M, sk, sk_cgroup: u64);
+    if frozen!(FR_LAYOUT.sk_cgroup_is_val) == 0 {
+        return cgroup_id::<M>(cgroup);
+    }
+    // Of the low bits the first says that there is no pointer but a class of net_cls, the second
+    // how it is counted (v5.10 include/linux/cgroup-defs.h). No type, so no direct loads from it.
+    if cgroup & 1 == 0 { cgroup_id::<Probe>(cgroup & !3) } else { 0 }
+}
+
+#[inline(always)]
+fn cgroup_id<M: Mem>(cgroup: u64) -> u64 {
+    let kn = field!(M, cgroup as *const u8, cgroup_kn: u64);
+    field!(M, kn as *const u8, kernfs_id: u64)
+}
+
 /// An IPv6 address, word by word: the verifier wants loads within one member.
 #[inline(always)]
 fn in6<M: Mem>(sk: *const u8, offset: u32) -> [u8; 16] {
@@ -315,6 +339,7 @@ pub(crate) fn fill_tcp<M: Mem>(record: &mut Record, sk: *const u8, tp: *const u8
     record.shutdown = field!(M, sk, sk_shutdown: u8) & 3;
     record.code = field!(M, sk, sk_err: u32);
     record.max_ack_backlog = field!(M, sk, sk_max_ack_backlog: u32);
+    record.cgroup = cgroup::<M>(sk);
     record.retransmits = field!(M, tp, icsk_retransmits: u8);
     record.lsndtime = field!(M, tp, lsndtime: u32);
     record.lrcvtime = field!(M, tp, lrcvtime: u32);

@@ -17,6 +17,7 @@ use finrace::logic::tracker::Tracker;
 use finrace::probe::attach::attach;
 use finrace::probe::names::Names;
 use finrace::probe::source::{Batch, Source, monotonic};
+use finrace::who::Who;
 use finrace_ebpf::abi::{RECORD_SIZE, Record, loss};
 use rustix::time::{ClockId, Timespec, clock_gettime};
 use serde_json::json;
@@ -148,7 +149,7 @@ fn attached(time: Duration) -> Result<()> {
         start,
     };
     let mut engine = Engine::new(settings, [], MAX_ROWS);
-    let (_source, mut batches) = Source::start(attached.records)?;
+    let (_source, mut batches) = Source::start(attached.records, None, Who::default())?;
     let begin = clock_gettime(ClockId::ProcessCPUTime);
     let seen = follow(&mut batches, &mut engine, |_| monotonic().since(start) >= time);
     let end = clock_gettime(ClockId::ProcessCPUTime);
@@ -187,7 +188,7 @@ fn go(records: &[Record], batch: usize, last: Stage, spent: &mut Spent) -> (usiz
         Settings { ticks: Ticks { hz: HZ }, threshold: THRESHOLD, sees_writes: true, start };
     let mut engine = Engine::new(settings, [], MAX_ROWS);
     let (mut tracker, mut joiner) = (Tracker::new(settings, []), Joiner::default());
-    let mut names = Names::new();
+    let mut names = Names::new(Who::default());
     let mut merge = Merge::default();
     let (mut events, mut observations) = (0, 0);
     if last == Stage::Traffic {

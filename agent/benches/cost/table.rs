@@ -11,9 +11,10 @@ use finrace::logic::model::{
     Cause, Class, Close, Closer, Dwell, Endpoint, Evidence, How, Incident, Nanos, Observation,
     Origin, Outcome, Process, Reuse, Role,
 };
+use finrace::logic::owner::Owner;
 use finrace::logic::table::Table;
-use finrace::metrics::{Format, SERIES_MAX, Status, encode};
-use finrace::scrape::{Scrape, requests};
+use finrace::metrics::{Format, Naming, SERIES_MAX, Status, encode};
+use finrace::scrape::{Scrape, Shape, requests};
 use rustix::time::{ClockId, clock_gettime};
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot};
@@ -85,7 +86,8 @@ async fn measure(args: &Args) -> Result<serde_json::Value> {
         // Nobody waits for it if the rest has failed.
         done.send(of("identity").and_then(|plain| Ok((plain, of("gzip")?)))).unwrap_or_default();
     });
-    let waited = world.serve(receiver, args.series_max, &mut is_done).await;
+    let shape = Shape { series_max: args.series_max, naming: Naming::default() };
+    let waited = world.serve(receiver, &shape, &mut is_done).await;
     let (plain, gzip) = is_done.await.context("the client has ended")??;
     server.abort();
     let last = |scrapes: &[Scraped]| scrapes.last().map_or((0, 0), |s| (s.bytes, s.series));
@@ -187,7 +189,7 @@ impl World {
         let Args { peers, worst, .. } = *args;
         let now = Nanos(0) + Duration::from_hours(24);
         let table = Table::new(peers as usize, Duration::from_millis(200), now);
-        let process = Process { name: "nginx".into(), pid: 1 };
+        let process = Process { name: "nginx".into(), pid: 1, owner: Owner::UNKNOWN };
         Self { table, peers, worst, process, now, random: 7 }
     }
 
@@ -210,6 +212,7 @@ impl World {
     fn origin(&self, peer: u32) -> Origin {
         Origin {
             netns: 4_026_531_840,
+            owner: Owner::UNKNOWN,
             role: Role::Client,
             local: Endpoint { ip: Ipv4Addr::new(10, 0, 0, 1).into(), port: 40_000 },
             remote: Endpoint { ip: Ipv4Addr::from_bits(0x0a01_0000 + peer).into(), port: 8080 },
@@ -266,7 +269,7 @@ impl World {
     async fn serve(
         &mut self,
         mut requests: mpsc::Receiver<finrace::scrape::Request>,
-        series_max: usize,
+        shape: &Shape,
         is_done: &mut oneshot::Receiver<Result<(Vec<Scraped>, Vec<Scraped>)>>,
     ) -> Waited {
         let mut longest = Waited::default();
@@ -292,8 +295,7 @@ impl World {
                         Route::Metrics { format, is_gzip } => {
                             let (table, form) = (&mut self.table, (format, is_gzip));
                             let status = Status::default();
-                            let begun =
-                                Scrape::begin(table, status, series_max, form, self.now, request);
+                            let begun = Scrape::begin(table, status, shape, form, self.now, request);
                             scrape = Some(begun);
                         }
                     }

@@ -10,6 +10,7 @@ use finrace_ebpf::decide::{FAREWELL_BYTES, distance};
 
 use super::event::{Event, Ticks};
 use super::model::{Class, Closer, Evidence, How, Nanos, Process, Role};
+use super::owner::Owner;
 
 /// How soon our own close must follow a small write for that to be a farewell, and how soon a FIN
 /// must follow data for the two to belong together.
@@ -54,6 +55,7 @@ pub struct Started {
     pub start: u32,
     /// `rcv_nxt` then: an answer moves it.
     pub rcv_nxt: u32,
+    pub owner: Owner,
     pub process: Option<Process>,
 }
 

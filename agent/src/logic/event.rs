@@ -8,6 +8,7 @@ use finrace_ebpf::abi::{RECORD_SIZE, Record, flag, kind, opener};
 use finrace_ebpf::decide::{distance, state};
 
 use super::model::{Endpoint, Name, Nanos, Origin, Process, Role};
+use super::owner::Owner;
 
 /// What happened, as a closed set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,6 +71,10 @@ pub struct Event {
     pub time: Nanos,
     pub kind: Kind,
     pub key: SockKey,
+    /// What the socket belongs to; and its process, where the socket does not tell. Found out after
+    /// decoding, by who knows the cgroups.
+    pub owner: Owner,
+    pub task_owner: Owner,
     /// The other fields, as the kernel sent them.
     pub raw: Record,
 }
@@ -102,7 +107,9 @@ pub fn decode(bytes: &[u8]) -> Result<Event, DecodeError> {
         local: Endpoint::from_bytes(raw.local, raw.local_port),
         remote: Endpoint::from_bytes(raw.remote, raw.remote_port),
     };
-    Ok(Event { time: Nanos(raw.time_ns), kind, key: SockKey { sk: raw.sk, tuple }, raw })
+    let (owner, task_owner) = (Owner::UNKNOWN, Owner::UNKNOWN);
+    let key = SockKey { sk: raw.sk, tuple };
+    Ok(Event { time: Nanos(raw.time_ns), kind, key, owner, task_owner, raw })
 }
 
 impl Event {
@@ -128,13 +135,14 @@ impl Event {
         if !self.has(flag::TASK) {
             return None;
         }
-        Some(Process { name: Name::new(self.raw.comm), pid: self.raw.tgid })
+        let (name, pid) = (Name::new(self.raw.comm), self.raw.tgid);
+        Some(Process { name, pid, owner: self.task_owner })
     }
 
     pub fn origin(&self, role: Role, process: Option<Process>) -> Origin {
         let rtt = (self.raw.rtt_us != 0).then(|| self.rtt());
         let Tuple { netns, local, remote } = self.key.tuple;
-        Origin { netns, role, local, remote, process, rtt }
+        Origin { netns, owner: self.owner, role, local, remote, process, rtt }
     }
 
     /// Smoothed round-trip time, zero where unknown.

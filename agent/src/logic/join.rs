@@ -112,10 +112,12 @@ fn is_mirror(a: &Incident, b: &Incident) -> bool {
 mod tests {
     use super::*;
     use crate::logic::model::{Cause, Class, Endpoint, Origin, Outcome};
+    use crate::logic::owner::Owner;
 
     fn race(role: Role, class: Class, millis: u64, lost: Lost) -> Finding {
         let origin = Origin {
             netns: 1,
+            owner: Owner::UNKNOWN,
             role,
             local: Endpoint::default(),
             remote: Endpoint::default(),

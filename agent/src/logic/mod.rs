@@ -15,6 +15,7 @@ pub mod latest;
 pub mod merge;
 pub mod model;
 pub mod order;
+pub mod owner;
 pub mod peer;
 pub mod recent;
 pub mod table;

@@ -7,6 +7,8 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
+use super::owner::Owner;
+
 /// A point in time: nanoseconds of `CLOCK_MONOTONIC`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Nanos(pub u64);
@@ -229,10 +231,12 @@ words! {
 pub struct Process {
     pub name: Name,
     pub pid: u32,
+    /// What it belongs to, where its sockets do not tell: with cgroups of version 1.
+    pub owner: Owner,
 }
 
 /// What the kernel calls a task: a few bytes, so that they are copied and nothing is allocated.
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Name([u8; 16]);
 
 impl Name {
@@ -283,6 +287,8 @@ impl fmt::Debug for Name {
 pub struct Origin {
     /// Inode number of the network namespace.
     pub netns: u32,
+    /// What the socket belongs to.
+    pub owner: Owner,
     pub role: Role,
     pub local: Endpoint,
     pub remote: Endpoint,

@@ -1,4 +1,4 @@
-//! What a row of the table is about: one peer of one role in one network namespace.
+//! What a row of the table is about: one peer of one owner, in one role and network namespace.
 //!
 //! A client's peer is the address and port it connects to. A server's peer has an ephemeral port,
 //! which is never part of a key: there it is our listening port and the remote address.
@@ -7,6 +7,7 @@ use std::fmt;
 use std::net::IpAddr;
 
 use super::model::{Endpoint, Origin, Role};
+use super::owner::Owner;
 
 /// The far end, as seen by the role that the variant names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -31,6 +32,8 @@ impl fmt::Display for Peer {
 pub struct RowKey {
     /// Inode number of the network namespace.
     pub netns: u32,
+    /// Which of those in the namespace.
+    pub owner: Owner,
     pub peer: Peer,
 }
 
@@ -42,7 +45,7 @@ impl RowKey {
             Role::Server => Peer::Server { port: origin.local.port, ip: origin.remote.ip },
             Role::Unknown => return None,
         };
-        Some(Self { netns: origin.netns, peer })
+        Some(Self { netns: origin.netns, owner: origin.owner, peer })
     }
 
     pub const fn role(&self) -> Role {
@@ -63,7 +66,7 @@ impl RowKey {
     pub const fn port(&self) -> PortKey {
         match self.peer {
             Peer::Client(Endpoint { port, .. }) | Peer::Server { port, .. } => {
-                PortKey { netns: self.netns, role: self.role(), port }
+                PortKey { netns: self.netns, owner: self.owner, role: self.role(), port }
             }
         }
     }
@@ -79,6 +82,7 @@ impl fmt::Display for RowKey {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PortKey {
     pub netns: u32,
+    pub owner: Owner,
     pub role: Role,
     pub port: u16,
 }
@@ -103,6 +107,7 @@ mod tests {
         };
         let origin = Origin {
             netns: 1,
+            owner: Owner(3),
             role,
             local: end(local),
             remote: end(remote),
@@ -113,6 +118,7 @@ mod tests {
         let texts = key.map(|key| (key.to_string(), key.port().to_string()));
         assert_eq!(texts.as_ref().map(|(row, port)| (row.as_str(), port.as_str())), expected);
         assert!(key.is_none_or(|key| key.role() == role && key.ip() == origin.remote.ip));
+        assert!(key.is_none_or(|key| (key.owner, key.port().owner) == (Owner(3), Owner(3))));
     }
 
     #[test]

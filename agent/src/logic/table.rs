@@ -86,6 +86,7 @@ enum Rank {
 pub struct Port {
     pub stats: Stats,
     recent: RecentCloses,
+    last_seen: Nanos,
 }
 
 /// The bounded table.
@@ -103,6 +104,11 @@ pub struct Table {
     other_client: Stats,
     other_server: Stats,
     ports: HashMap<PortKey, Box<Port>>,
+    /// What ports had counted that left, by role: clients', servers'.
+    other_ports: [Counts; 2],
+    /// Of whom nothing is seen for so long, he leaves; none ever does without it.
+    stale_after: Option<Duration>,
+    stale: u64,
     /// The number of the collection under way, or of none.
     scrape: u32,
     /// What rows had counted that left after that had taken them.
@@ -125,12 +131,20 @@ impl Table {
             other_client: Stats::new(start),
             other_server: Stats::new(start),
             ports: HashMap::default(),
+            other_ports: Default::default(),
+            stale_after: None,
+            stale: 0,
             scrape: 1,
             gone: Default::default(),
             evictions: 0,
             port_overflow: 0,
             unattributed: 0,
         }
+    }
+
+    /// Lets peers and ports leave of which nothing is seen for so long; they do at the next scrape.
+    pub const fn forget_after(&mut self, quiet: Duration) {
+        self.stale_after = Some(quiet);
     }
 
     pub fn add(&mut self, observation: &Observation) {
@@ -162,9 +176,11 @@ impl Table {
         };
         let has_room = self.ports.len() < MAX_PORTS || self.ports.contains_key(&key.port());
         if has_room {
-            let new = || Port { stats: Stats::new(self.start), recent: RecentCloses::default() };
-            let port = self.ports.entry(key.port()).or_insert_with(|| Box::new(new()));
+            let (stats, recent) = (Stats::new(self.start), RecentCloses::default());
+            let new = || Box::new(Port { stats, recent, last_seen: time });
+            let port = self.ports.entry(key.port()).or_insert_with(new);
             change(&mut port.stats);
+            port.last_seen = port.last_seen.max(time);
             if let Some(close) = close {
                 port.recent.add(close);
             }
@@ -212,9 +228,7 @@ impl Table {
             self.index.remove(&old.key);
             self.other_mut(old.key.role()).absorb(&old.stats);
             if old.taken == self.scrape {
-                let [client, server] = &mut self.gone;
-                let gone = if old.key.role() == Role::Server { server } else { client };
-                gone.absorb(&old.stats.counts);
+                of_role(&mut self.gone, old.key.role()).absorb(&old.stats.counts);
             }
             self.evictions += 1;
             slot
@@ -222,6 +236,32 @@ impl Table {
         self.order.insert((place.0, place.1, slot));
         self.index.insert(key, slot);
         Some(slot)
+    }
+
+    fn is_stale(&self, last_seen: Nanos, now: Nanos) -> bool {
+        self.stale_after.is_some_and(|after| now.since(last_seen) > after)
+    }
+
+    /// Lets a row leave; the last one comes into its slot.
+    fn remove_row(&mut self, slot: usize) {
+        let last = self.rows.len().wrapping_sub(1);
+        let Some(row) = self.rows.get(slot) else { return };
+        self.order.remove(&(row.rank, row.since, slot));
+        let gone = self.rows.swap_remove(slot);
+        self.index.remove(&gone.key);
+        if let Some(moved) = self.rows.get(slot) {
+            self.order.remove(&(moved.rank, moved.since, last));
+            self.order.insert((moved.rank, moved.since, slot));
+            self.index.insert(moved.key, slot);
+        }
+        self.other_mut(gone.key.role()).absorb(&gone.stats);
+        self.stale += 1;
+    }
+
+    fn remove_port(&mut self, key: &PortKey) {
+        if let Some(gone) = self.ports.remove(key) {
+            of_role(&mut self.other_ports, key.role).absorb(&gone.stats.counts);
+        }
     }
 
     /// The place in the order of the row to evict.
@@ -349,6 +389,14 @@ impl Table {
             Role::Server => &mut self.other_server,
             Role::Client | Role::Unknown => &mut self.other_client,
         }
+    }
+}
+
+/// Of two for clients and servers.
+const fn of_role<T>([client, server]: &mut [T; 2], role: Role) -> &mut T {
+    match role {
+        Role::Server => server,
+        Role::Client | Role::Unknown => client,
     }
 }
 

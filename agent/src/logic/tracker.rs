@@ -18,6 +18,7 @@ use foldhash::HashMap;
 use super::classify::{Ended, Known, Settings, Started};
 use super::event::{Event, Kind, SockKey, Tuple};
 use super::model::{Close, How, Nanos, Observation, Origin, Process, Role};
+use super::owner::Owner;
 use super::recent::Recent;
 
 /// How long a small write is held back, beside two round trips: a farewell if our FIN follows.
@@ -99,6 +100,14 @@ struct OurClose {
     reported: bool,
 }
 
+/// A port that is listened on.
+#[derive(Debug, Default)]
+struct Listening {
+    sockets: u32,
+    /// Whose accepted sockets are: learned as they close, where the listener was there before us.
+    owner: Owner,
+}
+
 /// Why a timer was set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Timer {
@@ -116,8 +125,8 @@ pub struct Tracker {
     /// A server's last answer after a silence: `rcv_nxt` then.
     answered: Recent<SockKey, u32>,
     closed: Recent<Tuple, OurClose>,
-    /// Sockets that listen, by network namespace and port.
-    listeners: HashMap<(u32, u16), u32>,
+    /// By network namespace and port.
+    listeners: HashMap<(u32, u16), Listening>,
     timers: BinaryHeap<Reverse<(Nanos, Timer, SockKey)>>,
     /// Until when an unknown connection says nothing.
     blind_until: Nanos,
@@ -130,9 +139,9 @@ pub struct Tracker {
 
 impl Tracker {
     pub fn new(settings: Settings, listeners: impl IntoIterator<Item = (u32, u16)>) -> Self {
-        let mut known = HashMap::default();
+        let mut known: HashMap<_, Listening> = HashMap::default();
         for listener in listeners {
-            *known.entry(listener).or_insert(0) += 1;
+            known.entry(listener).or_default().sockets += 1;
         }
         Self {
             settings,
@@ -201,13 +210,15 @@ impl Tracker {
     fn dispatch(&mut self, event: &Event) {
         match (event.kind, event.raw.old_state, event.raw.new_state) {
             (Kind::State, _, state::LISTEN) => {
-                *self.listeners.entry(listener(event)).or_insert(0) += 1;
+                let listening = self.listeners.entry(listener(event)).or_default();
+                listening.sockets += 1;
+                listening.owner = event.owner.or(listening.owner);
             }
             (Kind::State, state::LISTEN, _) => {
                 let port = listener(event);
-                if let Some(count) = self.listeners.get_mut(&port) {
-                    *count = count.saturating_sub(1);
-                    if *count == 0 {
+                if let Some(listening) = self.listeners.get_mut(&port) {
+                    listening.sockets = listening.sockets.saturating_sub(1);
+                    if listening.sockets == 0 {
                         self.listeners.remove(&port);
                     }
                 }
@@ -287,6 +298,7 @@ impl Tracker {
     }
 }
 
+/// The key of the port that an event is at.
 fn listener(event: &Event) -> (u32, u16) {
     (event.key.tuple.netns, event.key.tuple.local.port)
 }

@@ -10,7 +10,7 @@ use prometheus_client::encoding::text;
 use prometheus_client::registry::Registry;
 
 use super::format::{Format, ToText004};
-use super::{Scrape, Status};
+use super::{Naming, Scrape, Status};
 use crate::logic::table::Export;
 
 /// The size of the pieces that are sent.
@@ -23,13 +23,13 @@ const BLOCK: usize = 8 * 1024;
 pub fn write(
     table: Export,
     status: Status,
-    format: Format,
-    is_gzip: bool,
+    naming: Naming,
+    (format, is_gzip): (Format, bool),
     send: impl FnMut(Bytes) -> io::Result<()>,
 ) -> io::Result<()> {
     let chunks = Chunks { buffer: Vec::with_capacity(CHUNK), send };
     let mut registry = Registry::default();
-    registry.register_collector(Box::new(Scrape { table, status }));
+    registry.register_collector(Box::new(Scrape { table, status, naming }));
     let chunks = if is_gzip {
         let mut sink = Sink::new(GzEncoder::new(chunks, Compression::fast()), format);
         sink.encode(&registry)?;
@@ -43,9 +43,9 @@ pub fn write(
 }
 
 /// The same in one text.
-pub(super) fn to_text(table: Export, status: Status, format: Format) -> String {
+pub(super) fn to_text(table: Export, status: Status, naming: Naming, format: Format) -> String {
     let mut text = Vec::new();
-    let written = write(table, status, format, false, |chunk| {
+    let written = write(table, status, naming, (format, false), |chunk| {
         text.extend_from_slice(&chunk);
         Ok(())
     });

@@ -11,6 +11,8 @@ use crate::logic::model::{
     Cause, Class, Close, Dwell, Endpoint, Evidence, How, Incident, Nanos, Observation, Origin,
     Outcome, Process, Reuse, Role,
 };
+use crate::logic::owner::{Owner, Place};
+use crate::who::Who;
 
 fn empty() -> (Table, Status) {
     (Table::new(2000, Duration::from_millis(200), Nanos(0)), Status::default())
@@ -20,10 +22,11 @@ fn origin(role: Role, ip: impl Into<IpAddr>, process: Option<&str>) -> Origin {
     let (local, remote) = if role == Role::Server { (443, 51_000) } else { (51_000, 8080) };
     Origin {
         netns: 4_026_531_840,
+        owner: Owner::UNKNOWN,
         role,
         local: Endpoint { ip: Ipv4Addr::new(10, 0, 0, 9).into(), port: local },
         remote: Endpoint { ip: ip.into(), port: remote },
-        process: process.map(|name| Process { name: name.into(), pid: 7 }),
+        process: process.map(|name| Process { name: name.into(), pid: 7, owner: Owner::UNKNOWN }),
         rtt: None,
     }
 }
@@ -108,6 +111,13 @@ fn busy() -> (Table, Status) {
         lost: vec![("ring_full", 0), ("decode", 1)],
         maps: vec![fill("FR_SOCKS", 3, 8192)],
         rings: vec![fill("FR_RACES", 128, 262_144), fill("FR_STATS", 0, 1_048_576)],
+        sources: vec![Source {
+            name: "apiserver",
+            is_up: true,
+            last_sync: Some(Duration::from_millis(1_700_000_100_500)),
+            errors: vec![("forbidden", 2)],
+            objects: vec![("pod", 110)],
+        }],
         process: Some(ProcessStatus {
             cpu: Duration::from_millis(1234),
             resident_bytes: 6_668_288,
@@ -208,7 +218,7 @@ fn chunks(table: &mut Table, series_max: usize, format: Format, is_gzip: bool) -
         chunks.push(chunk);
         Ok(())
     };
-    write(export, status, format, is_gzip, send).unwrap();
+    write(export, status, Naming::default(), (format, is_gzip), send).unwrap();
     chunks
 }
 
@@ -237,7 +247,7 @@ fn a_scrape_ends_where_nobody_reads() {
     let (mut table, status) = (crowd(300), Status::default());
     let export = Collection::begin(&mut table, usize::MAX, None).finish(&mut table);
     let mut sent = 0;
-    let written = write(export, status, Format::Text004, false, |_| {
+    let written = write(export, status, Naming::default(), (Format::Text004, false), |_| {
         sent += 1;
         if sent < 3 { Ok(()) } else { Err(ErrorKind::BrokenPipe.into()) }
     });
@@ -261,4 +271,100 @@ fn series_have_a_limit() {
             text.lines().find(|l| l.starts_with("finrace_table_rows_u")).unwrap()
         );
     }
+}
+
+/// Two containers of a pod and a unit of the host, all clients of one server; the unit's server too.
+fn owned() -> (Table, Who) {
+    let (mut table, who) = (Table::new(100, Duration::from_millis(200), Nanos(0)), Who::default());
+    let pod = "/kubepods/poddde1244b-5bb5-4297-b544-85f3bc0d80bf";
+    let paths = [format!("{pod}/{}", "a1".repeat(32)), format!("{pod}/{}", "b2".repeat(32))];
+    let unit = who.owner(Place::of("/system.slice/\"nginx\".service").unwrap());
+    let containers = paths.map(|path| who.owner(Place::of(&path).unwrap()));
+    for (owner, role) in [
+        (containers[0], Role::Client),
+        (containers[1], Role::Client),
+        (unit, Role::Client),
+        (unit, Role::Server),
+    ] {
+        let origin = Origin { owner, ..origin(role, [10, 0, 0, 5], Some("nginx")) };
+        let (time, gap) = (Nanos(1_000_000_000), Duration::from_secs(3));
+        table.add(&Observation::Reuse(Reuse { time, origin, gap, bytes: 1 }));
+        for second in 0..6 {
+            let time = Nanos(second * 10_000_000_000);
+            let (closer, how, evidence) = (Closer::Peer, How::Fin, Evidence::Idle);
+            let idle = Duration::from_secs(5);
+            table.add(&Observation::Close(Close { time, origin, closer, how, evidence, idle }));
+        }
+    }
+    table.assess(Nanos(60_000_000_000));
+    (table, who)
+}
+
+fn series_of<'a>(text: &'a str, name: &str) -> Vec<&'a str> {
+    text.lines().filter(|line| line.starts_with(name)).collect()
+}
+
+#[test]
+fn ends_are_named_and_labels_chosen() {
+    let text = |labels: &[Label]| {
+        let (mut table, who) = owned();
+        let export = Collection::begin(&mut table, 10_000, None).finish(&mut table);
+        let naming = Naming { labels: labels.to_vec(), who };
+        stream::to_text(export, Status::default(), naming, Format::OpenMetrics)
+    };
+    let all = text(&Naming::default().labels);
+    let counts = "finrace_reuse_gap_seconds_count";
+    let start = "{role=\"client\",peer=\"10.0.0.5:8080\",netns=\"4026531840\",process=\"nginx\"";
+    assert_eq!(
+        series_of(&all, counts),
+        [
+            format!("{counts}{start},client_container=\"a1a1a1a1a1a1\"}} 1"),
+            format!("{counts}{start},client_container=\"b2b2b2b2b2b2\"}} 1"),
+            format!("{counts}{start},client_workload=\"\\\"nginx\\\".service\"}} 1"),
+            format!(
+                "{counts}{{role=\"server\",peer=\":443 from 10.0.0.5\",netns=\"4026531840\",\
+                 process=\"nginx\",server_workload=\"\\\"nginx\\\".service\"}} 1"
+            ),
+        ]
+    );
+    // Those that differ in no label are one: sums, the timeout that most closes tell.
+    let few = text(&[Label::Workload]);
+    assert_eq!(
+        series_of(&few, counts),
+        [
+            format!("{counts}{{role=\"client\"}} 2"),
+            format!("{counts}{{role=\"client\",client_workload=\"\\\"nginx\\\".service\"}} 1"),
+            format!("{counts}{{role=\"server\",server_workload=\"\\\"nginx\\\".service\"}} 1"),
+        ]
+    );
+    assert_eq!(series_of(&few, "finrace_idle_timeout_seconds{").len(), 3);
+    assert_eq!(
+        series_of(&text(&[]), "finrace_closes_total{role=\"client\""),
+        ["finrace_closes_total{role=\"client\",closer=\"peer\",how=\"fin\",evidence=\"idle\"} 18"]
+    );
+    // What sums up the others has no labels left to tell it by.
+    assert!(!few.contains("\"other\""), "{few}");
+    for text in [all, few, text(&[]), text(&[Label::Peer])] {
+        let mut names: Vec<_> = text
+            .lines()
+            .filter(|line| !line.starts_with('#'))
+            .filter_map(|line| line.rsplit_once(' '))
+            .map(|(name, _)| name)
+            .collect();
+        let count = names.len();
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), count, "a series is there twice: {text}");
+    }
+}
+
+#[test]
+fn owners_that_have_the_same_name_are_one() {
+    let (mut table, _) = owned();
+    let export = Collection::begin(&mut table, 10_000, None).finish(&mut table);
+    // Nobody knows them.
+    let text = stream::to_text(export, Status::default(), Naming::default(), Format::OpenMetrics);
+    let counts = series_of(&text, "finrace_reuse_gap_seconds_count");
+    assert_eq!(counts.len(), 2, "{counts:?}");
+    assert!(counts[0].ends_with(" 3"), "{counts:?}");
 }

@@ -18,7 +18,7 @@ use finrace_ebpf::patch;
 
 use super::features::Features;
 use super::losses::Losses;
-use super::plan::{Choice, Hook, Job, JobPlan, Part, plan};
+use super::plan::{Choice, Hook, Job, JobPlan, Part, may_probe_read, plan};
 use super::rights;
 use super::skips::Skips;
 use super::verifier::{self, Answer};
@@ -247,6 +247,9 @@ impl Kernel {
         let mut layout = layout;
         if features.bpf_jit_enable == Some(0) {
             layout.rdonly_cast_id = ABSENT; // no function of the kernel is called without a JIT
+        }
+        if layout.sk_cgroup_is_val == 1 && !may_probe_read(features) {
+            layout.sk_cgroup = ABSENT; // a number is not loaded from
         }
         let mut object = finrace_ebpf::object().context("unpacking the BPF object")?;
         let changed = patch::apply(&mut object, &layout, &settings);

@@ -32,6 +32,7 @@ pub fn resolve(btf: &Btf) -> Result<Resolved> {
     const TIMESTAMPS: &str = "telling a live peer's reset from one without a socket";
 
     let mut of = Resolver { btf, missing: Vec::new(), lost: Vec::new() };
+    let (sk_cgroup, sk_cgroup_is_val) = of.cgroup("the container or unit of an end");
     let (rx_opt_flags, saw_tstamp_bit, tstamp_ok_bit) = of.timestamp_flags(TIMESTAMPS);
     // One line per field: struct, path, the bits that are read at least, and what is lost without.
     let layout = Layout {
@@ -52,6 +53,10 @@ pub fn resolve(btf: &Btf) -> Result<Resolved> {
         sk_shutdown: of.required("sock", "sk_shutdown", 2),
         sk_err: of.optional("sock", "sk_err", 32, "telling a timeout from a close"),
         sk_max_ack_backlog: of.optional("sock", "sk_max_ack_backlog", 32, "the role after a FIN"),
+        sk_cgroup,
+        sk_cgroup_is_val,
+        cgroup_kn: of.if_built("cgroup", "kn", 64),
+        kernfs_id: of.if_built("kernfs_node", "id", 64),
         inet_sport: of.required("inet_sock", "inet_sport", 16),
         lrcvtime: of.required("inet_connection_sock", "icsk_ack.lrcvtime", 32),
         icsk_retransmits: of.optional(
@@ -142,6 +147,19 @@ impl Resolver<'_> {
         self.offset(strukt, path, bits).unwrap_or(ABSENT)
     }
 
+    /// Byte offset of what leads to a socket's cgroup, and whether that is `val`: see
+    /// [`Layout::sk_cgroup`].
+    fn cgroup(&mut self, loses: &'static str) -> (u32, u32) {
+        let leads = |path| self.offset("sock", path, 64);
+        let is_named = self.offset("cgroup", "kn", 64).is_some()
+            && self.offset("kernfs_node", "id", 64).is_some();
+        let found = leads("sk_cgrp_data.cgroup").map(|at| (at, 0));
+        match found.or_else(|| leads("sk_cgrp_data.val").map(|at| (at, 1))) {
+            Some(found) if is_named => found,
+            _ => (self.lose("sock.sk_cgrp_data".to_owned(), loses), 0),
+        }
+    }
+
     /// Byte offset of the 16 bits that hold both flags, and the bit of each within them.
     fn timestamp_flags(&mut self, loses: &'static str) -> (u32, u32, u32) {
         let bit = |path| u32::try_from(self.btf.member("tcp_sock", path)?.offset).ok();
@@ -201,8 +219,11 @@ mod tests {
         struct sock_common skc_daddr=u32@0 skc_rcv_saddr=u32@32 skc_dport=u16@96 skc_num=u16@112 \
             skc_family=u16@128 skc_state=u8@144 skc_net=net_ref@384 skc_v6_daddr=v6@448 \
             skc_v6_rcv_saddr=v6@576 skc_tw_rcv_nxt=u32@992 skc_tw_snd_nxt=u32@1056
+        struct cgroup_data cgroup=p@0
         struct sock sk_protocol=u16@4256 sk_shutdown=u8@4600 sk_err=u32@2272 \
-            sk_max_ack_backlog=u32@4832
+            sk_max_ack_backlog=u32@4832 sk_cgrp_data=cgroup_data@5376
+        struct cgroup kn=p@2048
+        struct kernfs_node id=u64@768
         struct inet_sock inet_sport=u16@6512
         struct icsk_ack lrcvtime=u32@128
         struct inet_connection_sock icsk_ack=icsk_ack@9984 icsk_retransmits=u8@9992
@@ -238,7 +259,7 @@ mod tests {
                     l.net_inum,
                     l.dev_net,
                 ];
-                let rest = [l.is_mptcp, l.skc_v6_daddr].map(place);
+                let rest = [l.is_mptcp, l.skc_v6_daddr, l.sk_cgroup, l.sk_cgroup_is_val].map(place);
                 let lost: Vec<&str> = lost.iter().map(|lost| lost.field.as_str()).collect();
                 format!("{:?} {flags:?} {rest:?} lost: {}", some.map(place), lost.join(", "))
             }
@@ -248,11 +269,11 @@ mod tests {
     #[test]
     fn layouts() {
         let check = |edits: &[(&str, &str)], expected: &str| assert_eq!(resolved(edits), expected);
-        check(&[], "[532, 16, 575, 1264, 176, 264] [188, 0, 1] [200, 56] lost: ");
+        check(&[], "[532, 16, 575, 1264, 176, 264] [188, 0, 1] [200, 56, 672, 0] lost: ");
         // A bit-field (before 5.6) may stand for the byte only at its boundary.
         check(
             &[("sk_shutdown=u8@4600", "sk_shutdown=u32@4608:2")],
-            "[532, 16, 576, 1264, 176, 264] [188, 0, 1] [200, 56] lost: ",
+            "[532, 16, 576, 1264, 176, 264] [188, 0, 1] [200, 56, 672, 0] lost: ",
         );
         check(
             &[("sk_shutdown=u8@4600", "sk_shutdown=u32@4604:2")],
@@ -261,19 +282,31 @@ mod tests {
         // Not built in: nothing is lost.
         check(
             &[("is_mptcp", "other"), ("skc_v6_daddr", "other")],
-            "[532, 16, 575, 1264, 176, 264] [188, 0, 1] [-1, -1] lost: ",
+            "[532, 16, 575, 1264, 176, 264] [188, 0, 1] [-1, -1, 672, 0] lost: ",
         );
         // The two flags must share 16 bits.
         check(
             &[("tstamp_ok=u16@129", "tstamp_ok=u16@150"), ("srtt_us", "srtt_ns")],
-            "[532, 16, 575, 1264, 176, 264] [-1, -1, -1] [200, 56] \
+            "[532, 16, 575, 1264, 176, 264] [-1, -1, -1] [200, 56, 672, 0] \
              lost: tcp_sock.rx_opt.saw_tstamp, tstamp_ok, tcp_sock.srtt_us",
         );
         // RHEL 8: a bit-field of 8 bits, a byte.
         check(
             &[("sk_protocol=u16@4256", "sk_protocol=u32@4264:8")],
-            "[533, 8, 575, 1264, 176, 264] [188, 0, 1] [200, 56] lost: ",
+            "[533, 8, 575, 1264, 176, 264] [188, 0, 1] [200, 56, 672, 0] lost: ",
         );
+        // Before 5.15, and without cgroups.
+        check(
+            &[("cgroup=p@0", "val=u64@0")],
+            "[532, 16, 575, 1264, 176, 264] [188, 0, 1] [200, 56, 672, 1] lost: ",
+        );
+        for gone in ["cgroup=p@0", "kn=p@2048", "id=u64@768"] {
+            check(
+                &[(gone, "other=u8@0")],
+                "[532, 16, 575, 1264, 176, 264] [188, 0, 1] [200, 56, -1, 0] \
+                 lost: sock.sk_cgrp_data",
+            );
+        }
         // Narrower than what is read, and gone: both are named at once.
         check(
             &[("lsndtime=u32", "lsndtime=u16"), ("net=p@0", "gone=p@0"), ("snd_una", "una")],

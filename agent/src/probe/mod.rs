@@ -2,6 +2,7 @@
 
 pub mod attach;
 pub mod btf;
+pub mod cgroups;
 mod config;
 pub mod features;
 pub mod layout;

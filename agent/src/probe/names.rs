@@ -7,8 +7,11 @@ use std::time::Duration;
 use finrace_ebpf::abi::flag;
 use foldhash::HashMap;
 
+use super::cgroups::of_process;
 use crate::logic::event::Event;
 use crate::logic::model::Nanos;
+use crate::logic::owner::Owner;
+use crate::who::Who;
 
 /// Inode of the first pid namespace (v6.12 `include/linux/proc_ns.h`, since 3.8).
 const PROC_PID_INIT_INO: u64 = 0xEFFF_FFFC;
@@ -24,19 +27,27 @@ const MOST: usize = 50;
 pub struct Names {
     /// Whether the kernel's process ids are those of our `/proc`.
     in_first_namespace: bool,
-    known: HashMap<u32, Option<[u8; 16]>>,
+    known: HashMap<u32, Process>,
     since: Nanos,
+    who: Who,
+}
+
+/// What `/proc` says of a process.
+struct Process {
+    name: Option<[u8; 16]>,
+    /// Once it has been asked for.
+    owner: Option<Owner>,
 }
 
 impl Names {
-    #[expect(clippy::new_without_default, reason = "reads /proc")]
-    pub fn new() -> Self {
+    pub fn new(who: Who) -> Self {
         let namespace = fs::metadata("/proc/self/ns/pid").map(|namespace| namespace.ino());
         let in_first_namespace = namespace.is_ok_and(|inode| inode == PROC_PID_INIT_INO);
-        Self { in_first_namespace, known: HashMap::default(), since: Nanos(0) }
+        Self { in_first_namespace, known: HashMap::default(), since: Nanos(0), who }
     }
 
-    /// Puts the process' name in place of the thread's; that one stays where there is no time.
+    /// Puts the process' name in place of the thread's; that one stays where there is no time. Where
+    /// the socket does not tell whose it is, its process does.
     pub fn replace(&mut self, events: &mut [Event], now: Nanos) {
         if !self.in_first_namespace {
             return;
@@ -48,19 +59,27 @@ impl Names {
         let most = self.known.len() + MOST;
         for event in events.iter_mut().filter(|event| event.has(flag::TASK)) {
             let tgid = event.raw.tgid;
-            let name = match self.known.get(&tgid) {
-                Some(name) => *name,
-                None if self.known.len() == most => None,
-                None => *self.known.entry(tgid).or_insert_with(|| read(tgid)),
-            };
-            if let Some(name) = name {
+            if self.known.len() == most && !self.known.contains_key(&tgid) {
+                continue;
+            }
+            let new = || Process { name: name(tgid), owner: None };
+            let process = self.known.entry(tgid).or_insert_with(new);
+            if let Some(name) = process.name {
                 event.raw.comm = name;
+            }
+            if event.owner == Owner::UNKNOWN {
+                event.task_owner = *process.owner.get_or_insert_with(|| owner(tgid, &self.who));
             }
         }
     }
 }
 
-fn read(pid: u32) -> Option<[u8; 16]> {
+fn owner(pid: u32, who: &Who) -> Owner {
+    let text = fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default();
+    of_process(&text).map_or(Owner::UNKNOWN, |place| who.owner(place))
+}
+
+fn name(pid: u32) -> Option<[u8; 16]> {
     let text = fs::read(format!("/proc/{pid}/comm")).ok()?;
     let mut name = [0; 16];
     let line = text.split(|byte| *byte == b'\n').next()?;

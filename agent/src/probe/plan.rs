@@ -368,7 +368,7 @@ impl Candidate {
     }
 }
 
-fn may_probe_read(features: &Features) -> bool {
+pub(super) fn may_probe_read(features: &Features) -> bool {
     features.lockdown != Lockdown::Confidentiality && features.trials.probe_read != Some(false)
 }
 

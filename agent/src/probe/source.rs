@@ -20,11 +20,13 @@ use rustix::time::{ClockId, clock_gettime};
 use tokio::sync::mpsc;
 
 use super::attach::Records;
+use super::cgroups::{Cgroups, Mount};
 use super::names::Names;
 use crate::logic::event::{DecodeError, Event, decode};
 use crate::logic::merge::{Merge, RINGS};
 use crate::logic::model::Nanos;
 use crate::memory;
+use crate::who::Who;
 
 /// How long a record may wait for its reader.
 pub const TICK: Duration = Duration::from_millis(100);
@@ -82,14 +84,21 @@ pub struct Source {
 
 impl Source {
     /// Starts to read; batches arrive at the receiver at least every [`TICK`].
-    pub fn start(records: Records) -> Result<(Self, mpsc::UnboundedReceiver<Batch>)> {
+    ///
+    /// `mount` is where cgroups are looked up, if anywhere; what is found `who` keeps.
+    pub fn start(
+        records: Records,
+        mount: Option<Mount>,
+        who: Who,
+    ) -> Result<(Self, mpsc::UnboundedReceiver<Batch>)> {
         let (sender, receiver) = mpsc::unbounded_channel();
         let stop = eventfd(0, EventfdFlags::CLOEXEC).context("creating an eventfd")?;
         let wakeups = Wakeups::new([&records.races, &records.measures], &stop)
             .context("setting up epoll for the rings")?;
+        let names = (Cgroups::new(mount, who.clone()), Names::new(who));
         let thread = std::thread::Builder::new()
             .name("finrace-rings".to_owned())
-            .spawn(move || read(records, &wakeups, &sender))
+            .spawn(move || read(records, &wakeups, &sender, names))
             .context("starting the thread that reads the rings")?;
         Ok((Self { stop, thread: Some(thread) }, receiver))
     }
@@ -146,9 +155,13 @@ impl Wakeups {
     }
 }
 
-fn read(mut records: Records, wakeups: &Wakeups, sender: &mpsc::UnboundedSender<Batch>) {
+fn read(
+    mut records: Records,
+    wakeups: &Wakeups,
+    sender: &mpsc::UnboundedSender<Batch>,
+    (mut cgroups, mut names): (Cgroups, Names),
+) {
     let mut reader = Reader::default();
-    let mut names = Names::new();
     let mut wait = TICK;
     let mut asked_to_stop = None;
     loop {
@@ -164,6 +177,7 @@ fn read(mut records: Records, wakeups: &Wakeups, sender: &mpsc::UnboundedSender<
         let is_all = reader.turn([&mut records.races, &mut records.measures], now);
         let is_last = asked_to_stop.is_some_and(|asked| reader.reached >= asked);
         let mut batch = reader.cut(is_last);
+        cgroups.name(&mut batch.events, now);
         names.replace(&mut batch.events, now);
         batch.lost = records.losses.read();
         if let Some(log) = &mut records.log {
@@ -319,6 +333,9 @@ mod tests {
 
     const MILLI: u64 = 1_000_000;
 
+    /// What a record takes there.
+    const IN_RING: u64 = RECORD_SIZE as u64 + 8;
+
     fn times(batch: &Batch) -> Vec<u64> {
         batch.events.iter().map(|event| event.time.0).collect()
     }
@@ -332,13 +349,13 @@ mod tests {
         let batch = reader.cut(false);
         assert_eq!(times(&batch), [10, 20, 29].map(|milli| milli * MILLI));
         assert_eq!((batch.until, batch.malformed.len()), (Nanos(29 * MILLI), 1));
-        assert_eq!(batch.waited, [2 * 168, 3 * 168]);
+        assert_eq!(batch.waited, [2 * IN_RING, 3 * IN_RING]);
         // The youngest has waited for its neighbours; what comes meanwhile was not there before.
         measures.0.extend([30 * MILLI - 1, 41 * MILLI]);
         assert!(reader.turn([&mut races, &mut measures], Nanos(40 * MILLI)));
         let batch = reader.cut(false);
         assert_eq!(times(&batch), [30 * MILLI - 1, 30 * MILLI]);
-        assert_eq!(batch.waited, [0, 168]);
+        assert_eq!(batch.waited, [0, IN_RING]);
         // At the end nothing waits.
         races.0.push_back(50 * MILLI);
         assert!(reader.turn([&mut races, &mut measures], Nanos(50 * MILLI)));
@@ -360,7 +377,7 @@ mod tests {
             all.extend(times(&reader.cut(false)));
         }
         let last = reader.cut(true);
-        assert_eq!(last.waited, [0, 10_000 * 168]);
+        assert_eq!(last.waited, [0, 10_000 * IN_RING]);
         all.extend(times(&last));
         assert_eq!(all.len(), 10_001);
         assert!(all.is_sorted());

@@ -7,6 +7,7 @@ use finrace::logic::model::{
     Class, Close, Closer, Dwell, Endpoint, Evidence, How, Incident, Nanos, Observation, Origin,
     Outcome, Reuse, Role,
 };
+use finrace::logic::owner::Owner;
 
 use crate::random::Random;
 use crate::setting::Side;
@@ -79,7 +80,15 @@ impl Host {
             Role::Client | Role::Unknown => (client, server),
         };
         let rtt = Some(duration(self.rtt * random.between(1.0, 1.3)));
-        Origin { netns: 1, role: self.role, local, remote, process: None, rtt }
+        Origin {
+            netns: 1,
+            owner: Owner::UNKNOWN,
+            role: self.role,
+            local,
+            remote,
+            process: None,
+            rtt,
+        }
     }
 
     fn seen(&self, observation: Observation, truth: Truth) -> Seen {

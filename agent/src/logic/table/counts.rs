@@ -102,7 +102,8 @@ impl Counts {
         counts.filter(|(_, count)| *count > 0)
     }
 
-    pub(super) fn absorb(&mut self, more: &Self) {
+    /// Adds what another has counted.
+    pub fn absorb(&mut self, more: &Self) {
         for (kind, count) in more.closes.iter() {
             self.closes.change(*kind, |sum| *sum += count);
         }

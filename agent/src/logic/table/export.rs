@@ -15,11 +15,12 @@ use std::cmp::Reverse;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::Table;
 use super::counts::{Counts, Measure};
 use super::stats::{Place, Stats};
+use super::{Port, Table, of_role};
 use crate::logic::estimate::Population;
 use crate::logic::model::{Cause, Class, Closer, Evidence, How, Name, Nanos, Role};
+use crate::logic::owner::Owner;
 use crate::logic::peer::{PortKey, RowKey};
 use crate::logic::verdict::State;
 
@@ -49,6 +50,8 @@ pub struct Shown<K> {
     pub key: K,
     pub counts: Arc<Counts>,
     pub process: Option<Name>,
+    /// What that process belongs to, where the key has no owner.
+    pub process_owner: Owner,
     pub timeouts: [Option<Population>; Closer::ALL.len()],
     pub expected: Option<f64>,
     pub verdict: Option<State>,
@@ -88,8 +91,7 @@ impl<K> Level<K> {
             + timeouts.iter().flatten().count() * 3
             + usize::from(expected.is_some())
             + usize::from(verdict.is_some());
-        let [(_, client), (_, server)] = &mut self.others;
-        let other = if role == Role::Server { server } else { client };
+        let (_, other) = of_role(&mut self.others, role);
         let Some(room) = self.room.checked_sub(needed) else {
             self.left_out += 1;
             other.absorb(&stats.counts);
@@ -108,7 +110,9 @@ impl<K> Level<K> {
             }
             None => Arc::clone(&stats.counts),
         };
-        self.shown.push(Shown { key, counts, process: None, timeouts, expected, verdict });
+        let (process, process_owner) = (None, Owner::UNKNOWN);
+        let shown = Shown { key, counts, process, process_owner, timeouts, expected, verdict };
+        self.shown.push(shown);
         self.shown.last_mut()
     }
 }
@@ -138,6 +142,7 @@ pub struct Export {
     pub rows_now: usize,
     pub max_rows: usize,
     pub evictions: u64,
+    pub stale: u64,
     pub port_overflow: u64,
     pub unattributed: u64,
 }
@@ -193,7 +198,7 @@ impl Collection {
             Stage::TakeRows => self.take_row(table),
             Stage::Done => return false,
         };
-        self.at += 1;
+        self.at = self.at.wrapping_add(1);
         if is_more.is_none() {
             self.at = 0;
             self.stage = match self.stage {
@@ -217,6 +222,10 @@ impl Collection {
 
     fn weigh_port(&mut self, table: &mut Table) -> Option<()> {
         let (weight, key) = self.keys.get_mut(self.at)?;
+        let is_stale = |port: &Port| table.is_stale(port.last_seen, self.now.unwrap_or_default());
+        if table.port(key).is_some_and(is_stale) {
+            table.remove_port(key);
+        }
         if let Some(port) = table.ports.get_mut(key) {
             if let Some(now) = self.now {
                 port.stats.assess(key.role, table.threshold, now);
@@ -227,6 +236,13 @@ impl Collection {
     }
 
     fn weigh_row(&mut self, table: &mut Table) -> Option<()> {
+        let last_seen = table.rows.get(self.at)?.last_seen;
+        if table.is_stale(last_seen, self.now.unwrap_or_default()) {
+            table.remove_row(self.at);
+            // Next is the one that has come into its slot, none of those that were weighed.
+            self.at = self.at.wrapping_sub(1);
+            return Some(());
+        }
         let row = table.rows.get_mut(self.at)?;
         if let Some(now) = self.now {
             row.stats.assess(row.key.role(), table.threshold, now);
@@ -251,6 +267,7 @@ impl Collection {
             let shown = self.rows.take(row.key, row.key.role(), &mut row.stats, series_of_row);
             if let Some(shown) = shown {
                 shown.process = row.stats.process_name();
+                shown.process_owner = row.stats.process_owner();
             }
         }
         Some(())
@@ -267,6 +284,9 @@ impl Collection {
             // Those that left since they were taken are counted where they were taken.
             sum.absorb(&evicted.counts.since(&gone));
         }
+        for ((_, sum), gone) in self.ports.others.iter_mut().zip(&table.other_ports) {
+            sum.absorb(gone);
+        }
         Export {
             rows: self.rows,
             ports: self.ports,
@@ -274,6 +294,7 @@ impl Collection {
             rows_now: table.rows.len(),
             max_rows: table.max_rows,
             evictions: table.evictions,
+            stale: table.stale,
             port_overflow: table.port_overflow,
             unattributed: table.unattributed,
         }

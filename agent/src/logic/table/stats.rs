@@ -16,6 +16,7 @@ use crate::logic::latest::Latest;
 use crate::logic::model::{
     Cause, Close, Closer, Evidence, Incident, Name, Nanos, Observation, Role,
 };
+use crate::logic::owner::Owner;
 use crate::logic::verdict::{Facts, State, assess};
 
 /// Closes older than this say nothing of the timeout now.
@@ -32,7 +33,7 @@ pub struct Stats {
     closed_by_peer: IdleTimes,
     closed_by_us: IdleTimes,
     lately: Lately,
-    process: Label,
+    process: Label<(Name, Owner)>,
     assessment: Option<Assessment>,
 }
 
@@ -140,11 +141,16 @@ impl Stats {
 
     /// The local process seen most often.
     pub fn process(&self) -> Option<&str> {
-        self.process.name()
+        self.process.current.as_ref().map(|(name, _)| name.as_str())
     }
 
     pub(super) fn process_name(&self) -> Option<Name> {
-        self.process.current
+        self.process.current.map(|(name, _)| name)
+    }
+
+    /// What that process belongs to, where the sockets did not tell.
+    pub fn process_owner(&self) -> Owner {
+        self.process.current.map_or(Owner::UNKNOWN, |(_, owner)| owner)
     }
 
     /// The verdict as of the last assessment; none before, and for a mixture.
@@ -160,7 +166,7 @@ impl Stats {
     pub(super) fn add(&mut self, observation: &Observation) {
         let origin = observation.origin();
         if let Some(process) = &origin.process {
-            self.process.vote(process.name);
+            self.process.vote((process.name, process.owner));
         }
         if let Some(rtt) = origin.rtt {
             self.lately.note_rtt(observation.time(), rtt);
@@ -252,13 +258,19 @@ impl Stats {
 }
 
 /// The name seen most often, slow to change: it is a label, and a new label is a new series.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Label {
-    current: Option<Name>,
-    votes: Vec<(Name, u32)>,
+#[derive(Clone, Debug)]
+pub(super) struct Label<T> {
+    current: Option<T>,
+    votes: Vec<(T, u32)>,
 }
 
-impl Label {
+impl<T> Default for Label<T> {
+    fn default() -> Self {
+        Self { current: None, votes: Vec::new() }
+    }
+}
+
+impl<T: Copy + Eq> Label<T> {
     /// Names remembered at a time; a newcomer takes the place of the rarest.
     const CANDIDATES: usize = 4;
     /// Votes by which a challenger must lead, over twice the votes of the present name.
@@ -266,11 +278,7 @@ impl Label {
     /// From here on all votes are halved, so that an upgrade is noticed.
     const MAX_VOTES: u32 = 512;
 
-    pub(super) fn name(&self) -> Option<&str> {
-        self.current.as_ref().map(Name::as_str)
-    }
-
-    pub(super) fn vote(&mut self, name: Name) {
+    pub(super) fn vote(&mut self, name: T) {
         let votes = if let Some((_, votes)) = self.votes.iter_mut().find(|(n, _)| *n == name) {
             *votes += 1;
             *votes

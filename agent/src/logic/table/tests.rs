@@ -5,6 +5,7 @@ use crate::logic::model::{
     Closer, Dwell, Endpoint, Evidence, How, Name, Outcome, Process, Reuse, Role::Client,
     Role::Server,
 };
+use crate::logic::owner::Owner;
 use crate::logic::peer::Peer;
 
 const THRESHOLD: Duration = Duration::from_millis(200);
@@ -19,6 +20,7 @@ fn origin(role: Role, ip: impl Into<IpAddr>) -> Origin {
     let (local, remote) = if role == Client { (ephemeral, service) } else { (service, ephemeral) };
     Origin {
         netns: 1,
+        owner: Owner::UNKNOWN,
         role,
         local: Endpoint { ip: Ipv4Addr::LOCALHOST.into(), port: local },
         remote: Endpoint { ip: ip.into(), port: remote },
@@ -239,7 +241,8 @@ fn the_process_is_the_most_frequent_and_does_not_flap() {
         let mut seen: Vec<String> = Vec::new();
         for (name, times) in runs {
             for _ in 0..*times {
-                let process = Some(Process { name: Name::from(*name), pid: 1 });
+                let process =
+                    Some(Process { name: Name::from(*name), pid: 1, owner: Owner::UNKNOWN });
                 table.add(&reuse(1.0, Origin { process, ..origin(Client, UPSTREAM) }));
                 let label = table.row(&key(Client, UPSTREAM)).unwrap().stats.process().unwrap();
                 if seen.last().is_none_or(|last| last != label) {
@@ -360,7 +363,11 @@ fn at_the_timeout() {
     let closes = [(1.0, 5.0), (2.0, 5.0), (3.0, 5.01), (4.0, 5.02), (5.0, 5.02)];
     let table = table_of(Client, UPSTREAM, &closes);
     let check = |ip: [u8; 4], gap: u64, rtt: Option<u64>, expected: bool| {
-        let key = RowKey { netns: 1, peer: Peer::Client(Endpoint { ip: ip.into(), port: 1 }) };
+        let key = RowKey {
+            netns: 1,
+            owner: Owner::UNKNOWN,
+            peer: Peer::Client(Endpoint { ip: ip.into(), port: 1 }),
+        };
         let key = if ip == UPSTREAM { self::key(Client, ip) } else { key };
         let (gap, rtt) = (Duration::from_millis(gap), rtt.map(Duration::from_millis));
         assert_eq!(table.is_at_timeout(&key, gap, rtt), expected, "{ip:?} {gap:?} {rtt:?}");
@@ -507,4 +514,61 @@ fn those_that_lost_requests_have_series_then_those_that_had_them() {
     let race = incident(2.0, origin(Server, flood_ip(0)), Class::LateRequest);
     table.add(&Observation::Incident(race));
     assert_eq!(shown(&mut table, 4), [0, 2, 5]);
+}
+
+/// What a scrape at this time shows: rows and ports by key, and all reuses of rows and of ports.
+fn scraped(table: &mut Table, time: f64) -> (Vec<RowKey>, Vec<PortKey>, [u64; 2]) {
+    let export = Collection::begin(table, 10_000, Some(at(time))).finish(table);
+    let reuses = |counts: &Counts| counts.histogram(Measure::ReuseGap).count();
+    let others = |others: &[(Role, Counts); 2]| others.iter().map(|(_, c)| reuses(c)).sum::<u64>();
+    let rows: u64 = export.rows.shown.iter().map(|row| reuses(&row.counts)).sum();
+    let ports: u64 = export.ports.shown.iter().map(|port| reuses(&port.counts)).sum();
+    let mut keys: Vec<_> = export.rows.shown.iter().map(|row| row.key).collect();
+    keys.sort_unstable();
+    let sums = [rows + others(&export.rows.others), ports + others(&export.ports.others)];
+    (keys, export.ports.shown.iter().map(|port| port.key).collect(), sums)
+}
+
+#[test]
+fn peers_of_whom_nothing_is_seen_leave_and_their_counts_stay() {
+    let mut table = Table::new(100, THRESHOLD, Nanos(0));
+    table.forget_after(Duration::from_secs(100));
+    let peer = |n: u8| origin(Client, [10, 0, 0, n]);
+    let server = || origin(Server, [10, 0, 9, 9]);
+    // Every third of forty is seen again, and of a port of ours nothing more.
+    (0..40).for_each(|n| table.add(&reuse(f64::from(n), peer(n))));
+    (0..3).for_each(|_| table.add(&reuse(1.0, server())));
+    (0..40).step_by(3).for_each(|n| table.add(&reuse(150.0, peer(n))));
+    let stays: Vec<_> = (0..40).step_by(3).map(|n| key(Client, [10, 0, 0, n])).collect();
+    assert_eq!(scraped(&mut table, 90.0).0.len(), 41);
+    let (rows, ports, sums) = scraped(&mut table, 145.0);
+    assert_eq!((rows.as_slice(), ports.len(), sums), (stays.as_slice(), 1, [57, 57]));
+    // All is in order: those that stayed can be found and evicted, newcomers get in.
+    for (n, key) in (0..40).step_by(3).zip(&stays) {
+        assert_eq!(table.row(key).unwrap().last_seen(), at(150.0), "{n}");
+    }
+    (100..200).for_each(|n| table.add(&reuse(160.0, peer(n))));
+    let (rows, _, sums) = scraped(&mut table, 160.0);
+    assert_eq!((rows.len(), sums), (100, [157, 157]));
+    assert_eq!(table.rows().len(), 100);
+    // Without a limit nobody leaves.
+    let mut table = Table::new(100, THRESHOLD, Nanos(0));
+    table.add(&reuse(1.0, peer(1)));
+    assert_eq!(scraped(&mut table, 1e6).0.len(), 1);
+}
+
+#[test]
+fn two_owners_in_a_namespace_have_rows_of_their_own() {
+    let mut table = Table::new(100, THRESHOLD, Nanos(0));
+    for owner in [1, 2, 2] {
+        let origin = Origin { owner: Owner(owner), ..origin(Client, UPSTREAM) };
+        table.add(&reuse(1.0, origin));
+    }
+    let counts: Vec<_> = table
+        .rows()
+        .iter()
+        .map(|row| (row.key.owner.0, row.stats.counts.histogram(Measure::ReuseGap).count()))
+        .collect();
+    assert_eq!(counts, [(1, 1), (2, 2)]);
+    assert_eq!(table.ports().len(), 2);
 }

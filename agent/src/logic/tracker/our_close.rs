@@ -5,7 +5,7 @@ use std::time::Duration;
 use finrace_ebpf::abi::flag;
 use finrace_ebpf::decide::{FAREWELL_BYTES, state};
 
-use super::{Lost, OurClose, Tracker};
+use super::{Lost, OurClose, Tracker, listener};
 use crate::logic::classify::{self, AtOurClose, Ended};
 use crate::logic::event::Event;
 use crate::logic::model::{Class, How, Incident, Observation, Origin, Outcome, Role};
@@ -59,6 +59,11 @@ impl Tracker {
 
     pub(super) fn note_our_close(&mut self, event: &Event, origin: Origin, ended: Ended, fin: u32) {
         let raw = &event.raw;
+        if origin.role == Role::Server
+            && let Some(listening) = self.listeners.get_mut(&listener(event))
+        {
+            listening.owner = origin.owner.or(listening.owner);
+        }
         let close = OurClose {
             origin,
             ended,

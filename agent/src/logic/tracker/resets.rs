@@ -8,7 +8,10 @@ use finrace_ebpf::decide::{distance, state};
 use super::{Followed, Lost, OurClose, Tracker, listener};
 use crate::logic::classify::{self, AtReset, Ended};
 use crate::logic::event::Event;
-use crate::logic::model::{Class, Closer, Evidence, How, Incident, Observation, Outcome, Role};
+use crate::logic::model::{
+    Class, Closer, Evidence, How, Incident, Observation, Origin, Outcome, Role,
+};
+use crate::logic::owner::Owner;
 
 impl Tracker {
     pub(super) fn reset_established(&mut self, event: &Event) {
@@ -65,21 +68,24 @@ impl Tracker {
 
     pub(super) fn late_request(&mut self, event: &Event, lost: Lost, bytes: u32, outcome: Outcome) {
         let tuple = event.key.tuple;
-        let unknown_role = self.role_without_socket(event);
+        let (unknown_role, listener) =
+            (self.role_without_socket(event), self.listener_owner(event));
         let close = self.closed.get_mut(&tuple).filter(|close| close.rcv_nxt == lost.start);
-        let (role, idle, process) = match &close {
+        // Without a socket only what is known of earlier ones tells whose it was.
+        let (role, idle, owner, process) = match &close {
             Some(close) => {
                 let was_idle =
                     matches!(close.ended.evidence, Evidence::Idle | Evidence::UpperBound);
                 if !was_idle {
                     return; // under way at our close: not a keep-alive race
                 }
-                (close.origin.role, Some(close.ended.idle), close.origin.process)
+                let Origin { role, owner, process, .. } = close.origin;
+                (role, Some(close.ended.idle), owner, process)
             }
             None if event.time <= self.blind_until => return,
             // A handshake that ended at a full listener, and never was a connection.
             None if event.raw.old_state == state::LISTEN => return,
-            None => (unknown_role, None, None),
+            None => (unknown_role, None, listener, None),
         };
         if let Some(close) = close {
             close.reported = true;
@@ -87,10 +93,11 @@ impl Tracker {
         if role != Role::Server {
             return; // a download that our client cancelled
         }
+        let origin = Origin { owner: event.owner.or(owner), ..event.origin(role, process) };
         let incident = Incident {
             idle,
             bytes: Some(bytes),
-            ..Incident::new(event.time, event.origin(role, process), Class::LateRequest, outcome)
+            ..Incident::new(event.time, origin, Class::LateRequest, outcome)
         };
         if idle.is_none() {
             // Once per connection here too.
@@ -108,13 +115,17 @@ impl Tracker {
         self.say(Observation::Incident(incident), Some(lost));
     }
 
+    fn listener_owner(&self, event: &Event) -> Owner {
+        self.listeners.get(&listener(event)).map(|listening| listening.owner).unwrap_or_default()
+    }
+
     /// Minisocks and missing sockets have no byte counts: the listener map tells.
     pub(super) fn role_without_socket(&self, event: &Event) -> Role {
         if event.has(flag::FULL_SOCK) && event.raw.opener != opener::UNKNOWN {
             return event.role();
         }
         match self.listeners.get(&listener(event)) {
-            Some(count) if *count > 0 => Role::Server,
+            Some(listening) if listening.sockets > 0 => Role::Server,
             _ => Role::Unknown,
         }
     }

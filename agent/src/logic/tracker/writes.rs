@@ -36,6 +36,7 @@ impl Tracker {
             bytes: raw.size,
             start: raw.write_seq,
             rcv_nxt: raw.rcv_nxt,
+            owner: event.owner,
             process: event.process(),
         };
         let process = started.process;
@@ -72,8 +73,8 @@ impl Tracker {
     pub(super) fn release(&mut self, key: SockKey, written: Nanos) {
         let Some(started) = self.started.get(&key).filter(|s| s.time == written) else { return };
         let Tuple { netns, local, remote } = key.tuple;
-        let process = started.process;
-        let origin = Origin { netns, role: started.role, local, remote, process, rtt: None };
+        let Started { owner, role, process, .. } = *started;
+        let origin = Origin { netns, owner, role, local, remote, process, rtt: None };
         let (time, bytes, gap) = (started.time, started.bytes, started.reuse_gap());
         match gap {
             Some(gap) => self.say_reuse(time, origin, gap, bytes),

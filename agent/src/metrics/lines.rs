@@ -1,0 +1,266 @@
+//! Rows and ports with the labels of their series: which of them, and what to do where two have the
+//! same.
+
+use std::borrow::Cow;
+use std::cmp::Ordering;
+use std::fmt;
+use std::mem;
+
+use clap::ValueEnum;
+use prometheus_client::encoding::{EncodeLabel as _, EncodeLabelSet, LabelSetEncoder};
+
+use crate::logic::estimate::Population;
+use crate::logic::model::{Closer, Name, Role};
+use crate::logic::owner::{End, Owner};
+use crate::logic::peer::{PortKey, RowKey};
+use crate::logic::table::{Counts, Level, Shown};
+use crate::logic::verdict::State;
+use crate::who::Who;
+
+/// A label of peers that can be left out, or several: those of both ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Label {
+    Peer,
+    Netns,
+    Process,
+    Namespace,
+    Workload,
+    Pod,
+    Container,
+}
+
+/// Which labels series of peers and ports have, and who knows the names in them.
+#[derive(Clone, Debug)]
+pub struct Naming {
+    pub labels: Vec<Label>,
+    pub who: Who,
+}
+
+impl Default for Naming {
+    /// All labels, and nobody has a name.
+    fn default() -> Self {
+        Self { labels: Label::value_variants().to_vec(), who: Who::default() }
+    }
+}
+
+impl Naming {
+    fn has(&self, label: Label) -> bool {
+        self.labels.contains(&label)
+    }
+
+    /// The names that are wanted.
+    fn chosen(&self, end: End) -> End {
+        let End { namespace, workload, pod, container } = end;
+        End {
+            namespace: namespace.filter(|_| self.has(Label::Namespace)),
+            workload: workload.filter(|_| self.has(Label::Workload)),
+            pod: pod.filter(|_| self.has(Label::Pod)),
+            container: container.filter(|_| self.has(Label::Container)),
+        }
+    }
+}
+
+/// Labels of a row or a port; in the order of these fields.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Labels {
+    /// Sums of what has no series of its own come last.
+    is_other: bool,
+    netns: Option<u32>,
+    role: &'static str,
+    /// `peer` or `port`, and which.
+    name: &'static str,
+    value: Option<Box<str>>,
+    process: Option<Name>,
+    client: End,
+    server: End,
+}
+
+impl EncodeLabelSet for Labels {
+    fn encode(&self, encoder: &mut LabelSetEncoder<'_>) -> fmt::Result {
+        ("role", self.role).encode(encoder.encode_label())?;
+        if let Some(value) = &self.value {
+            (self.name, &**value).encode(encoder.encode_label())?;
+        }
+        if let Some(netns) = self.netns {
+            ("netns", netns).encode(encoder.encode_label())?;
+        }
+        if let Some(process) = &self.process {
+            ("process", process.as_str()).encode(encoder.encode_label())?;
+        }
+        let names = [
+            "client_namespace",
+            "client_workload",
+            "client_pod",
+            "client_container",
+            "server_namespace",
+            "server_workload",
+            "server_pod",
+            "server_container",
+        ];
+        let values = [&self.client, &self.server]
+            .into_iter()
+            .flat_map(|end| [&end.namespace, &end.workload, &end.pod, &end.container]);
+        for (name, value) in names.into_iter().zip(values) {
+            if let Some(value) = value {
+                (name, &**value).encode(encoder.encode_label())?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl EncodeLabelSet for &Labels {
+    fn encode(&self, encoder: &mut LabelSetEncoder<'_>) -> fmt::Result {
+        (**self).encode(encoder)
+    }
+}
+
+/// Rows or ports with the same labels.
+pub(super) struct Line<'a> {
+    pub(super) labels: Labels,
+    pub(super) counts: Cow<'a, Counts>,
+    /// None of a mixture.
+    pub(super) judged: Option<Judged>,
+}
+
+/// What the observations amount to.
+pub(super) struct Judged {
+    pub(super) timeouts: [Option<Population>; Closer::ALL.len()],
+    pub(super) expected: Option<f64>,
+    pub(super) verdict: Option<State>,
+}
+
+/// All rows, or all ports.
+pub(super) type Lines<'a> = [Line<'a>];
+
+/// What a row or a port is called.
+pub(super) trait Called {
+    const NAME: &'static str;
+
+    fn role(&self) -> Role;
+    fn netns(&self) -> u32;
+    fn owner(&self) -> Owner;
+    fn value(&self) -> String;
+}
+
+impl Called for RowKey {
+    const NAME: &'static str = "peer";
+
+    fn role(&self) -> Role {
+        self.role()
+    }
+
+    fn netns(&self) -> u32 {
+        self.netns
+    }
+
+    fn owner(&self) -> Owner {
+        self.owner
+    }
+
+    fn value(&self) -> String {
+        self.to_string()
+    }
+}
+
+impl Called for PortKey {
+    const NAME: &'static str = "port";
+
+    fn role(&self) -> Role {
+        self.role
+    }
+
+    fn netns(&self) -> u32 {
+        self.netns
+    }
+
+    fn owner(&self) -> Owner {
+        self.owner
+    }
+
+    fn value(&self) -> String {
+        self.port.to_string()
+    }
+}
+
+/// Those that are shown, in order, and what sums up the others; no two with the same labels.
+pub(super) fn lines<'a, K: Called>(level: &'a Level<K>, naming: &Naming) -> Vec<Line<'a>> {
+    let shown = level.shown.iter().map(|row| line(row, naming));
+    let is_named = K::NAME == "port" || naming.has(Label::Peer);
+    let others = level.others.iter().map(|(role, counts)| {
+        let labels = Labels {
+            is_other: is_named,
+            netns: None,
+            role: role.as_str(),
+            name: K::NAME,
+            value: is_named.then(|| "other".into()),
+            process: None,
+            client: End::default(),
+            server: End::default(),
+        };
+        Line { labels, counts: Cow::Borrowed(counts), judged: None }
+    });
+    let mut lines: Vec<_> = shown.chain(others).collect();
+    lines.sort_by(|a, b| a.labels.cmp(&b.labels));
+    lines.dedup_by(|line, kept| {
+        let is_same = line.labels == kept.labels;
+        if is_same {
+            kept.join(line);
+        }
+        is_same
+    });
+    lines
+}
+
+fn line<'a, K: Called>(row: &'a Shown<K>, naming: &Naming) -> Line<'a> {
+    let Shown { key, timeouts, expected, verdict, .. } = row;
+    let role = key.role();
+    let local = naming.chosen(naming.who.end(key.owner().or(row.process_owner)));
+    let (client, server) = match role {
+        Role::Server => (End::default(), local),
+        Role::Client | Role::Unknown => (local, End::default()),
+    };
+    let is_named = K::NAME == "port" || naming.has(Label::Peer);
+    let labels = Labels {
+        is_other: false,
+        netns: naming.has(Label::Netns).then(|| key.netns()),
+        role: role.as_str(),
+        name: K::NAME,
+        value: is_named.then(|| key.value().into()),
+        process: row.process.filter(|_| naming.has(Label::Process)),
+        client,
+        server,
+    };
+    let judged = Judged { timeouts: *timeouts, expected: *expected, verdict: *verdict };
+    Line { labels, counts: Cow::Borrowed(&row.counts), judged: Some(judged) }
+}
+
+impl Line<'_> {
+    /// Adds one with the same labels.
+    fn join(&mut self, other: &mut Self) {
+        self.counts.to_mut().absorb(&other.counts);
+        self.judged = match (self.judged.take(), other.judged.take()) {
+            (Some(one), Some(other)) => Some(one.with(other)),
+            (one, other) => one.or(other),
+        };
+    }
+}
+
+impl Judged {
+    /// Of both: the timeouts that more closes agree on, the races of both, the worse verdict.
+    fn with(mut self, mut other: Self) -> Self {
+        for (one, other) in self.timeouts.iter_mut().zip(&mut other.timeouts) {
+            let closes = |timeout: &Option<Population>| timeout.map_or(0, |found| found.count);
+            if closes(one).cmp(&closes(other)) == Ordering::Less {
+                mem::swap(one, other);
+            }
+        }
+        self.expected = match (self.expected, other.expected) {
+            (Some(one), Some(other)) => Some(one + other),
+            (one, other) => one.or(other),
+        };
+        // The worst come first.
+        self.verdict = self.verdict.into_iter().chain(other.verdict).min();
+        self
+    }
+}
