@@ -18,7 +18,6 @@ use clap::{Args, ValueEnum};
 
 #[cfg(feature = "kubernetes")]
 mod access;
-#[cfg_attr(not(feature = "kubernetes"), expect(dead_code, reason = "nobody fills it"))]
 mod directory;
 #[cfg_attr(not(feature = "kubernetes"), expect(dead_code, reason = "nobody fills it"))]
 mod feed;

@@ -77,6 +77,7 @@ struct Shared {
 pub struct Names(Arc<Shared>);
 
 impl Names {
+    #[cfg(feature = "kubernetes")]
     pub(super) fn new(feeds: Arc<Feeds>, stop: oneshot::Sender<()>) -> Self {
         Self(Arc::new(Shared { feeds, _stop: stop }))
     }

@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 mod apiserver;
 mod flags;
 mod kubelet;
+mod memory;
 mod remote;
 mod server;
 mod trouble;
