@@ -8,6 +8,7 @@ pub mod check;
 pub mod cli;
 pub mod demo;
 pub mod http;
+pub mod kube;
 pub mod logic;
 mod memory;
 pub mod metrics;

@@ -1,0 +1,218 @@
+//! From the flags to what is asked of whom.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use anyhow::{Context as _, Result, bail};
+use tokio::sync::{oneshot, watch};
+
+use super::access::{Access, Verify};
+use super::follow::{Follower, Selection};
+use super::names::{Feeds, LocalPods, Names, Remotes};
+use super::{Config, Kube, Pace, RemoteNames, Source, kubelet, object};
+use crate::app::Usage;
+
+const PODS: &str = "/api/v1/pods";
+const SERVICES: &str = "/api/v1/services";
+const KUBELET_PORT: u16 = 10250;
+/// Keys of this node's pods: at most 500 pods or so, with some containers each.
+const LOCAL_MAX: usize = 10_000;
+const API_SERVER: &str = "apiserver";
+
+#[derive(Debug)]
+pub(super) struct Plan {
+    local: Local,
+    /// To the API server, if it is needed.
+    api: Option<Access>,
+    remote: RemoteNames,
+}
+
+#[derive(Debug)]
+enum Local {
+    Node(String),
+    Kubelet(Access),
+}
+
+/// Nothing if there is nobody to ask and nobody has asked for it.
+pub(super) fn plan(config: &Config) -> Result<Option<Plan>> {
+    let Config { flags, account, .. } = config;
+    let api = match (&flags.config, account) {
+        (Some(path), _) => Some(Access::Kubeconfig(path.clone())),
+        (None, Some(account)) => Some(Access::Account(account.clone())),
+        (None, None) => None,
+    };
+    let is_needed = |flag: &str| {
+        Usage(format!(
+            "{flag}: not in a pod with a service account; name a kubeconfig: --kube.config FILE"
+        ))
+    };
+    let local = match flags.source {
+        Source::None => None,
+        Source::Auto if api.is_none() => None,
+        Source::Auto if flags.node.is_none() => {
+            log::warn!(
+                "in a pod, but the node's name is not known: no names of pods; give it by \
+                 --kube.node, or FINRACE_KUBE_NODE from spec.nodeName"
+            );
+            None
+        }
+        Source::Auto | Source::ApiServer => {
+            if api.is_none() {
+                bail!(is_needed("--kube.source apiserver"));
+            }
+            Some(Local::Node(node(flags)?))
+        }
+        Source::Kubelet => {
+            let Some(api) = &api else { bail!(is_needed("--kube.source kubelet")) };
+            Some(Local::Kubelet(kubelet_access(flags, api)?))
+        }
+    };
+    let Some(local) = local else {
+        if flags.remote != RemoteNames::None {
+            bail!(Usage("--kube.remote needs a --kube.source that can be asked".to_owned()));
+        }
+        return Ok(None);
+    };
+    // Reads a kubeconfig; of what Kubernetes mounts nothing, which may be late.
+    let kubelet = match &local {
+        Local::Kubelet(access) => Some(access),
+        Local::Node(_) => None,
+    };
+    for access in api.iter().chain(kubelet) {
+        access.config().map_err(|error| Usage(format!("{error:#}")))?;
+    }
+    Ok(Some(Plan { local, api, remote: flags.remote }))
+}
+
+/// The name goes into a selector.
+fn node(flags: &Kube) -> Result<String> {
+    let Some(node) = &flags.node else {
+        bail!(Usage(
+            "--kube.source apiserver needs this node's name: --kube.node, or FINRACE_KUBE_NODE \
+             from spec.nodeName"
+                .to_owned()
+        ));
+    };
+    let is_part = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.');
+    if node.is_empty() || !node.bytes().all(is_part) {
+        bail!(Usage(format!("--kube.node `{node}`: not a node's name")));
+    }
+    Ok(node.clone())
+}
+
+fn kubelet_access(flags: &Kube, api: &Access) -> Result<Access> {
+    let url = match (&flags.kubelet, flags.node_ip) {
+        (Some(url), _) => url.clone(),
+        (None, Some(ip)) => default_url(ip),
+        (None, None) => bail!(Usage(
+            "--kube.source kubelet needs this node's address: --kube.node-ip, or \
+             FINRACE_KUBE_NODE_IP from status.hostIP"
+                .to_owned()
+        )),
+    };
+    let verify = match &flags.kubelet_ca {
+        _ if flags.kubelet_insecure_tls => Verify::Nothing,
+        Some(path) => Verify::File(path.clone()),
+        None => Verify::Cluster,
+    };
+    let is_url = url.split_once("://").is_some_and(|(scheme, rest)| {
+        matches!(scheme, "http" | "https") && !rest.trim_end_matches('/').contains('/')
+    });
+    if !is_url {
+        bail!(Usage(format!("--kube.kubelet `{url}`: not https://HOST:PORT")));
+    }
+    Ok(Access::Kubelet { url, verify, credentials: Box::new(api.clone()) })
+}
+
+fn default_url(ip: IpAddr) -> String {
+    format!("https://{}", SocketAddr::new(ip, KUBELET_PORT))
+}
+
+impl Plan {
+    /// Begins to learn, on a thread of its own, until nobody has the names any more.
+    pub(super) fn start(self, config: &Config) -> Result<Names> {
+        let pace = config.pace;
+        let changed = Arc::new(watch::Sender::new(()));
+        let remote = |kind, decode| {
+            let (max, clock) = (pace.remote_max, config.wall_clock);
+            Remotes::new((API_SERVER, kind), decode, max, clock, &changed)
+        };
+        let source = match self.local {
+            Local::Node(_) => API_SERVER,
+            Local::Kubelet(_) => "kubelet",
+        };
+        let feeds = Arc::new(Feeds {
+            local: Some(LocalPods::new(
+                (source, "pod"),
+                object::local_pod,
+                LOCAL_MAX,
+                config.wall_clock,
+                &changed,
+            )),
+            services: (self.remote != RemoteNames::None)
+                .then(|| remote("service", object::service)),
+            pods: (self.remote == RemoteNames::Pods)
+                .then(|| remote("remote_pod", object::remote_pod)),
+            changed: Arc::clone(&changed),
+        });
+        let (stop, stopped) = oneshot::channel();
+        let names = Names::new(Arc::clone(&feeds), stop);
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .context("starting the runtime of names")?;
+        let learn = move || {
+            runtime.block_on(async {
+                tokio::select! {
+                    () = self.learn(&feeds, pace) => {}
+                    // Nothing is ever sent.
+                    _ = stopped => {}
+                }
+            });
+        };
+        std::thread::Builder::new()
+            .name("names".to_owned())
+            .spawn(learn)
+            .context("starting the thread of names")?;
+        Ok(names)
+    }
+
+    async fn learn(&self, feeds: &Feeds, pace: Pace) {
+        let pods = async {
+            let Some(feed) = &feeds.local else { return };
+            match (&self.local, &self.api) {
+                (Local::Kubelet(access), _) => match kubelet::poll(feed, access, &pace).await {},
+                (Local::Node(node), Some(access)) => {
+                    let fields = Some(format!("spec.nodeName={node}"));
+                    let selection = Selection { path: PODS, fields, is_small: true };
+                    match (Follower { feed, access, selection, pace }).follow().await {}
+                }
+                (Local::Node(_), None) => {}
+            }
+        };
+        let remote = async |feed: &Option<Remotes>, path, fields| {
+            let (Some(feed), Some(access)) = (feed, &self.api) else { return };
+            let selection = Selection { path, fields, is_small: false };
+            match (Follower { feed, access, selection, pace }).follow().await {}
+        };
+        // Those that have ended have no address any more.
+        let living = Some("status.phase!=Succeeded,status.phase!=Failed".to_owned());
+        tokio::join!(
+            pods,
+            remote(&feeds.services, SERVICES, None),
+            remote(&feeds.pods, PODS, living),
+            forget(feeds, pace),
+        );
+    }
+}
+
+async fn forget(feeds: &Feeds, pace: Pace) {
+    loop {
+        tokio::time::sleep(pace.keep / 10).await;
+        feeds.local.iter().for_each(|feed: &LocalPods| feed.expire(pace.keep));
+        [&feeds.services, &feeds.pods]
+            .into_iter()
+            .flatten()
+            .for_each(|feed| feed.expire(pace.keep));
+    }
+}
