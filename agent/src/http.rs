@@ -108,6 +108,7 @@ pub async fn serve<H, F>(
             () = &mut shutdown => break,
             (permit, accepted) = next => match accepted {
                 Ok((stream, from)) => {
+                    let from = SocketAddr::new(from.ip().to_canonical(), from.port());
                     let has_asked = Arc::new(AtomicBool::new(false));
                     let (shared, asked) = (Arc::clone(&shared), Arc::clone(&has_asked));
                     let connection = serve_one(stream, from, shared, asked, handler.clone());
@@ -115,7 +116,7 @@ pub async fn serve<H, F>(
                         connection.await;
                         drop(permit);
                     });
-                    silent.push(connection, has_asked);
+                    silent.push(from.ip(), has_asked, connection);
                 }
                 Err(err) => {
                     log::warn!("accepting an HTTP connection: {err}");

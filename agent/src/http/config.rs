@@ -358,6 +358,14 @@ mod tests {
         check("rate_limit:\n  interval: 0s\n", "; None");
     }
 
+    /// That Prometheus takes it, too, `cargo xtask rules` says.
+    #[test]
+    fn the_example_is_understood() {
+        let example = include_str!("../../../deploy/prometheus/web.yaml");
+        check(example, "/etc/finrace/tls.crt /etc/finrace/tls.key RequireAndVerifyClientCert");
+        check(example, "[\"prometheus\"]");
+    }
+
     #[test]
     fn what_is_refused() {
         let tls = |more: &str| {

@@ -1,8 +1,8 @@
 //! One connection: TLS if there is any, who may ask, and how long it may all take.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::convert::Infallible;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -44,20 +44,41 @@ pub(super) struct Shared {
 
 /// Connections whose request has not come yet, the oldest first.
 #[derive(Default)]
-pub(super) struct Silent(VecDeque<(AbortHandle, Arc<AtomicBool>)>);
+pub(super) struct Silent(VecDeque<Waiting>);
+
+struct Waiting {
+    from: IpAddr,
+    has_asked: Arc<AtomicBool>,
+    connection: AbortHandle,
+}
 
 impl Silent {
-    /// If there are too many, the oldest is closed: who says nothing keeps nobody out.
-    pub(super) fn push(&mut self, connection: AbortHandle, has_asked: Arc<AtomicBool>) {
-        self.0.push_back((connection, has_asked));
-        self.0.retain(|(connection, has_asked)| {
-            !connection.is_finished() && !has_asked.load(Ordering::Relaxed)
+    /// If there are too many, one is closed: the oldest of whoever has most of them. So who says
+    /// nothing keeps nobody else out.
+    pub(super) fn push(
+        &mut self,
+        from: IpAddr,
+        has_asked: Arc<AtomicBool>,
+        connection: AbortHandle,
+    ) {
+        self.0.retain(|waiting| {
+            !waiting.connection.is_finished() && !waiting.has_asked.load(Ordering::Relaxed)
         });
+        self.0.push_back(Waiting { from, has_asked, connection });
         if self.0.len() > SILENT_MAX
-            && let Some((oldest, _)) = self.0.pop_front()
+            && let Some(excess) = self.excess().and_then(|index| self.0.remove(index))
         {
-            oldest.abort();
+            excess.connection.abort();
         }
+    }
+
+    fn excess(&self) -> Option<usize> {
+        let mut counts = HashMap::<_, usize>::new();
+        for waiting in &self.0 {
+            *counts.entry(waiting.from).or_default() += 1;
+        }
+        let (most, _) = counts.into_iter().max_by_key(|(_, count)| *count)?;
+        self.0.iter().position(|waiting| waiting.from == most)
     }
 }
 
@@ -88,11 +109,7 @@ pub(super) async fn serve_one<H, F>(
             Ok(Ok(Handshake::Tls(stream))) => service.http(stream, false).await,
             Ok(Ok(Handshake::Plain(stream))) => service.http(stream, true).await,
             Ok(Err(error)) => {
-                if let Some(count) = shared.failed.now() {
-                    log::warn!(
-                        "TLS handshake with {from}: {error} ({count} in all since the last)"
-                    );
-                }
+                shared.failed.warn(|| format!("TLS handshake with {from}: {error}"));
             }
             Err(_) => log::debug!("TLS handshake with {from}: over {HEADER_TIMEOUT:?}"),
         }
@@ -167,10 +184,7 @@ where
         match security.logins.check(users, request.headers().get(AUTHORIZATION)).await {
             Login::Right => None,
             Login::Wrong => {
-                if let Some(count) = self.shared.refused.now() {
-                    let from = self.from;
-                    log::warn!("login refused: {from} ({count} in all since the last)");
-                }
+                self.shared.refused.warn(|| format!("login refused: {}", self.from));
                 let mut refusal = response(StatusCode::UNAUTHORIZED, TEXT, "unauthorized\n");
                 let challenge = HeaderValue::from_static("Basic realm=\"finrace\"");
                 refusal.headers_mut().insert(WWW_AUTHENTICATE, challenge);

@@ -215,27 +215,29 @@ impl Bucket {
     }
 }
 
-/// Says what goes wrong again and again once a minute, with how often.
+/// Warns once a minute of what anybody can make go wrong.
 #[derive(Default)]
 pub(super) struct Rarely(StdMutex<Option<(Instant, u64)>>);
 
 impl Rarely {
     const EACH: Duration = Duration::from_mins(1);
 
-    /// How many there were since the last time, if it is time to say so.
-    pub(super) fn now(&self) -> Option<u64> {
+    pub(super) fn warn(&self, text: impl FnOnce() -> String) {
+        if let Some(others) = self.others() {
+            log::warn!("{} (and {others} others since the last such line)", text());
+        }
+    }
+
+    /// How many others there were since the last time, if it is time to say so.
+    fn others(&self) -> Option<u64> {
         let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let now = Instant::now();
         match &mut *last {
-            Some((said, count)) if now - *said < Self::EACH => {
-                *count += 1;
+            Some((said, others)) if now - *said < Self::EACH => {
+                *others += 1;
                 None
             }
-            other => {
-                let count = other.take().map_or(0, |(_, count)| count) + 1;
-                *other = Some((now, 0));
-                Some(count)
-            }
+            last => Some(last.replace((now, 0)).map_or(0, |(_, others)| others)),
         }
     }
 }
