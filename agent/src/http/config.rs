@@ -15,6 +15,9 @@ use serde::Deserialize;
 /// A check of a hash of cost 16 takes some 5 s; more would outlast a scrape.
 const COST_MAX: u32 = 16;
 
+/// So that no sum of intervals and times can overflow.
+const INTERVAL_MAX: Duration = Duration::from_hours(24);
+
 /// Response headers that may be set, with the values they may have; no list: any.
 const HEADERS: [(&str, &[&str]); 5] = [
     ("Content-Security-Policy", &[]),
@@ -280,6 +283,7 @@ fn rate_limit(section: RateSection) -> Result<Option<RateLimit>> {
     if interval.is_zero() {
         return Ok(None);
     }
+    ensure!(interval <= INTERVAL_MAX, "interval is longer than a day");
     match section.burst {
         None | Some(0) => bail!("with a burst of 0 every request would be refused"),
         Some(burst) => Ok(Some(RateLimit { interval, burst })),
@@ -405,6 +409,7 @@ mod tests {
         );
         check("basic_auth_users:\n  a:b: HASH\n", "`a:b` has a colon");
         check("rate_limit:\n  interval: often\n  burst: 1\n", "interval `often`");
+        check("rate_limit:\n  interval: 25h\n  burst: 1\n", "longer than a day");
         check("rate_limit:\n  interval: 1s\n", "every request would be refused");
     }
 }

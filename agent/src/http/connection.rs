@@ -72,6 +72,7 @@ impl Silent {
         }
     }
 
+    /// Which one is to go.
     fn excess(&self) -> Option<usize> {
         let mut counts = HashMap::<_, usize>::new();
         for waiting in &self.0 {
@@ -99,18 +100,25 @@ pub(super) async fn serve_one<H, F>(
         let Some(tls) = current.tls() else { return service.http(stream, false).await };
         let handshake = async {
             let mut first = [0];
-            // Of a handshake it is 0x16, of HTTP the first letter of the method.
-            if stream.peek(&mut first).await? == 1 && first[0].is_ascii_uppercase() {
-                return Ok(Handshake::Plain(stream));
+            match stream.peek(&mut first).await {
+                // As a probe does that only connects.
+                Ok(0) | Err(_) => return None,
+                // Of a handshake it is 0x16, of HTTP the first letter of the method.
+                Ok(_) if first[0].is_ascii_uppercase() => {
+                    return Some(Ok(Handshake::Plain(stream)));
+                }
+                Ok(_) => {}
             }
-            TlsAcceptor::from(Arc::clone(tls)).accept(stream).await.map(Handshake::Tls)
+            let accepted = TlsAcceptor::from(Arc::clone(tls)).accept(stream).await;
+            Some(accepted.map(Handshake::Tls))
         };
         match tokio::time::timeout(HEADER_TIMEOUT, handshake).await {
-            Ok(Ok(Handshake::Tls(stream))) => service.http(stream, false).await,
-            Ok(Ok(Handshake::Plain(stream))) => service.http(stream, true).await,
-            Ok(Err(error)) => {
+            Ok(Some(Ok(Handshake::Tls(stream)))) => service.http(stream, false).await,
+            Ok(Some(Ok(Handshake::Plain(stream)))) => service.http(stream, true).await,
+            Ok(Some(Err(error))) => {
                 shared.failed.warn(|| format!("TLS handshake with {from}: {error}"));
             }
+            Ok(None) => log::debug!("{from} left before a TLS handshake"),
             Err(_) => log::debug!("TLS handshake with {from}: over {HEADER_TIMEOUT:?}"),
         }
     };

@@ -223,8 +223,10 @@ impl Rarely {
     const EACH: Duration = Duration::from_mins(1);
 
     pub(super) fn warn(&self, text: impl FnOnce() -> String) {
-        if let Some(others) = self.others() {
-            log::warn!("{} (and {others} others since the last such line)", text());
+        match self.others() {
+            Some(0) => log::warn!("{}", text()),
+            Some(others) => log::warn!("{} (and {others} others since the last one told)", text()),
+            None => {}
         }
     }
 
