@@ -2,9 +2,9 @@
 //! The only reader of the wall clock.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
 use std::ops::ControlFlow;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Context as _, Result, anyhow, bail, ensure};
@@ -15,6 +15,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::cli::{self, Kernel};
 use crate::demo::Demo;
+use crate::http::security::Security;
 use crate::http::{self, Reply, Route};
 use crate::logic::classify::Settings;
 use crate::logic::engine::Engine;
@@ -393,18 +394,22 @@ impl Session {
 
 /// The daemon: binds first, so that a port in use is told before anything is attached.
 pub async fn serve(args: &cli::Serve) -> Result<()> {
-    let listener = bind(args.listen).await?;
+    let (listeners, security) = open(args).await?;
     let session = Session::start(&args.kernel)?;
     memory::give_back();
     log::info!("attached: {}", session.hooks());
-    eprintln_quietly(&format!("finrace: attached; metrics on http://{}/metrics", args.listen));
-    serve_over(session, listener, args).await
+    let scheme = security.scheme().await;
+    let urls = args.listen.iter().map(|address| format!("{scheme}://{address}/metrics"));
+    let urls = urls.collect::<Vec<_>>().join(", ");
+    eprintln_quietly(&format!("finrace: attached; metrics on {urls}"));
+    serve_over(session, listeners, security, args).await
 }
 
 /// The daemon's loop, until a signal.
 pub async fn serve_over(
     mut session: Session,
-    listener: TcpListener,
+    listeners: Vec<TcpListener>,
+    security: Security,
     args: &cli::Serve,
 ) -> Result<()> {
     let (asking, receiver) = scrape::requests(args.max_requests.into());
@@ -417,9 +422,10 @@ pub async fn serve_over(
         let asking = asking.clone();
         move |route| asking.clone().ask(route)
     };
-    let server = tokio::spawn(http::serve(listener, args.max_requests, handler, async {
-        stopped.await.unwrap_or_default();
-    }));
+    let stopped = async { stopped.await.unwrap_or_default() };
+    let security = Arc::new(security);
+    let server =
+        tokio::spawn(http::serve(listeners, args.max_requests, security, handler, stopped));
     session.run(None, Some(requests), |_, _| Ok(ControlFlow::Continue(()))).await?;
     drop(stop);
     drop(session);
@@ -428,11 +434,22 @@ pub async fn serve_over(
     Ok(())
 }
 
-async fn bind(address: SocketAddr) -> Result<TcpListener> {
-    TcpListener::bind(address).await.map_err(|error| {
-        let text = format!("--web.listen-address {address}: {error}");
-        anyhow!(Usage(text))
-    })
+/// The sockets, and who may ask at them.
+async fn open(args: &cli::Serve) -> Result<(Vec<TcpListener>, Security)> {
+    let security = Security::load(args.config.as_deref())
+        .map_err(|error| anyhow!(Usage(format!("--web.config.file {error:#}"))))?;
+    let mut listeners = Vec::new();
+    for address in &args.listen {
+        listeners.push(
+            address.bind().await.map_err(|error| {
+                anyhow!(Usage(format!("--web.listen-address {address}: {error}")))
+            })?,
+        );
+    }
+    if args.listen.iter().any(|address| address.is_open()) && security.shows_passwords().await {
+        log::warn!("passwords come in the clear: --web.config.file has no tls_server_config");
+    }
+    Ok((listeners, security))
 }
 
 /// Where owners are looked up. Without it they have no names, which is no reason to end unless it was

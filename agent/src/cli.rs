@@ -7,6 +7,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand};
 
 use crate::http::MAX_REQUESTS;
+use crate::http::listen::Listen;
 use crate::logic::model::{Class, Endpoint, Incident, Observation, Origin};
 use crate::logic::verdict::State;
 use crate::metrics::{Label, SERIES_LEAST, SERIES_MAX};
@@ -46,7 +47,7 @@ Exit status: 3 if a peer has one of the verdicts of --fail-on.")]
     /// Run as a daemon that Prometheus scrapes.
     #[command(after_help = "Examples:
   finrace serve                          http://127.0.0.1:9502/metrics
-  finrace serve --web.listen-address 0.0.0.0:9502")]
+  finrace serve --web.listen-address :9502 --web.config.file web.yaml")]
     Serve(Serve),
     /// Show what this kernel and these rights allow, and what is lost.
     #[command(after_help = "Examples:
@@ -146,14 +147,18 @@ pub struct Report {
 pub struct Serve {
     #[command(flatten)]
     pub kernel: Kernel,
-    /// Address to serve HTTP on.
+    /// Address to serve HTTP on, or `:9502` for all addresses; may be repeated.
     #[arg(
         long = "web.listen-address",
-        value_name = "ADDR:PORT",
+        value_name = "[ADDR]:PORT",
         default_value = "127.0.0.1:9502",
+        value_delimiter = ',',
         env = "FINRACE_WEB_LISTEN_ADDRESS"
     )]
-    pub listen: SocketAddr,
+    pub listen: Vec<Listen>,
+    /// File with TLS, client certificates, passwords and limits, as exporter-toolkit has it.
+    #[arg(long = "web.config.file", value_name = "FILE", env = "FINRACE_WEB_CONFIG_FILE")]
+    pub config: Option<PathBuf>,
     /// Requests served at a time.
     #[arg(long = "web.max-requests", value_name = "N", default_value_t = MAX_REQUESTS,
           env = "FINRACE_WEB_MAX_REQUESTS", value_parser = clap::value_parser!(u16).range(1..=1024))]
@@ -307,6 +312,7 @@ mod tests {
         refuse("finrace watch --hook wirte=none", "wirte");
         refuse("finrace watch --reuse-threshold 1ms", "1ms");
         refuse("finrace serve --web.listen-address 9502", "9502");
+        refuse("finrace serve --web.listen-address :9502,localhost:1", "localhost:1");
         refuse("finrace serve --metrics.series-max 999", "999");
         refuse("finrace --log.level loud check", "loud");
     }

@@ -86,6 +86,31 @@ fn a_port_in_use_is_bad_usage() {
     }
 }
 
+/// Told before anything else, as a port in use is.
+#[test]
+fn a_broken_web_configuration_is_bad_usage() {
+    let directory = std::env::temp_dir().join(format!("finrace-cli-{}", std::process::id()));
+    std::fs::create_dir(&directory).unwrap();
+    let file = directory.join("web.yaml");
+    let line =
+        format!("serve --web.listen-address 127.0.0.1:0 --web.config.file {}", file.display());
+    for (text, expected) in [
+        (None, "No such file"),
+        (Some("tls_server_config:\n  cert_filse: a\n"), "cert_filse"),
+        (Some("tls_server_config: {cert_file: a, key_file: b}\n"), "tls_server_config: cert_file "),
+        (Some("basic_auth_users: {alice: open}\n"), "what `alice` has is no bcrypt hash"),
+    ] {
+        if let Some(text) = text {
+            std::fs::write(&file, text).unwrap();
+        }
+        let run = finrace(&line);
+        assert_eq!((run.code, run.stderr.lines().count()), (Some(2), 1), "{}", run.stderr);
+        assert!(run.stderr.contains("--web.config.file"), "{}", run.stderr);
+        assert!(run.stderr.contains(expected), "{}", run.stderr);
+    }
+    std::fs::remove_dir_all(directory).unwrap();
+}
+
 #[test]
 fn without_rights_one_line_says_what_to_do() {
     for line in [

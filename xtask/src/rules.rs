@@ -1,8 +1,9 @@
 //! `cargo xtask rules`: alerts and recording rules, checked and tested by promtool. Every alert has a
-//! test, and a page on what to do.
+//! test, and a page on what to do. The example of a web configuration is one to Prometheus, too.
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
@@ -11,11 +12,12 @@ use crate::{report, root, setup, show};
 
 const RULES: &str = "finrace.rules.yaml";
 const TESTS: &str = "finrace.rules.test.yaml";
+const WEB: &str = "web.yaml";
 /// Where the pages are, for whoever reads an alert.
 const PAGES: &str = "https://github.com/finrace/finrace/blob/main/docs/runbooks/";
 
 pub(crate) fn run() -> Result<()> {
-    setup::ensure(&["prometheus"])?;
+    setup::ensure(&["openssl", "prometheus"])?;
     let directory = root().join("deploy/prometheus");
     for (what, file) in [("check", RULES), ("test", TESTS)] {
         show(Command::new("promtool").current_dir(&directory).args([what, "rules", file]))?;
@@ -31,8 +33,24 @@ pub(crate) fn run() -> Result<()> {
     let expected = alerts.iter().map(|alert| format!("{PAGES}{alert}.md")).collect();
     ensure!(links == expected, "alerts of {RULES} and their runbook_url differ");
     ensure!(pages()? == alerts, "alerts and pages in docs/runbooks differ");
+    web_example(&directory)?;
     report(&format!("{} alerts, each with a test and a page", alerts.len()));
     Ok(())
+}
+
+/// That finrace takes it, a unit test says.
+fn web_example(directory: &Path) -> Result<()> {
+    let place = root().join("target/web");
+    fs::create_dir_all(&place).context("making target/web")?;
+    fs::copy(directory.join(WEB), place.join(WEB)).with_context(|| format!("copying {WEB}"))?;
+    // promtool looks at the certificates, too.
+    let request =
+        ["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"];
+    let names = ["-subj", "/CN=finrace", "-keyout", "tls.key", "-out", "tls.crt"];
+    let mut openssl = Command::new("openssl");
+    show(openssl.current_dir(&place).args(request).args(names))?;
+    fs::copy(place.join("tls.crt"), place.join("ca.crt")).context("copying tls.crt")?;
+    show(Command::new("promtool").current_dir(&place).args(["check", "web-config", WEB]))
 }
 
 /// What comes after `key` in all lines that begin with it.

@@ -14,6 +14,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail};
 use finrace::app::{Session, serve_over};
 use finrace::cli::Serve;
+use finrace::http::security::Security;
 use tokio::net::TcpListener;
 
 use crate::programs::{Loose, Programs, Set};
@@ -88,7 +89,8 @@ fn agent(loose: Loose, listener: std::net::TcpListener, args: &Serve) -> Result<
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let session = Session::over(attached, features, missing_fields, &args.kernel)?;
-        serve_over(session, TcpListener::from_std(listener)?, args).await
+        let listeners = vec![TcpListener::from_std(listener)?];
+        serve_over(session, listeners, Security::load(None)?, args).await
     })
 }
 

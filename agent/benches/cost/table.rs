@@ -2,10 +2,12 @@
 
 use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
+use finrace::http::security::Security;
 use finrace::http::{self, MAX_REQUESTS, Reply, Route};
 use finrace::logic::model::{
     Cause, Class, Close, Closer, Dwell, Endpoint, Evidence, How, Incident, Nanos, Observation,
@@ -76,7 +78,9 @@ async fn measure(args: &Args) -> Result<serde_json::Value> {
 
     let (asking, receiver) = requests(MAX_REQUESTS.into());
     let handler = move |route| asking.clone().ask(route);
-    let server = tokio::spawn(http::serve(listener, MAX_REQUESTS, handler, std::future::pending()));
+    let (listeners, security) = (vec![listener], Arc::new(Security::load(None)?));
+    let never = std::future::pending();
+    let server = tokio::spawn(http::serve(listeners, MAX_REQUESTS, security, handler, never));
     let (done, mut is_done) = oneshot::channel();
     let scrapes = args.scrapes;
     thread::spawn(move || {

@@ -1,0 +1,415 @@
+//! The file of `--web.config.file`, as exporter-toolkit has it: read, and checked as far as the text
+//! alone tells.
+//!
+//! What surprises: some of what the toolkit takes is refused, where it would protect less than it
+//! seems to. docs/web.md lists it.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail, ensure};
+use hyper::header::{HeaderName, HeaderValue};
+use serde::Deserialize;
+
+/// A check of a hash of cost 16 takes some 5 s; more would outlast a scrape.
+const COST_MAX: u32 = 16;
+
+/// So that no sum of intervals and times can overflow.
+const INTERVAL_MAX: Duration = Duration::from_hours(24);
+
+/// Response headers that may be set, with the values they may have; no list: any.
+const HEADERS: [(&str, &[&str]); 5] = [
+    ("Content-Security-Policy", &[]),
+    ("Strict-Transport-Security", &[]),
+    ("X-Content-Type-Options", &["nosniff"]),
+    ("X-Frame-Options", &["deny", "sameorigin"]),
+    ("X-XSS-Protection", &[]),
+];
+
+/// The file, checked. No `Debug`: there are secrets in it.
+#[derive(Default)]
+pub(super) struct Config {
+    pub tls: Option<Tls>,
+    pub headers: Vec<(HeaderName, HeaderValue)>,
+    /// Bcrypt hashes by user name; none: no basic auth.
+    pub users: BTreeMap<String, String>,
+    pub rate_limit: Option<RateLimit>,
+}
+
+pub(super) struct Tls {
+    pub certificate: Pem,
+    pub key: Pem,
+    pub client_auth: ClientAuth,
+    pub client_ca: Option<Pem>,
+    /// Empty: any client that `client_auth` takes.
+    pub client_allowed_sans: Vec<String>,
+    pub versions: Versions,
+    /// Go's names; empty: all there are.
+    pub cipher_suites: Vec<String>,
+    /// Go's names; empty: all there are.
+    pub curves: Vec<String>,
+    pub prefer_server_cipher_suites: bool,
+}
+
+/// Where a PEM text is, with the field that says so.
+pub(super) enum Pem {
+    File { field: &'static str, path: PathBuf },
+    Inline { field: &'static str, text: String },
+}
+
+/// Go's names for what is asked of a client, the weakest first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum ClientAuth {
+    NoClientCert,
+    RequestClientCert,
+    RequireAnyClientCert,
+    VerifyClientCertIfGiven,
+    RequireAndVerifyClientCert,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Versions {
+    pub tls12: bool,
+    pub tls13: bool,
+}
+
+/// A token bucket: `burst` requests at once, and one more each `interval`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct RateLimit {
+    pub interval: Duration,
+    pub burst: u32,
+}
+
+impl Pem {
+    /// As an error names it.
+    pub(super) fn name(&self) -> String {
+        match self {
+            Self::File { field, path } => format!("tls_server_config: {field} {}", path.display()),
+            Self::Inline { field, .. } => format!("tls_server_config: {field}"),
+        }
+    }
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct File {
+    tls_server_config: Option<TlsSection>,
+    http_server_config: Option<HttpSection>,
+    basic_auth_users: Option<BTreeMap<String, String>>,
+    rate_limit: Option<RateSection>,
+}
+
+#[derive(Default, Deserialize, PartialEq, Eq)]
+#[serde(default, deny_unknown_fields)]
+struct TlsSection {
+    cert: Option<String>,
+    key: Option<String>,
+    client_ca: Option<String>,
+    cert_file: Option<String>,
+    key_file: Option<String>,
+    client_auth_type: Option<String>,
+    client_ca_file: Option<String>,
+    client_allowed_sans: Option<Vec<String>>,
+    cipher_suites: Option<Vec<String>>,
+    curve_preferences: Option<Vec<String>>,
+    min_version: Option<String>,
+    max_version: Option<String>,
+    prefer_server_cipher_suites: Option<bool>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct HttpSection {
+    /// That HTTP/2 may be spoken does not say that it must.
+    #[serde(rename = "http2")]
+    _http2: Option<bool>,
+    headers: Option<BTreeMap<String, String>>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct RateSection {
+    interval: Option<String>,
+    burst: Option<u32>,
+}
+
+/// Relative paths in `text` are relative to `directory`, where the file is.
+pub(super) fn parse(text: &str, directory: &Path) -> Result<Config> {
+    // An error with a piece of the file could show a key.
+    let options = serde_saphyr::options! { with_snippet: false };
+    let file: Option<File> = serde_saphyr::from_str_with_options(text, options)?;
+    let file = file.unwrap_or_default();
+    let tls = match file.tls_server_config {
+        Some(section) if section != TlsSection::default() => {
+            Some(tls(section, directory).context("tls_server_config")?)
+        }
+        _ => None,
+    };
+    let headers = file.http_server_config.and_then(|section| section.headers);
+    let users = file.basic_auth_users.unwrap_or_default();
+    users.iter().try_for_each(|(user, hash)| check_user(user, hash)).context("basic_auth_users")?;
+    Ok(Config {
+        tls,
+        headers: self::headers(headers.unwrap_or_default())
+            .context("http_server_config: headers")?,
+        users,
+        rate_limit: rate_limit(file.rate_limit.unwrap_or_default()).context("rate_limit")?,
+    })
+}
+
+fn tls(section: TlsSection, directory: &Path) -> Result<Tls> {
+    let certificate = pem("cert", section.cert, "cert_file", section.cert_file, directory)?
+        .context("cert or cert_file is missing")?;
+    let key = pem("key", section.key, "key_file", section.key_file, directory)?
+        .context("key or key_file is missing")?;
+    let client_ca =
+        pem("client_ca", section.client_ca, "client_ca_file", section.client_ca_file, directory)?;
+    let client_auth = client_auth(given(section.client_auth_type).as_deref())?;
+    let verifies = client_auth >= ClientAuth::VerifyClientCertIfGiven;
+    let client_allowed_sans = section.client_allowed_sans.unwrap_or_default();
+    ensure!(
+        !verifies || client_ca.is_some(),
+        "client_auth_type {client_auth:?} needs client_ca or client_ca_file: those of the system \
+         are not asked"
+    );
+    ensure!(
+        verifies || client_ca.is_none(),
+        "client_ca is not asked with client_auth_type {client_auth:?}: set it to \
+         RequireAndVerifyClientCert"
+    );
+    ensure!(
+        verifies || client_allowed_sans.is_empty(),
+        "client_allowed_sans protects nothing with client_auth_type {client_auth:?}, with which \
+         anybody may claim any name: set it to RequireAndVerifyClientCert"
+    );
+    Ok(Tls {
+        certificate,
+        key,
+        client_auth,
+        client_ca,
+        client_allowed_sans,
+        versions: versions(given(section.min_version), given(section.max_version))?,
+        cipher_suites: section.cipher_suites.unwrap_or_default(),
+        curves: section.curve_preferences.unwrap_or_default(),
+        prefer_server_cipher_suites: section.prefer_server_cipher_suites.unwrap_or(true),
+    })
+}
+
+/// An empty text counts as none.
+fn given(text: Option<String>) -> Option<String> {
+    text.filter(|text| !text.is_empty())
+}
+
+fn pem(
+    field: &'static str,
+    text: Option<String>,
+    file_field: &'static str,
+    file: Option<String>,
+    directory: &Path,
+) -> Result<Option<Pem>> {
+    Ok(match (given(text), given(file)) {
+        (Some(_), Some(_)) => bail!("{field} and {file_field} are both there: leave one out"),
+        (Some(text), None) => Some(Pem::Inline { field, text }),
+        (None, Some(file)) => Some(Pem::File { field: file_field, path: directory.join(file) }),
+        (None, None) => None,
+    })
+}
+
+fn client_auth(name: Option<&str>) -> Result<ClientAuth> {
+    Ok(match name {
+        None | Some("NoClientCert") => ClientAuth::NoClientCert,
+        Some("RequestClientCert") => ClientAuth::RequestClientCert,
+        // The second is an old name that the toolkit still takes.
+        Some("RequireAnyClientCert" | "RequireClientCert") => ClientAuth::RequireAnyClientCert,
+        Some("VerifyClientCertIfGiven") => ClientAuth::VerifyClientCertIfGiven,
+        Some("RequireAndVerifyClientCert") => ClientAuth::RequireAndVerifyClientCert,
+        Some(other) => bail!(
+            "client_auth_type `{other}` is not one of NoClientCert, RequestClientCert, \
+             RequireAnyClientCert, VerifyClientCertIfGiven, RequireAndVerifyClientCert"
+        ),
+    })
+}
+
+fn versions(least: Option<String>, most: Option<String>) -> Result<Versions> {
+    let version = |field, name: &str| match name {
+        "TLS12" => Ok(12),
+        "TLS13" => Ok(13),
+        other => bail!("{field} `{other}` is not one of TLS12, TLS13"),
+    };
+    let least = version("min_version", least.as_deref().unwrap_or("TLS12"))?;
+    let most = version("max_version", most.as_deref().unwrap_or("TLS13"))?;
+    ensure!(least <= most, "min_version is above max_version");
+    Ok(Versions { tls12: least == 12, tls13: most == 13 })
+}
+
+fn headers(headers: BTreeMap<String, String>) -> Result<Vec<(HeaderName, HeaderValue)>> {
+    let mut checked = Vec::new();
+    for (name, value) in headers.into_iter().filter(|(_, value)| !value.is_empty()) {
+        let Some((_, values)) = HEADERS.iter().find(|(known, _)| *known == name) else {
+            let known = HEADERS.map(|(name, _)| name).join(", ");
+            bail!("`{name}` is not one of {known}");
+        };
+        ensure!(
+            values.is_empty() || values.contains(&value.as_str()),
+            "{name} `{value}` is not one of {}",
+            values.join(", ")
+        );
+        let value = HeaderValue::from_str(&value)
+            .with_context(|| format!("{name} `{value}` cannot be sent"))?;
+        checked.push((HeaderName::from_bytes(name.as_bytes())?, value));
+    }
+    Ok(checked)
+}
+
+fn check_user(user: &str, hash: &str) -> Result<()> {
+    ensure!(!user.contains(':'), "`{user}` has a colon, which basic auth cannot send");
+    let parts: bcrypt::HashParts =
+        hash.parse().with_context(|| format!("what `{user}` has is no bcrypt hash"))?;
+    let cost = parts.get_cost();
+    ensure!(
+        (4..=COST_MAX).contains(&cost),
+        "the hash of `{user}` has a cost of {cost}, and may have 4 to {COST_MAX}"
+    );
+    Ok(())
+}
+
+fn rate_limit(section: RateSection) -> Result<Option<RateLimit>> {
+    let interval = match section.interval.as_deref() {
+        None | Some("" | "0") => return Ok(None),
+        Some(text) => humantime::parse_duration(text)
+            .with_context(|| format!("interval `{text}` is not a duration, as in 100ms or 1s"))?,
+    };
+    if interval.is_zero() {
+        return Ok(None);
+    }
+    ensure!(interval <= INTERVAL_MAX, "interval is longer than a day");
+    match section.burst {
+        None | Some(0) => bail!("with a burst of 0 every request would be refused"),
+        Some(burst) => Ok(Some(RateLimit { interval, burst })),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HASH: &str = "$2y$10$X0h1gDsPszWURQaxFh.zoubFi6DXncSjhoQNJgRrnGs7EsimhC7zG";
+
+    fn read(text: &str) -> Result<Config> {
+        parse(&text.replace("HASH", HASH), Path::new("/etc/finrace"))
+    }
+
+    /// As one line of text: what was understood, or what was said against it.
+    fn check(text: &str, expected: &str) {
+        let said = match read(text) {
+            Ok(config) => show(&config),
+            Err(error) => format!("{error:#}"),
+        };
+        assert!(said.contains(expected), "{text}\nexpected: {expected}\nsaid: {said}");
+        assert!(!said.contains("$2y$"), "a secret: {said}");
+    }
+
+    fn show(config: &Config) -> String {
+        let pem = |pem: &Pem| match pem {
+            Pem::File { path, .. } => path.display().to_string(),
+            Pem::Inline { text, .. } => format!("`{}`", text.trim()),
+        };
+        let tls = config.tls.as_ref().map_or("plain".to_owned(), |tls| {
+            format!(
+                "{} {} {:?} {:?} {:?} {:?} {:?} {:?} {}",
+                pem(&tls.certificate),
+                pem(&tls.key),
+                tls.client_auth,
+                tls.client_ca.as_ref().map(pem),
+                tls.client_allowed_sans,
+                tls.versions,
+                tls.cipher_suites,
+                tls.curves,
+                tls.prefer_server_cipher_suites,
+            )
+        });
+        let users = config.users.keys().collect::<Vec<_>>();
+        format!("{tls}; {:?}; {users:?}; {:?}", config.headers, config.rate_limit)
+    }
+
+    #[test]
+    fn what_is_understood() {
+        for nothing in ["", "# nothing\n", "---\n", "tls_server_config:\nbasic_auth_users:\n"] {
+            check(nothing, "plain; []; []; None");
+        }
+        check(
+            "tls_server_config:\n  cert_file: tls.crt\n  key_file: /run/tls.key\n",
+            "/etc/finrace/tls.crt /run/tls.key NoClientCert None [] \
+             Versions { tls12: true, tls13: true } [] [] true; []; []; None",
+        );
+        check(
+            "tls_server_config:\n  cert: |\n    a\n  key: b\n  client_ca: c\n  \
+             client_auth_type: RequireAndVerifyClientCert\n  client_allowed_sans: [one, \"2\"]\n  \
+             min_version: TLS13\n  cipher_suites: [d]\n  curve_preferences: [e]\n  \
+             prefer_server_cipher_suites: false\n",
+            "`a` `b` RequireAndVerifyClientCert Some(\"`c`\") [\"one\", \"2\"] \
+             Versions { tls12: false, tls13: true } [\"d\"] [\"e\"] false",
+        );
+        check(
+            "http_server_config:\n  http2: true\n  headers:\n    X-Frame-Options: deny\n    \
+             X-XSS-Protection: 1\n    Content-Security-Policy: \"\"\n",
+            "[(\"x-frame-options\", \"deny\"), (\"x-xss-protection\", \"1\")]",
+        );
+        check("basic_auth_users:\n  alice: HASH\n  bob: HASH\n", "[\"alice\", \"bob\"]");
+        check("rate_limit:\n  interval: 100ms\n  burst: 5\n", "{ interval: 100ms, burst: 5 }");
+        check("rate_limit:\n  interval: 0\n  burst: 5\n", "; None");
+        check("rate_limit:\n  interval: 0s\n", "; None");
+    }
+
+    /// That Prometheus takes it, too, `cargo xtask rules` says.
+    #[test]
+    fn the_example_is_understood() {
+        let example = include_str!("../../../deploy/prometheus/web.yaml");
+        check(example, "/etc/finrace/tls.crt /etc/finrace/tls.key RequireAndVerifyClientCert");
+        check(example, "[\"prometheus\"]");
+    }
+
+    #[test]
+    fn what_is_refused() {
+        let tls = |more: &str| {
+            format!(
+                "tls_server_config:\n  cert_file: a\n  key_file: b\n{}",
+                more.replace("- ", "  ")
+            )
+        };
+        check("tls_server_confg:\n", "tls_server_confg");
+        check("tls_server_config:\n  cert_filse: a\n", "cert_filse");
+        check("basic_auth_users:\n  alice: HASH\n  alice: HASH\n", "alice");
+        check("[", "line 1");
+        check("http_server_config:\n  http3: true\n", "http3");
+        check("tls_server_config:\n  key_file: a\n", "cert or cert_file is missing");
+        check("tls_server_config:\n  cert_file: a\n", "key or key_file is missing");
+        // The toolkit speaks plain HTTP then.
+        check("tls_server_config:\n  min_version: TLS13\n", "cert or cert_file is missing");
+        check(&tls("- cert: c\n"), "cert and cert_file are both there");
+        check(&tls("- client_auth_type: Require\n"), "client_auth_type `Require` is not one of");
+        check(&tls("- client_auth_type: VerifyClientCertIfGiven\n"), "needs client_ca");
+        check(&tls("- client_ca_file: c\n"), "client_ca is not asked");
+        check(
+            &tls("- client_auth_type: RequireAnyClientCert\n- client_allowed_sans: [a]\n"),
+            "client_allowed_sans protects nothing",
+        );
+        check(&tls("- min_version: TLS10\n"), "min_version `TLS10` is not one of TLS12, TLS13");
+        check(&tls("- min_version: TLS13\n- max_version: TLS12\n"), "above max_version");
+        check("http_server_config:\n  headers:\n    Server: a\n", "`Server` is not one of");
+        check(
+            "http_server_config:\n  headers:\n    X-Frame-Options: allow\n",
+            "X-Frame-Options `allow` is not one of deny, sameorigin",
+        );
+        check("basic_auth_users:\n  alice: secret\n", "what `alice` has is no bcrypt hash");
+        check(
+            &format!("basic_auth_users:\n  alice: {}\n", HASH.replace("$10$", "$17$")),
+            "`alice` has a cost of 17",
+        );
+        check("basic_auth_users:\n  a:b: HASH\n", "`a:b` has a colon");
+        check("rate_limit:\n  interval: often\n  burst: 1\n", "interval `often`");
+        check("rate_limit:\n  interval: 25h\n  burst: 1\n", "longer than a day");
+        check("rate_limit:\n  interval: 1s\n", "every request would be refused");
+    }
+}

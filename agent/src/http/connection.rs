@@ -1,0 +1,215 @@
+//! One connection: TLS if there is any, who may ask, and how long it may all take.
+
+use std::collections::{HashMap, VecDeque};
+use std::convert::Infallible;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use hyper::body::Incoming;
+use hyper::header::{AUTHORIZATION, HeaderValue, WWW_AUTHENTICATE};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper::{Request, StatusCode};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+use tokio::sync::Semaphore;
+use tokio::task::AbortHandle;
+use tokio_rustls::TlsAcceptor;
+
+use super::logins::Login;
+use super::security::{Current, Rarely, Security};
+use super::{Answer, Reply, Route, TEXT, answer, response};
+
+/// For the TLS handshake, and then for the header.
+pub(super) const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
+/// For all of a connection, so that nobody holds one by not reading.
+const CONNECTION_TIMEOUT: Duration = Duration::from_mins(1);
+/// Bytes of a header, with the request line.
+const HEADER_BYTES: usize = 16 * 1024;
+const HEADERS: usize = 64;
+/// Connections without a request yet.
+pub(super) const SILENT_MAX: usize = 64;
+
+/// What all connections share.
+pub(super) struct Shared {
+    pub security: Arc<Security>,
+    /// For requests that are being answered.
+    pub requests: Arc<Semaphore>,
+    pub refused: Rarely,
+    pub failed: Rarely,
+}
+
+/// Connections whose request has not come yet, the oldest first.
+#[derive(Default)]
+pub(super) struct Silent(VecDeque<Waiting>);
+
+struct Waiting {
+    from: IpAddr,
+    has_asked: Arc<AtomicBool>,
+    connection: AbortHandle,
+}
+
+impl Silent {
+    /// If there are too many, one is closed: the oldest of whoever has most of them. So who says
+    /// nothing keeps nobody else out.
+    pub(super) fn push(
+        &mut self,
+        from: IpAddr,
+        has_asked: Arc<AtomicBool>,
+        connection: AbortHandle,
+    ) {
+        self.0.retain(|waiting| {
+            !waiting.connection.is_finished() && !waiting.has_asked.load(Ordering::Relaxed)
+        });
+        self.0.push_back(Waiting { from, has_asked, connection });
+        if self.0.len() > SILENT_MAX
+            && let Some(excess) = self.excess().and_then(|index| self.0.remove(index))
+        {
+            excess.connection.abort();
+        }
+    }
+
+    /// Which one is to go.
+    fn excess(&self) -> Option<usize> {
+        let mut counts = HashMap::<_, usize>::new();
+        for waiting in &self.0 {
+            *counts.entry(waiting.from).or_default() += 1;
+        }
+        let (most, _) = counts.into_iter().max_by_key(|(_, count)| *count)?;
+        self.0.iter().position(|waiting| waiting.from == most)
+    }
+}
+
+/// Serves it; `has_asked` is set once its request is there.
+pub(super) async fn serve_one<H, F>(
+    stream: TcpStream,
+    from: SocketAddr,
+    shared: Arc<Shared>,
+    has_asked: Arc<AtomicBool>,
+    handler: H,
+) where
+    H: Fn(Route) -> F + Clone,
+    F: Future<Output = Reply>,
+{
+    let connection = async {
+        let current = shared.security.current().await;
+        let service = Service { current: &current, from, shared: &shared, has_asked, handler };
+        let Some(tls) = current.tls() else { return service.http(stream, false).await };
+        let handshake = async {
+            let mut first = [0];
+            match stream.peek(&mut first).await {
+                // As a probe does that only connects.
+                Ok(0) | Err(_) => return None,
+                // Of a handshake it is 0x16, of HTTP the first letter of the method.
+                Ok(_) if first[0].is_ascii_uppercase() => {
+                    return Some(Ok(Handshake::Plain(stream)));
+                }
+                Ok(_) => {}
+            }
+            let accepted = TlsAcceptor::from(Arc::clone(tls)).accept(stream).await;
+            Some(accepted.map(Handshake::Tls))
+        };
+        match tokio::time::timeout(HEADER_TIMEOUT, handshake).await {
+            Ok(Some(Ok(Handshake::Tls(stream)))) => service.http(stream, false).await,
+            Ok(Some(Ok(Handshake::Plain(stream)))) => service.http(stream, true).await,
+            Ok(Some(Err(error))) => {
+                shared.failed.warn(|| format!("TLS handshake with {from}: {error}"));
+            }
+            Ok(None) => log::debug!("{from} left before a TLS handshake"),
+            Err(_) => log::debug!("TLS handshake with {from}: over {HEADER_TIMEOUT:?}"),
+        }
+    };
+    if tokio::time::timeout(CONNECTION_TIMEOUT, connection).await.is_err() {
+        log::debug!("HTTP connection: over {CONNECTION_TIMEOUT:?}");
+    }
+}
+
+enum Handshake<T> {
+    Tls(T),
+    Plain(TcpStream),
+}
+
+struct Service<'a, H> {
+    current: &'a Current,
+    from: SocketAddr,
+    shared: &'a Shared,
+    has_asked: Arc<AtomicBool>,
+    handler: H,
+}
+
+impl<H, F> Service<'_, H>
+where
+    H: Fn(Route) -> F + Clone,
+    F: Future<Output = Reply>,
+{
+    /// `is_misplaced`: it came where TLS is spoken.
+    async fn http(&self, stream: impl AsyncRead + AsyncWrite + Unpin, is_misplaced: bool) {
+        // Until the end of the connection, which carries one request.
+        let permit = OnceLock::new();
+        let service = service_fn(|request| async {
+            self.has_asked.store(true, Ordering::Relaxed);
+            let refusal =
+                if is_misplaced { Some(misplaced()) } else { self.refuse(&request).await };
+            let mut answer = if let Some(refusal) = refusal {
+                refusal
+            } else {
+                // The semaphore is never closed.
+                let acquired = Arc::clone(&self.shared.requests).acquire_owned().await;
+                permit.get_or_init(|| acquired.ok());
+                answer(request, self.handler.clone()).await?
+            };
+            for (name, value) in self.current.headers() {
+                answer.headers_mut().entry(name).or_insert_with(|| value.clone());
+            }
+            Ok::<_, Infallible>(answer)
+        });
+        let connection = http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(HEADER_TIMEOUT)
+            .max_buf_size(HEADER_BYTES)
+            .max_headers(HEADERS)
+            .keep_alive(false)
+            .serve_connection(TokioIo::new(stream), service);
+        if let Err(error) = connection.await {
+            log::debug!("HTTP connection with {}: {error}", self.from);
+        }
+    }
+
+    /// The answer to a request that may not be answered.
+    async fn refuse(&self, request: &Request<Incoming>) -> Option<Answer> {
+        let security = &self.shared.security;
+        if !security.admits(self.current) {
+            let status = StatusCode::TOO_MANY_REQUESTS;
+            return Some(response(status, TEXT, "over the rate limit\n"));
+        }
+        let users = self.current.users();
+        if users.is_empty() {
+            return None;
+        }
+        match security.logins.check(users, request.headers().get(AUTHORIZATION)).await {
+            Login::Right => None,
+            Login::Wrong => {
+                self.shared.refused.warn(|| format!("login refused: {}", self.from));
+                let mut refusal = response(StatusCode::UNAUTHORIZED, TEXT, "unauthorized\n");
+                let challenge = HeaderValue::from_static("Basic realm=\"finrace\"");
+                refusal.headers_mut().insert(WWW_AUTHENTICATE, challenge);
+                Some(refusal)
+            }
+            Login::Busy => {
+                let status = StatusCode::SERVICE_UNAVAILABLE;
+                Some(response(status, TEXT, "too many logins at a time\n"))
+            }
+        }
+    }
+}
+
+fn misplaced() -> Answer {
+    let text = "this is an HTTPS port, and the request was HTTP\n";
+    response(StatusCode::BAD_REQUEST, TEXT, text)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,111 @@
+use std::net::SocketAddr;
+
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpSocket;
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+
+use super::*;
+use crate::http::MAX_REQUESTS;
+use crate::http::tests::{agent, exchange, start};
+
+const READY: &str = "GET /-/ready HTTP/1.1\r\nhost: a\r\n\r\n";
+
+/// A connection on which nothing is said.
+async fn silent(address: SocketAddr) -> TcpStream {
+    TcpStream::connect(address).await.unwrap()
+}
+
+#[tokio::test(start_paused = true)]
+async fn those_that_say_nothing_are_closed() {
+    let server = start(1, |route| agent(route, true)).await;
+    let began = Instant::now();
+    for said in ["", "GET /-/ready HTTP/1.1\r\nhost: "] {
+        let mut stream = silent(server.address).await;
+        stream.write_all(said.as_bytes()).await.unwrap();
+        assert_eq!(stream.read(&mut [0; 1]).await.unwrap_or(0), 0);
+    }
+    assert!(began.elapsed() >= 2 * HEADER_TIMEOUT, "{:?}", began.elapsed());
+}
+
+/// However many there are.
+#[tokio::test(start_paused = true)]
+async fn those_that_say_nothing_keep_nobody_out() {
+    let server = start(1, |route| agent(route, true)).await;
+    let began = Instant::now();
+    // Somebody else, who came before them.
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind("127.0.0.2:0".parse().unwrap()).unwrap();
+    let mut slow = socket.connect(server.address).await.unwrap();
+    let mut all = Vec::new();
+    for _ in 0..3 * SILENT_MAX {
+        all.push(silent(server.address).await);
+    }
+    let answer = exchange(server.address, READY).await;
+    assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+    // The oldest was closed for the others.
+    assert_eq!(all[0].read(&mut [0; 1]).await.unwrap_or(0), 0);
+    for stream in [&mut slow, all.last_mut().unwrap()] {
+        stream.write_all(READY.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+    }
+    assert!(began.elapsed() < HEADER_TIMEOUT, "{:?}", began.elapsed());
+}
+
+#[tokio::test]
+async fn requests_above_the_limit_wait() {
+    let (asked, mut was_asked) = mpsc::channel(9);
+    let gate = Arc::new(Semaphore::new(0));
+    let waiting = Arc::clone(&gate);
+    let server = start(2, move |_| {
+        let (asked, waiting) = (asked.clone(), Arc::clone(&waiting));
+        async move {
+            asked.send(()).await.unwrap();
+            waiting.acquire().await.unwrap().forget();
+            Reply::Ready(true)
+        }
+    })
+    .await;
+    let exchanges = [0; 3].map(|_| tokio::spawn(exchange(server.address, READY)));
+    was_asked.recv().await.unwrap();
+    was_asked.recv().await.unwrap();
+    // The third may have come or not: it is not let through.
+    for _ in 0..100 {
+        tokio::task::yield_now().await;
+    }
+    assert!(was_asked.try_recv().is_err());
+    gate.add_permits(1);
+    was_asked.recv().await.unwrap();
+    gate.add_permits(2);
+    for exchange in exchanges {
+        assert!(exchange.await.unwrap().starts_with("HTTP/1.1 200 "));
+    }
+}
+
+#[tokio::test]
+async fn headers_have_limits() {
+    let server = start(MAX_REQUESTS, |route| agent(route, true)).await;
+    let request = |headers: &str| format!("GET /-/ready HTTP/1.1\r\nhost: a\r\n{headers}\r\n");
+    let long = |bytes| request(&format!("x: {}\r\n", "a".repeat(bytes)));
+    let many = |count| request(&"x: a\r\n".repeat(count));
+    for (what, request, expected) in [
+        ("long", long(HEADER_BYTES / 2), "200 OK"),
+        ("too long", long(HEADER_BYTES), "431 Request Header Fields Too Large"),
+        ("many", many(HEADERS - 1), "200 OK"),
+        ("too many", many(HEADERS), "431 Request Header Fields Too Large"),
+    ] {
+        let answer = exchange(server.address, &request).await;
+        assert!(answer.starts_with(&format!("HTTP/1.1 {expected}\r\n")), "{what}: {answer}");
+    }
+}
+
+#[tokio::test]
+async fn http_1_0_is_spoken() {
+    let server = start(MAX_REQUESTS, |route| agent(route, true)).await;
+    let answer = exchange(server.address, "GET /metrics HTTP/1.0\r\n\r\n").await;
+    assert!(answer.starts_with("HTTP/1.0 200 OK\r\n"), "{answer}");
+    // Without chunks, of which that version knows nothing.
+    assert!(answer.ends_with("\r\n\r\nText004, false\n"), "{answer}");
+}

@@ -1,0 +1,198 @@
+//! Basic auth: the header, and the password behind it.
+//!
+//! A check of a password takes a tenth of a second by intent. So one is under way at a time, on a
+//! thread of its own; few wait for it; and what was right once is remembered, so that nobody who
+//! tries passwords keeps a scraper out.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use hyper::header::HeaderValue;
+use sha2::{Digest as _, Sha256};
+use tokio::sync::Semaphore;
+
+/// Passwords that are checked or wait for it.
+const QUEUE: usize = 8;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Login {
+    Right,
+    Wrong,
+    /// Too many are being checked.
+    Busy,
+}
+
+pub(super) struct Logins {
+    /// Of each user, what was right last: a digest of hash and password. No more than there are
+    /// users, whatever is tried.
+    right: Arc<Mutex<HashMap<String, [u8; 32]>>>,
+    queue: Semaphore,
+    turn: Arc<Semaphore>,
+}
+
+impl Default for Logins {
+    fn default() -> Self {
+        Self {
+            right: Arc::default(),
+            queue: Semaphore::new(QUEUE),
+            turn: Arc::new(Semaphore::new(1)),
+        }
+    }
+}
+
+impl Logins {
+    /// `users` are hashes by name; `header` is the request's `Authorization`.
+    pub(super) async fn check(
+        &self,
+        users: &BTreeMap<String, String>,
+        header: Option<&HeaderValue>,
+    ) -> Login {
+        let Some((user, password)) = header.and_then(|header| credentials(header.as_bytes()))
+        else {
+            return Login::Wrong;
+        };
+        let known = users.get(&user);
+        // Whoever is not known takes as long, with the hash of somebody else.
+        let Some(hash) = known.or_else(|| users.values().next()).cloned() else {
+            return Login::Wrong;
+        };
+        let digest = digest(&hash, &password);
+        let remembered = |right: &HashMap<_, _>| right.get(&user) == Some(&digest);
+        if known.is_some() && remembered(&self.right.lock().unwrap_or_else(PoisonError::into_inner))
+        {
+            return Login::Right;
+        }
+        let Ok(_place) = self.queue.try_acquire() else { return Login::Busy };
+        // The semaphore is never closed.
+        let turn = Arc::clone(&self.turn).acquire_owned().await.ok();
+        let (is_known, right) = (known.is_some(), Arc::clone(&self.right));
+        let check = tokio::task::spawn_blocking(move || {
+            let is_right = bcrypt::verify(&password, &hash).unwrap_or(false) && is_known;
+            if is_right {
+                right.lock().unwrap_or_else(PoisonError::into_inner).insert(user, digest);
+            }
+            // Not before: whoever left has not ended the work.
+            drop(turn);
+            is_right
+        });
+        if check.await.unwrap_or(false) { Login::Right } else { Login::Wrong }
+    }
+
+    /// Forgets those who are no users any more.
+    pub(super) fn keep(&self, users: &BTreeMap<String, String>) {
+        let mut right = self.right.lock().unwrap_or_else(PoisonError::into_inner);
+        right.retain(|user, _| users.contains_key(user));
+    }
+}
+
+fn digest(hash: &str, password: &[u8]) -> [u8; 32] {
+    // A hash is always 60 bytes.
+    Sha256::new().chain_update(hash).chain_update(password).finalize().into()
+}
+
+/// User and password of a header, which need be no UTF-8; a user that is none is nobody.
+fn credentials(header: &[u8]) -> Option<(String, Vec<u8>)> {
+    let (scheme, encoded) = header.split_at_checked(6)?;
+    if !scheme.eq_ignore_ascii_case(b"basic ") {
+        return None;
+    }
+    let decoded = STANDARD.decode(encoded).ok()?;
+    let colon = decoded.iter().position(|byte| *byte == b':')?;
+    let (user, password) = decoded.split_at_checked(colon)?;
+    Some((String::from_utf8_lossy(user).into_owned(), password.get(1..)?.to_vec()))
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+
+    /// Of "sesame", at the least cost.
+    pub(in super::super) fn hash() -> String {
+        bcrypt::hash("sesame", 4).unwrap()
+    }
+
+    pub(in super::super) fn basic(login: &str) -> String {
+        format!("Basic {}", STANDARD.encode(login))
+    }
+
+    fn users() -> BTreeMap<String, String> {
+        BTreeMap::from([("alice".to_owned(), hash()), ("bob".to_owned(), hash())])
+    }
+
+    #[test]
+    fn headers() {
+        let check = |header: &str, expected: Option<(&str, &str)>| {
+            let found = credentials(header.as_bytes());
+            let expected = expected.map(|(user, password)| (user.to_owned(), password.into()));
+            assert_eq!(found, expected, "{header}");
+        };
+        check(&basic("alice:sesame"), Some(("alice", "sesame")));
+        check("bAsIc OmE6Yg==", Some(("", "a:b")));
+        check(&basic("alice:"), Some(("alice", "")));
+        check(&basic("alice"), None);
+        check("Bearer YTpi", None);
+        check("Basic", None);
+        check("Basic  YTpi", None);
+        check("Basic YTp", None);
+        check("", None);
+    }
+
+    #[tokio::test]
+    async fn who_is_let_in() {
+        let (logins, users) = (Logins::default(), users());
+        for (login, expected) in [
+            ("alice:sesame", Login::Right),
+            ("bob:sesame", Login::Right),
+            // Now from memory; and what memory must not let in.
+            ("alice:sesame", Login::Right),
+            ("alice:sesam", Login::Wrong),
+            ("alice:", Login::Wrong),
+            ("Alice:sesame", Login::Wrong),
+            ("carol:sesame", Login::Wrong),
+            (":sesame", Login::Wrong),
+        ] {
+            let header = HeaderValue::from_str(&basic(login)).unwrap();
+            assert_eq!(logins.check(&users, Some(&header)).await, expected, "{login}");
+        }
+        assert_eq!(logins.check(&users, None).await, Login::Wrong);
+        assert_eq!(logins.right.lock().unwrap().len(), 2);
+    }
+
+    #[tokio::test]
+    async fn a_new_password_ends_the_old_one() {
+        let (logins, mut users) = (Logins::default(), users());
+        let header = HeaderValue::from_str(&basic("alice:sesame")).unwrap();
+        assert_eq!(logins.check(&users, Some(&header)).await, Login::Right);
+        users.insert("alice".to_owned(), bcrypt::hash("open", 4).unwrap());
+        logins.keep(&users);
+        assert_eq!(logins.check(&users, Some(&header)).await, Login::Wrong);
+        users.remove("alice");
+        logins.keep(&users);
+        assert_eq!(logins.check(&users, Some(&header)).await, Login::Wrong);
+        assert!(logins.right.lock().unwrap().is_empty());
+    }
+
+    /// The turn is taken, so that nobody's password is checked: those who are remembered do not
+    /// wait, a few others do, and the rest are told.
+    #[tokio::test]
+    async fn those_who_try_passwords_keep_nobody_out() {
+        let (logins, users) = (Arc::new(Logins::default()), users());
+        let right = HeaderValue::from_str(&basic("alice:sesame")).unwrap();
+        assert_eq!(logins.check(&users, Some(&right)).await, Login::Right);
+        let turn = Arc::clone(&logins.turn).acquire_owned().await.unwrap();
+        let wrong = HeaderValue::from_str(&basic("alice:open")).unwrap();
+        let mut waiting = tokio::task::JoinSet::new();
+        for _ in 0..QUEUE {
+            let (logins, users, wrong) = (Arc::clone(&logins), users.clone(), wrong.clone());
+            waiting.spawn(async move { logins.check(&users, Some(&wrong)).await });
+        }
+        tokio::task::yield_now().await;
+        assert_eq!(logins.check(&users, Some(&wrong)).await, Login::Busy);
+        assert_eq!(logins.check(&users, Some(&right)).await, Login::Right);
+        drop(turn);
+        assert_eq!(waiting.join_all().await, [Login::Wrong; QUEUE]);
+        assert_eq!(logins.check(&users, Some(&wrong)).await, Login::Wrong);
+    }
+}
