@@ -17,6 +17,7 @@ use crate::cli::{self, Kernel};
 use crate::demo::Demo;
 use crate::http::security::Security;
 use crate::http::{self, Reply, Route};
+use crate::kube::{self, Account, Pace};
 use crate::logic::classify::Settings;
 use crate::logic::engine::Engine;
 use crate::logic::event::{Kind, Ticks};
@@ -184,7 +185,13 @@ impl Session {
             log::warn!("running on with capabilities that are not needed any more: {error:#}");
         }
         let mount = cgroups(kernel.cgroup_path.as_deref())?;
-        let (who, has_cgroups) = (Who::default(), mount.is_some());
+        let names = kube::start(kube::Config {
+            flags: kernel.kube.clone(),
+            account: Account::detect(),
+            pace: Pace::default(),
+            wall_clock,
+        })?;
+        let (who, has_cgroups) = (Who::with(names), mount.is_some());
         let (source, batches) = Source::start(records, mount, who.clone())?;
         let demo = kernel.demo.then(Demo::start).transpose()?;
         if let Some(demo) = &demo {
@@ -384,7 +391,7 @@ impl Session {
                 .zip(self.counts.waited)
                 .map(|((name, size), used)| Fill { name, used, capacity: size.into() })
                 .collect(),
-            sources: vec![self.who.cgroups(self.has_cgroups)],
+            sources: self.who.sources(self.has_cgroups),
             process: ProcessStatus::read()
                 .inspect_err(|error| log::debug!("no process metrics: {error:#}"))
                 .ok(),

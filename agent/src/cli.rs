@@ -8,6 +8,7 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::http::MAX_REQUESTS;
 use crate::http::listen::Listen;
+use crate::kube::Kube;
 use crate::logic::model::{Class, Endpoint, Incident, Observation, Origin};
 use crate::logic::verdict::State;
 use crate::metrics::{Label, SERIES_LEAST, SERIES_MAX};
@@ -86,6 +87,8 @@ pub struct Kernel {
     /// [default: /sys/fs/cgroup, or unified in it].
     #[arg(long = "cgroup.path", value_name = "DIR", env = "FINRACE_CGROUP_PATH")]
     pub cgroup_path: Option<PathBuf>,
+    #[command(flatten)]
+    pub kube: Kube,
     /// Run a keep-alive server with an idle timeout of 1 s, and clients that reuse too late.
     #[arg(long)]
     pub demo: bool,

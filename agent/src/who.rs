@@ -3,26 +3,39 @@
 //! Shared between the thread that reads the rings, which finds owners, and those that show them.
 
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, UNIX_EPOCH};
 
+use crate::kube::{Named, Names, SourceStatus};
 use crate::logic::owner::{End, Owner, Place};
 
 /// Owners that are known at a time: containers and units that had a connection.
 const MOST: usize = 16_384;
 
-/// Every owner that was found, by number.
+/// Every owner that was found, by number, and whom to ask for more than its cgroup says.
 #[derive(Clone, Debug, Default)]
-pub struct Who(Arc<Mutex<Owners>>);
+pub struct Who {
+    owners: Arc<Mutex<Owners>>,
+    names: Option<Names>,
+}
 
 #[derive(Debug, Default)]
 struct Owners {
     numbers: HashMap<Place, Owner>,
-    known: HashMap<Owner, End>,
+    known: HashMap<Owner, Known>,
     /// The number that was given last; none is given twice.
     last: u32,
     /// Sockets whose cgroup has no name, by why.
     errors: [u64; Unnamed::ALL.len()],
+}
+
+#[derive(Debug)]
+struct Known {
+    place: Place,
+    end: End,
+    /// All that can be known is: it stays, whatever happens to the pod.
+    is_named: bool,
 }
 
 /// Where names come from, and how it is with that.
@@ -60,6 +73,11 @@ impl Unnamed {
 }
 
 impl Who {
+    /// With names from Kubernetes, if there are any.
+    pub fn with(names: Option<Names>) -> Self {
+        Self { owners: Arc::default(), names }
+    }
+
     /// The number of a place, the same one each time.
     pub fn owner(&self, place: Place) -> Owner {
         let mut owners = self.lock();
@@ -71,14 +89,34 @@ impl Who {
         }
         owners.last += 1;
         let owner = Owner(owners.last);
-        owners.known.insert(owner, place.end());
+        let is_named = place.unit.is_some();
+        owners.known.insert(owner, Known { place: place.clone(), end: place.end(), is_named });
         owners.numbers.insert(place, owner);
         owner
     }
 
     /// What is known of an owner, also when it is long gone.
     pub fn end(&self, owner: Owner) -> End {
-        self.lock().known.get(&owner).cloned().unwrap_or_default()
+        let mut owners = self.lock();
+        let Some(known) = owners.known.get_mut(&owner) else { return End::default() };
+        if !known.is_named
+            && let Some(names) = &self.names
+        {
+            known.ask(names);
+        }
+        known.end.clone()
+    }
+
+    /// What is known of the other end of a connection, by its address; port 0 is one that says
+    /// nothing.
+    pub fn remote(&self, ip: IpAddr, port: u16) -> End {
+        let found = self.names.as_ref().and_then(|names| names.remote(ip, port));
+        found.map_or_else(End::default, |remote| End {
+            namespace: Some(Arc::from(&*remote.namespace)),
+            workload: Some(Arc::from(&*remote.workload)),
+            pod: remote.pod.as_deref().map(Arc::from),
+            container: None,
+        })
     }
 
     /// So many sockets' owners have no name.
@@ -88,8 +126,13 @@ impl Who {
         }
     }
 
-    /// How it is with finding owners by their cgroups, which `has_cgroups` says are there at all.
-    pub fn cgroups(&self, has_cgroups: bool) -> Source {
+    /// How it is with all of them; `has_cgroups` says whether there are any to find owners by.
+    pub fn sources(&self, has_cgroups: bool) -> Vec<Source> {
+        let asked = self.names.iter().flat_map(Names::status).map(Source::from);
+        std::iter::once(self.cgroups(has_cgroups)).chain(asked).collect()
+    }
+
+    fn cgroups(&self, has_cgroups: bool) -> Source {
         let owners = self.lock();
         let errors = Unnamed::ALL.into_iter().zip(owners.errors);
         Source {
@@ -103,7 +146,39 @@ impl Who {
 
     /// What a panic may have left behind is still true: every change is one insertion.
     fn lock(&self) -> MutexGuard<'_, Owners> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.owners.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Known {
+    fn ask(&mut self, names: &Names) {
+        let Place { pod_uid, container_id, .. } = &self.place;
+        let Some(Named { pod, container }) =
+            names.local(pod_uid.as_deref(), container_id.as_deref())
+        else {
+            return;
+        };
+        // A container that has just started is not in the pod's status yet.
+        self.is_named = container.is_some() || container_id.is_none();
+        self.end = End {
+            namespace: Some(Arc::from(&*pod.namespace)),
+            workload: Some(Arc::from(&*pod.workload)),
+            pod: Some(Arc::from(&*pod.name)),
+            container: container.or(self.end.container.take()),
+        };
+    }
+}
+
+impl From<SourceStatus> for Source {
+    fn from(status: SourceStatus) -> Self {
+        let SourceStatus { source, is_up, last_sync, errors, objects } = status;
+        Self {
+            name: source,
+            is_up,
+            last_sync: last_sync.and_then(|time| time.duration_since(UNIX_EPOCH).ok()),
+            errors: errors.into_iter().map(|(reason, count)| (reason.name(), count)).collect(),
+            objects: objects.into_iter().map(|(kind, count)| (kind, count as u64)).collect(),
+        }
     }
 }
 
@@ -136,7 +211,7 @@ mod tests {
         assert_eq!(who.end(redis).text().as_deref(), Some("redis.service"));
         assert!(who.end(Owner::UNKNOWN).is_empty() && who.end(Owner(77)).is_empty());
         who.count(Unnamed::Busy, 3);
-        let source = who.cgroups(true);
+        let [source] = &who.sources(true)[..] else { panic!("more than cgroups") };
         assert_eq!(source.errors, [("gone", 0), ("busy", 3)]);
         assert_eq!(source.objects, [("owner", 2)]);
     }

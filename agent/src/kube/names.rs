@@ -1,5 +1,6 @@
 //! What the rest of the agent asks.
 
+use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -75,6 +76,12 @@ struct Shared {
 
 #[derive(Clone)]
 pub struct Names(Arc<Shared>);
+
+impl fmt::Debug for Names {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Names").field(&self.status()).finish()
+    }
+}
 
 impl Names {
     #[cfg(feature = "kubernetes")]

@@ -10,9 +10,9 @@ use clap::ValueEnum;
 use prometheus_client::encoding::{EncodeLabel as _, EncodeLabelSet, LabelSetEncoder};
 
 use crate::logic::estimate::Population;
-use crate::logic::model::{Closer, Name, Role};
+use crate::logic::model::{Closer, Endpoint, Name, Role};
 use crate::logic::owner::{End, Owner};
-use crate::logic::peer::{PortKey, RowKey};
+use crate::logic::peer::{Peer, PortKey, RowKey};
 use crate::logic::table::{Counts, Level, Shown};
 use crate::logic::verdict::State;
 use crate::who::Who;
@@ -140,6 +140,8 @@ pub(super) trait Called {
     fn role(&self) -> Role;
     fn netns(&self) -> u32;
     fn owner(&self) -> Owner;
+    /// The other end, if it is one; with a port of 0 where that is ephemeral.
+    fn remote(&self) -> Option<Endpoint>;
     fn value(&self) -> String;
 }
 
@@ -156,6 +158,13 @@ impl Called for RowKey {
 
     fn owner(&self) -> Owner {
         self.owner
+    }
+
+    fn remote(&self) -> Option<Endpoint> {
+        Some(match self.peer {
+            Peer::Client(server) => server,
+            Peer::Server { ip, .. } => Endpoint { ip, port: 0 },
+        })
     }
 
     fn value(&self) -> String {
@@ -176,6 +185,10 @@ impl Called for PortKey {
 
     fn owner(&self) -> Owner {
         self.owner
+    }
+
+    fn remote(&self) -> Option<Endpoint> {
+        None
     }
 
     fn value(&self) -> String {
@@ -216,9 +229,11 @@ fn line<'a, K: Called>(row: &'a Shown<K>, naming: &Naming) -> Line<'a> {
     let Shown { key, timeouts, expected, verdict, .. } = row;
     let role = key.role();
     let local = naming.chosen(naming.who.end(key.owner().or(row.process_owner)));
+    let remote = key.remote().map(|Endpoint { ip, port }| naming.who.remote(ip, port));
+    let remote = naming.chosen(remote.unwrap_or_default());
     let (client, server) = match role {
-        Role::Server => (End::default(), local),
-        Role::Client | Role::Unknown => (local, End::default()),
+        Role::Server => (remote, local),
+        Role::Client | Role::Unknown => (local, remote),
     };
     let is_named = K::NAME == "port" || naming.has(Label::Peer);
     let labels = Labels {

@@ -61,6 +61,10 @@ impl Mount {
         }
     }
 
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+
     fn at(path: &Path) -> Result<Self> {
         let name = || path.display();
         let kind = statfs(path).with_context(|| format!("{}", name()))?.f_type;
@@ -233,7 +237,7 @@ mod tests {
         for id in [0, ROOT, u64::MAX, u64::MAX] {
             assert_eq!(name(id, at(5)), "");
         }
-        assert_eq!(who.cgroups(true).errors, [("gone", 1), ("busy", 1)]);
+        assert_eq!(who.sources(true)[0].errors, [("gone", 1), ("busy", 1)]);
     }
 
     #[test]
