@@ -24,7 +24,6 @@ pub(super) struct Authority {
 }
 
 /// A certificate and its key, in PEM.
-#[derive(Clone)]
 pub(super) struct Identity {
     pub(super) certificate: String,
     pub(super) key: String,
