@@ -443,7 +443,7 @@ pub async fn serve_over(
 
 /// The sockets, and who may ask at them.
 async fn open(args: &cli::Serve) -> Result<(Vec<TcpListener>, Security)> {
-    let security = Security::load(args.config.as_deref())
+    let security = Security::load(args.web_config.as_deref())
         .map_err(|error| anyhow!(Usage(format!("--web.config.file {error:#}"))))?;
     let mut listeners = Vec::new();
     for address in &args.listen {

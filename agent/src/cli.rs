@@ -161,7 +161,7 @@ pub struct Serve {
     pub listen: Vec<Listen>,
     /// File with TLS, client certificates, passwords and limits, as exporter-toolkit has it.
     #[arg(long = "web.config.file", value_name = "FILE", env = "FINRACE_WEB_CONFIG_FILE")]
-    pub config: Option<PathBuf>,
+    pub web_config: Option<PathBuf>,
     /// Requests served at a time.
     #[arg(long = "web.max-requests", value_name = "N", default_value_t = MAX_REQUESTS,
           env = "FINRACE_WEB_MAX_REQUESTS", value_parser = clap::value_parser!(u16).range(1..=1024))]
