@@ -115,6 +115,7 @@ pub struct Requests {
 
 /// Reads what there is, in the order that gives the most helpful error.
 pub fn prepare(btf_file: Option<&Path>) -> Result<(Features, Resolved)> {
+    rights::raise()?;
     let (mut features, btf) = Features::read(Roots::default(), btf_file)?;
     let resolved = usable(&mut features, btf)?;
     Ok((features, resolved))

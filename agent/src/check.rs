@@ -18,6 +18,7 @@ use crate::probe::rights;
 /// Attaches every program that could serve, lets go, and prints how it went; false if finrace
 /// cannot run here.
 pub fn run(args: &Check) -> Result<bool> {
+    rights::raise()?;
     let (mut features, btf) = Features::read(Roots::default(), args.btf.as_deref())?;
     let tried = app::usable(&mut features, btf).and_then(|resolved| {
         let threshold = Duration::from_millis(200);

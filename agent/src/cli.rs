@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
+use clap_complete::Shell;
 
 use crate::http::MAX_REQUESTS;
 use crate::http::listen::Listen;
@@ -57,6 +58,28 @@ Exit status: 3 if a peer has one of the verdicts of --fail-on.")]
 
 Exit status: 0 if finrace can run here, 1 if not.")]
     Check(Check),
+    /// Print completions for a shell.
+    #[command(after_help = "Examples:
+  finrace completions bash > /usr/share/bash-completion/completions/finrace
+  finrace completions zsh > /usr/share/zsh/site-functions/_finrace
+  finrace completions fish > /usr/share/fish/vendor_completions.d/finrace.fish")]
+    Completions(Completions),
+    /// Print the manual, or write its pages into a directory.
+    #[command(after_help = "Examples:
+  finrace man | man -l -
+  finrace man /usr/local/share/man/man1")]
+    Man(Man),
+}
+
+#[derive(Args, Debug)]
+pub struct Completions {
+    pub shell: Shell,
+}
+
+#[derive(Args, Debug)]
+pub struct Man {
+    /// Made if need be; gets one page for finrace and one for each command.
+    pub directory: Option<PathBuf>,
 }
 
 /// How the kernel side is set up.

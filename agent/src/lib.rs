@@ -10,6 +10,7 @@ pub mod demo;
 pub mod http;
 pub mod kube;
 pub mod logic;
+pub mod manual;
 mod memory;
 pub mod metrics;
 pub mod output;

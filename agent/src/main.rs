@@ -8,7 +8,7 @@ use clap::Parser as _;
 use finrace::app::{self, Usage};
 use finrace::cli::{Cli, Command};
 use finrace::output::eprintln_quietly;
-use finrace::{check, report, watch};
+use finrace::{check, manual, report, watch};
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -40,6 +40,8 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Check(args) => {
             return Ok(if check::run(&args)? { ExitCode::SUCCESS } else { ExitCode::FAILURE });
         }
+        Command::Completions(args) => manual::completions(args.shell)?,
+        Command::Man(args) => manual::pages(args.directory.as_deref())?,
     }
     Ok(ExitCode::SUCCESS)
 }

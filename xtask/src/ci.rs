@@ -12,7 +12,7 @@ use crate::{bpf, cargo, report, setup, show, task};
 type Step = (&'static str, fn() -> Result<()>);
 
 /// From fast to slow, as far as one does not need another.
-const STEPS: [Step; 15] = [
+const STEPS: [Step; 17] = [
     ("fmt", || show(cargo().args(["fmt", "--all", "--check"]))),
     ("docs", || task(&["docs", "--check"])),
     ("rules", || task(&["rules"])),
@@ -25,6 +25,8 @@ const STEPS: [Step; 15] = [
     ("live", || task(&["live"])),
     ("costs", || task(&["bench", "guard"])),
     ("kernels", || task(&["vm"])),
+    ("image", || task(&["image"])),
+    ("deploy", || task(&["deploy"])),
     ("lookalikes", || task(&["lookalikes"])),
     ("servers", || task(&["servers", "--short"])),
     ("lab", || task(&["lab", "--short"])),

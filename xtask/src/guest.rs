@@ -5,10 +5,11 @@
 //! all of the usual one again.
 
 use std::env;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
+use clap::ValueEnum as _;
 
 use crate::live::Built;
 use crate::{cargo, root, setup, show};
@@ -34,7 +35,13 @@ impl Arch {
         }
     }
 
-    fn target(self) -> String {
+    /// Of this machine.
+    pub(crate) fn host() -> Result<Self> {
+        Self::from_str(env::consts::ARCH, false)
+            .map_err(|_unknown| anyhow!("no static build for {}", env::consts::ARCH))
+    }
+
+    pub(crate) fn target(self) -> String {
         format!("{}-unknown-linux-gnu", self.name())
     }
 
@@ -68,9 +75,13 @@ pub(crate) fn build_static(arch: Arch) -> Result<Command> {
     // With a target named, flags leave build scripts and procedural macros alone, which cannot be
     // static. This variable comes before every other way to set flags.
     command.env("CARGO_ENCODED_RUSTFLAGS", STATIC.join("\x1f"));
-    let directory = setup::target_dir().join(format!("guest-{}", arch.name()));
-    command.arg("build").arg("--target").arg(target).arg("--target-dir").arg(directory);
+    command.arg("build").arg("--target").arg(target).arg("--target-dir").arg(target_dir(arch));
     Ok(command)
+}
+
+/// Where what is built for `arch` goes.
+pub(crate) fn target_dir(arch: Arch) -> PathBuf {
+    setup::target_dir().join(format!("guest-{}", arch.name()))
 }
 
 /// Rust's own library for `target`: rustup brings it where it is missing.

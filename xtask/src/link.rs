@@ -112,12 +112,13 @@ pub(crate) fn within<T: Send>(
 }
 
 /// A named network namespace, removed on drop.
-struct Namespace {
+pub(crate) struct Namespace {
     name: String,
 }
 
 impl Namespace {
-    fn new(name: String) -> Result<Self> {
+    /// Makes it, with its loopback up, replacing one that an interrupted run has left.
+    pub(crate) fn new(name: String) -> Result<Self> {
         if fs::exists(format!("/run/netns/{name}"))? {
             run(Command::new("ip").args(["netns", "delete", &name]))?;
         }
@@ -125,6 +126,10 @@ impl Namespace {
         let namespace = Self { name };
         namespace.ip("link set lo up")?;
         Ok(namespace)
+    }
+
+    pub(crate) fn name(&self) -> &str {
+        &self.name
     }
 
     /// Runs `ip` on this namespace.

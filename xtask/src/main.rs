@@ -4,8 +4,10 @@ mod bench;
 mod bpf;
 mod ci;
 mod client;
+mod deploy;
 mod docs;
 mod guest;
+mod image;
 mod lab;
 mod link;
 mod live;
@@ -41,8 +43,12 @@ enum Task {
     Bench(bench::BenchArgs),
     /// Put what the matrix of kernels has recorded into README.md, or check it
     Docs(docs::DocsArgs),
+    /// Check manifests, chart, Containerfile, unit and packages (root, Debian)
+    Deploy(deploy::DeployArgs),
     /// Everything that has to pass before a merge, stopping at the first failure (root, Debian)
     Test,
+    /// Build the container image and run it as a cluster would (root, Debian)
+    Image(image::ImageArgs),
     /// Load the programs into this kernel and show them real races (root)
     Live(live::LiveArgs),
     /// Live tests on other kernels, under QEMU (root, Debian)
@@ -73,8 +79,10 @@ fn run(task: Task) -> Result<()> {
     match task {
         Task::Bpf(args) => bpf::run(args),
         Task::Bench(args) => bench::run(args),
+        Task::Deploy(args) => deploy::run(args),
         Task::Docs(args) => docs::run(args),
         Task::Test => ci::test(),
+        Task::Image(args) => image::run(args),
         Task::Live(args) => live::run(args),
         Task::Vm(args) => vm::run(args),
         Task::Lab(args) => lab::run(args),

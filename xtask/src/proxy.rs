@@ -86,7 +86,12 @@ impl Proxy {
     }
 }
 
-fn configure(directory: &Path, address: SocketAddr, pools: Pools<'_>) -> Result<PathBuf> {
+/// Writes the configuration of a proxy on `address`, and returns its file.
+pub(crate) fn configure(
+    directory: &Path,
+    address: SocketAddr,
+    pools: Pools<'_>,
+) -> Result<PathBuf> {
     let file = directory.join("proxy.conf");
     fs::write(&file, nginx_conf(directory, address, pools)).context("writing proxy.conf")?;
     Ok(file)

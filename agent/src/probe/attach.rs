@@ -259,12 +259,9 @@ impl Kernel {
             .override_global("FR_SETTINGS", &settings, true)
             .override_global("AYA_LOG_LEVEL", &level, false)
             .load(&object)
-            .with_context(|| match rights::missing(features).join(", ").as_str() {
-                "" => "loading the BPF object".to_owned(),
-                // Nothing that always stops a start is missing by now: only what may.
-                missing => {
-                    format!("loading the BPF object (missing {missing}: try ulimit -l unlimited)")
-                }
+            .map_err(|error| {
+                let why = rights::why_refused(features, &error);
+                anyhow::Error::from(error).context(format!("loading the BPF object{why}"))
             })?;
         Self::new(ebpf, features)
     }

@@ -1,11 +1,14 @@
 //! Capabilities and limits: what a start needs, how to come by it, and how to let go of it.
 
+use std::error::Error;
+use std::io;
+use std::iter::successors;
 use std::path::Path;
 
 use anyhow::{Context as _, Result};
 use rustix::process::{Resource, Rlimit, setrlimit};
 use rustix::thread::{
-    CapabilitySet, CapabilitySets, clear_ambient_capability_set,
+    CapabilitySet, CapabilitySets, capabilities, clear_ambient_capability_set,
     remove_capability_from_bounding_set, set_capabilities, set_no_new_privs,
 };
 
@@ -16,6 +19,26 @@ const CAP_SYS_ADMIN: u32 = 21;
 const CAP_SYS_RESOURCE: u32 = 24;
 const CAP_PERFMON: u32 = 38;
 const CAP_BPF: u32 = 39;
+
+/// Makes those capabilities effective that a start can use and this thread is permitted to use.
+/// With `setcap cap_bpf,cap_perfmon+p` a file also starts where they are not granted, and can say
+/// what is missing; with `+ep` the kernel would not even execute it.
+///
+/// # Errors
+/// If the kernel refuses what it permits, which it never does of its own.
+pub fn raise() -> Result<()> {
+    let useful = CapabilitySet::BPF
+        | CapabilitySet::PERFMON
+        | CapabilitySet::SYS_ADMIN
+        | CapabilitySet::SYS_RESOURCE;
+    let mut sets = capabilities(None).context("reading the capabilities")?;
+    let raised = sets.effective | sets.permitted & useful;
+    if raised == sets.effective {
+        return Ok(());
+    }
+    sets.effective = raised;
+    set_capabilities(None, sets).context("raising the capabilities that are permitted")
+}
 
 fn has(features: &Features, capability: u32) -> bool {
     features.capabilities >> capability & 1 == 1
@@ -47,7 +70,32 @@ pub fn remedy(features: &Features, binary: &Path) -> String {
         return "this kernel does not know them (Linux has them since 5.8): run as root".to_owned();
     }
     let memlock = if counts_memlock(features) { ",cap_sys_resource" } else { "" };
-    format!("run as root, or: setcap cap_bpf,cap_perfmon{memlock}+ep {}", binary.display())
+    format!(
+        "run as root, or: setcap cap_bpf,cap_perfmon{memlock}+p {}; in a container, add the \
+         capabilities to it and run the image as it comes",
+        binary.display()
+    )
+}
+
+/// What a refusal to load may come from besides the program, in brackets; empty if nothing is known.
+pub fn why_refused(features: &Features, error: &(dyn Error + 'static)) -> String {
+    // Nothing that always stops a start is missing by then: only what may.
+    let missing = missing(features).join(", ");
+    if !missing.is_empty() {
+        return format!(" (missing {missing}: try ulimit -l unlimited)");
+    }
+    let mut causes = successors(Some(error), |&error| error.source());
+    let is_forbidden = causes.any(|cause| {
+        let kind = cause.downcast_ref::<io::Error>().map(io::Error::kind);
+        // Profiles answer with either: not permitted, or no such system call.
+        matches!(kind, Some(io::ErrorKind::PermissionDenied | io::ErrorKind::Unsupported))
+    });
+    if is_forbidden {
+        " (the capabilities are there: a seccomp profile or a security module forbids bpf(2))"
+            .to_owned()
+    } else {
+        String::new()
+    }
 }
 
 /// Whether maps count against `RLIMIT_MEMLOCK`, which only `CAP_SYS_RESOURCE` raises: before 5.11,
@@ -92,11 +140,14 @@ fn version(release: &str) -> Option<(u32, u32)> {
 
 #[cfg(test)]
 mod tests {
+    use aya::EbpfError;
+    use aya::maps::MapError;
+
     use super::*;
     use crate::probe::plan::tests::linux_6_18;
 
     #[test]
-    fn capabilities() {
+    fn what_is_missing_and_how_to_come_by_it() {
         let check = |release: &str, bits: &[u32], expected: &str| {
             let capabilities = bits.iter().map(|bit| 1 << bit).sum();
             let features = Features { release: release.to_owned(), capabilities, ..linux_6_18() };
@@ -117,14 +168,46 @@ mod tests {
         };
         assert_eq!(
             remedy_on("6.12.1"),
-            "run as root, or: setcap cap_bpf,cap_perfmon+ep /bin/finrace"
+            "run as root, or: setcap cap_bpf,cap_perfmon+p /bin/finrace; in a container, add the \
+             capabilities to it and run the image as it comes"
         );
         let old = Features { cap_last_cap: Some(37), ..linux_6_18() };
         assert!(remedy(&old, Path::new("/bin/finrace")).starts_with("this kernel does not know"));
-        assert_eq!(
-            remedy_on("5.10.1"),
-            "run as root, or: setcap cap_bpf,cap_perfmon,cap_sys_resource+ep /bin/finrace"
-        );
+        assert!(remedy_on("5.10.1").contains("cap_bpf,cap_perfmon,cap_sys_resource+p /bin"));
+    }
+
+    #[test]
+    fn refusals_are_told_apart() {
+        let check = |release: &str, kind: io::ErrorKind, expected: &str| {
+            let capabilities = 1 << CAP_BPF | 1 << CAP_PERFMON;
+            let features = Features { release: release.to_owned(), capabilities, ..linux_6_18() };
+            let io_error = io::Error::from(kind);
+            let error = MapError::CreateError { name: "FR_RACES".to_owned(), io_error };
+            let error = EbpfError::MapError(error);
+            let why = why_refused(&features, &error);
+            assert!(why.contains(expected) && why.is_empty() == expected.is_empty(), "{why}");
+        };
+        check("6.12.1", io::ErrorKind::PermissionDenied, "seccomp");
+        check("6.12.1", io::ErrorKind::Unsupported, "seccomp");
+        check("6.12.1", io::ErrorKind::OutOfMemory, "");
+        check("5.10.1", io::ErrorKind::PermissionDenied, "missing CAP_SYS_RESOURCE");
+    }
+
+    #[test]
+    fn what_is_permitted_is_raised_and_no_more() {
+        // Capability sets belong to threads: this one's are like those of a file with `+p`. Without
+        // rights of its own the test has none to raise, and sees that none come from nowhere.
+        let raised = std::thread::spawn(|| {
+            let mut sets = capabilities(None).unwrap();
+            sets.effective = CapabilitySet::empty();
+            sets.permitted &= CapabilitySet::BPF | CapabilitySet::PERFMON | CapabilitySet::CHOWN;
+            set_capabilities(None, sets).unwrap();
+            raise().unwrap();
+            (sets.permitted, capabilities(None).unwrap())
+        });
+        let (permitted, sets) = raised.join().unwrap();
+        assert_eq!(sets.permitted, permitted);
+        assert_eq!(sets.effective, permitted & (CapabilitySet::BPF | CapabilitySet::PERFMON));
     }
 
     #[test]

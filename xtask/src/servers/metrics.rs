@@ -29,22 +29,33 @@ impl Serving {
 
     /// The metrics, as they are now.
     pub(super) fn scrape(&self) -> Result<Metrics> {
-        let patience = Some(Duration::from_secs(5));
-        let mut stream = TcpStream::connect(self.address).context("connecting to finrace")?;
-        stream.set_read_timeout(patience)?;
-        stream.write_all(b"GET /metrics HTTP/1.0\r\n\r\n").context("asking for metrics")?;
-        let mut text = String::new();
-        stream.read_to_string(&mut text).context("reading metrics")?;
-        Ok(Metrics(text))
+        Metrics::scrape(self.address)
     }
 }
 
 /// Metrics in their text format.
-pub(super) struct Metrics(String);
+pub(crate) struct Metrics(String);
 
 impl Metrics {
+    /// Asks the daemon at `address`.
+    pub(crate) fn scrape(address: SocketAddr) -> Result<Self> {
+        let patience = Some(Duration::from_secs(5));
+        let mut stream = TcpStream::connect(address).context("connecting to finrace")?;
+        stream.set_read_timeout(patience)?;
+        stream.write_all(b"GET /metrics HTTP/1.0\r\n\r\n").context("asking for metrics")?;
+        let mut text = String::new();
+        stream.read_to_string(&mut text).context("reading metrics")?;
+        Ok(Self(text))
+    }
+
+    /// The value of a metric without labels.
+    pub(crate) fn plain(&self, name: &str) -> Option<f64> {
+        let value = |line: &str| line.strip_prefix(name)?.strip_prefix(' ')?.trim().parse().ok();
+        self.0.lines().find_map(value)
+    }
+
     /// The sum over all series of `name` that have these labels.
-    pub(super) fn sum(&self, name: &str, labels: &[(&str, &str)]) -> f64 {
+    pub(crate) fn sum(&self, name: &str, labels: &[(&str, &str)]) -> f64 {
         let labels: Vec<String> =
             labels.iter().map(|(name, value)| format!("{name}=\"{value}\"")).collect();
         let value = |line: &str| -> Option<f64> {
@@ -53,7 +64,8 @@ impl Metrics {
             let has = |label: &String| series.split(',').any(|part| part == *label);
             labels.iter().all(has).then(|| value.trim().parse().ok())?
         };
-        self.0.lines().filter_map(value).sum()
+        // A sum of nothing is -0.
+        0.0 + self.0.lines().filter_map(value).sum::<f64>()
     }
 
     /// Whether a client's peer has this verdict.

@@ -11,8 +11,8 @@ mod exposure;
 mod finrace;
 mod fix;
 mod idle;
-mod load;
-mod metrics;
+pub(crate) mod load;
+pub(crate) mod metrics;
 mod stall;
 mod table;
 
