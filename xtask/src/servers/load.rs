@@ -17,7 +17,7 @@ use crate::setup::now;
 
 /// Seconds between an answer and the next request.
 #[derive(Clone, Debug)]
-pub(super) enum Gaps {
+pub(crate) enum Gaps {
     Uniform(Range<f64>),
     /// Of this mean: the requests of many users.
     Exponential(f64),
@@ -47,31 +47,31 @@ impl Gaps {
 
 /// How to load one proxy.
 #[derive(Clone, Debug)]
-pub(super) struct Load<'a> {
-    pub(super) namespace: Option<&'a str>,
-    pub(super) proxy: SocketAddr,
+pub(crate) struct Load<'a> {
+    pub(crate) namespace: Option<&'a str>,
+    pub(crate) proxy: SocketAddr,
     /// Client `i` addresses pool `i`.
-    pub(super) clients: Range<usize>,
-    pub(super) gaps: Gaps,
+    pub(crate) clients: Range<usize>,
+    pub(crate) gaps: Gaps,
     /// Whether all begin at once. Otherwise they begin within a second.
-    pub(super) is_in_step: bool,
+    pub(crate) is_in_step: bool,
     /// After how long a client closes an idle connection; it then also watches whether the proxy
     /// does. `None`: clients keep theirs, and find out at the next request.
-    pub(super) keep_alive: Option<Duration>,
+    pub(crate) keep_alive: Option<Duration>,
 }
 
 /// What came of the requests.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Tally {
-    pub(super) requests: usize,
+pub(crate) struct Tally {
+    pub(crate) requests: usize,
     /// Answered with 502 or the like.
-    pub(super) failed: usize,
+    pub(crate) failed: usize,
     /// Not answered: the connection to the proxy ended.
-    pub(super) lost: usize,
+    pub(crate) lost: usize,
 }
 
 /// Keeps up the loads while `body` runs; returns what it does, and a tally of each load.
-pub(super) fn during<T>(
+pub(crate) fn during<T>(
     loads: &[Load<'_>],
     body: impl FnOnce() -> Result<T>,
 ) -> Result<(T, Vec<Tally>)> {

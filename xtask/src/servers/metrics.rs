@@ -12,13 +12,13 @@ use super::finrace::ATTACH;
 use crate::setup::{Process, server_port};
 
 /// A running `finrace serve`.
-pub(super) struct Serving {
-    address: SocketAddr,
+pub(crate) struct Serving {
+    pub(crate) address: SocketAddr,
     _process: Process,
 }
 
 impl Serving {
-    pub(super) fn start(finrace: &Path, directory: &Path) -> Result<Self> {
+    pub(crate) fn start(finrace: &Path, directory: &Path) -> Result<Self> {
         let address = SocketAddr::from(([127, 0, 0, 1], server_port()?));
         let mut command = Command::new(finrace);
         command.args(["serve", "--web.listen-address", &address.to_string()]);
@@ -28,7 +28,7 @@ impl Serving {
     }
 
     /// The metrics, as they are now.
-    pub(super) fn scrape(&self) -> Result<Metrics> {
+    pub(crate) fn scrape(&self) -> Result<Metrics> {
         let patience = Some(Duration::from_secs(5));
         let mut stream = TcpStream::connect(self.address).context("connecting to finrace")?;
         stream.set_read_timeout(patience)?;
@@ -40,11 +40,11 @@ impl Serving {
 }
 
 /// Metrics in their text format.
-pub(super) struct Metrics(String);
+pub(crate) struct Metrics(String);
 
 impl Metrics {
     /// The sum over all series of `name` that have these labels.
-    pub(super) fn sum(&self, name: &str, labels: &[(&str, &str)]) -> f64 {
+    pub(crate) fn sum(&self, name: &str, labels: &[(&str, &str)]) -> f64 {
         let labels: Vec<String> =
             labels.iter().map(|(name, value)| format!("{name}=\"{value}\"")).collect();
         let value = |line: &str| -> Option<f64> {
@@ -57,14 +57,14 @@ impl Metrics {
     }
 
     /// Whether a client's peer has this verdict.
-    pub(super) fn has_verdict(&self, peer: SocketAddr, verdict: &str) -> bool {
+    pub(crate) fn has_verdict(&self, peer: SocketAddr, verdict: &str) -> bool {
         let peer = peer.to_string();
         let labels = [("role", "client"), ("peer", &*peer), ("verdict", verdict)];
         self.sum("finrace_verdict", &labels) > 0.0
     }
 
     /// Races with a client's peer so far.
-    pub(super) fn races(&self, peer: SocketAddr) -> f64 {
+    pub(crate) fn races(&self, peer: SocketAddr) -> f64 {
         self.sum("finrace_races_total", &[("role", "client"), ("peer", &peer.to_string())])
     }
 }

@@ -8,11 +8,11 @@
 
 mod chain;
 mod exposure;
-mod finrace;
+pub(crate) mod finrace;
 mod fix;
 mod idle;
-mod load;
-mod metrics;
+pub(crate) mod load;
+pub(crate) mod metrics;
 mod stall;
 mod table;
 
