@@ -12,7 +12,7 @@ use crate::{bpf, cargo, report, setup, show, task};
 type Step = (&'static str, fn() -> Result<()>);
 
 /// From fast to slow, as far as one does not need another.
-const STEPS: [Step; 17] = [
+const STEPS: [Step; 19] = [
     ("fmt", || show(cargo().args(["fmt", "--all", "--check"]))),
     ("docs", || task(&["docs", "--check"])),
     ("rules", || task(&["rules"])),
@@ -29,6 +29,8 @@ const STEPS: [Step; 17] = [
     ("deploy", || task(&["deploy"])),
     ("lookalikes", || task(&["lookalikes"])),
     ("servers", || task(&["servers", "--short"])),
+    ("dashboard", || task(&["dashboard"])),
+    ("alerts", || task(&["alerts"])),
     ("lab", || task(&["lab", "--short"])),
 ];
 

@@ -12,6 +12,7 @@ mod lab;
 mod link;
 mod live;
 mod lookalikes;
+mod prometheus;
 mod proxy;
 mod rules;
 mod score;
@@ -57,6 +58,10 @@ enum Task {
     Lab(lab::LabArgs),
     /// Check and test alerts and recording rules (root, Debian)
     Rules,
+    /// Run every query of the dashboard and of the documentation on real races (root, Debian)
+    Dashboard(prometheus::PrometheusArgs),
+    /// From a race to an alert to the cure, through Prometheus and Alertmanager (root, Debian)
+    Alerts(prometheus::PrometheusArgs),
     /// Score estimates, exposure and verdicts on simulated traffic, of which all is known
     Score(score::ScoreArgs),
     /// Real servers and chains of them: are timeouts, verdicts and advice right? (root, Debian)
@@ -87,6 +92,8 @@ fn run(task: Task) -> Result<()> {
         Task::Vm(args) => vm::run(args),
         Task::Lab(args) => lab::run(args),
         Task::Rules => rules::run(),
+        Task::Dashboard(args) => prometheus::dashboard(args),
+        Task::Alerts(args) => prometheus::alerts(args),
         Task::Score(args) => score::run(args),
         Task::Servers(args) => servers::run(args),
         Task::Lookalikes(args) => lookalikes::run(args),

@@ -12,64 +12,64 @@ use serde::Deserialize;
 use crate::setup::Process;
 
 /// For the programs to be loaded, also on a busy machine.
-pub(super) const ATTACH: Duration = Duration::from_secs(30);
+pub(crate) const ATTACH: Duration = Duration::from_secs(30);
 
 /// `finrace report --json`, as far as the tests read it.
 #[derive(Debug, Deserialize)]
-pub(super) struct Report {
-    pub(super) seconds: f64,
+pub(crate) struct Report {
+    pub(crate) seconds: f64,
     lost: BTreeMap<String, u64>,
     peers: Vec<Row>,
 }
 
 /// One peer of a report.
 #[derive(Debug, Deserialize)]
-pub(super) struct Row {
+pub(crate) struct Row {
     role: String,
     peer: String,
-    pub(super) races: BTreeMap<String, u64>,
-    pub(super) causes: BTreeMap<String, u64>,
-    pub(super) idle_timeout: IdleTimeout,
-    pub(super) verdict: Option<String>,
-    pub(super) exposure: Option<Exposure>,
+    pub(crate) races: BTreeMap<String, u64>,
+    pub(crate) causes: BTreeMap<String, u64>,
+    pub(crate) idle_timeout: IdleTimeout,
+    pub(crate) verdict: Option<String>,
+    pub(crate) exposure: Option<Exposure>,
     /// Best first.
     #[serde(default)]
-    pub(super) advice: Vec<Advice>,
+    pub(crate) advice: Vec<Advice>,
     /// Compared with an earlier report.
-    pub(super) against: Option<Against>,
+    pub(crate) against: Option<Against>,
 }
 
 /// Races to be expected.
 #[derive(Debug, Deserialize)]
-pub(super) struct Exposure {
+pub(crate) struct Exposure {
     /// As computed, whatever was seen.
-    pub(super) per_hour: f64,
+    pub(crate) per_hour: f64,
 }
 
 /// What would end the races.
 #[derive(Debug, Deserialize)]
-pub(super) struct Advice {
+pub(crate) struct Advice {
     /// For the configuration of the software that is meant.
-    pub(super) line: Option<String>,
+    pub(crate) line: Option<String>,
 }
 
 #[derive(Debug, Deserialize)]
-pub(super) struct Against {
-    pub(super) status: String,
+pub(crate) struct Against {
+    pub(crate) status: String,
 }
 
 /// Estimates, by who closed.
 #[derive(Debug, Deserialize)]
-pub(super) struct IdleTimeout {
-    pub(super) peer: Option<Estimate>,
+pub(crate) struct IdleTimeout {
+    pub(crate) peer: Option<Estimate>,
 }
 
 #[derive(Debug, Deserialize)]
-pub(super) struct Estimate {
-    pub(super) seconds: f64,
-    pub(super) low_seconds: Option<f64>,
-    pub(super) high_seconds: Option<f64>,
-    pub(super) closes: u64,
+pub(crate) struct Estimate {
+    pub(crate) seconds: f64,
+    pub(crate) low_seconds: Option<f64>,
+    pub(crate) high_seconds: Option<f64>,
+    pub(crate) closes: u64,
 }
 
 impl Report {
@@ -83,20 +83,20 @@ impl Report {
     }
 
     /// The row of a peer: an address for a client, `:8080 from 10.0.0.9` for a server.
-    pub(super) fn row(&self, role: &str, peer: &str) -> Option<&Row> {
+    pub(crate) fn row(&self, role: &str, peer: &str) -> Option<&Row> {
         self.peers.iter().find(|row| row.role == role && row.peer == peer)
     }
 }
 
 /// A `finrace report` under way.
-pub(super) struct Reporting {
+pub(crate) struct Reporting {
     process: Process,
     file: PathBuf,
 }
 
 impl Reporting {
     /// Starts it, and waits until it watches. Its files are `name.json` and `name.log`.
-    pub(super) fn start(
+    pub(crate) fn start(
         finrace: &Path,
         arguments: &[&str],
         name: &str,
@@ -110,18 +110,18 @@ impl Reporting {
         Ok(Self { process, file })
     }
 
-    pub(super) fn is_running(&mut self) -> Result<bool> {
+    pub(crate) fn is_running(&mut self) -> Result<bool> {
         self.process.is_running()
     }
 
     /// Has it report now, if it has not.
-    pub(super) fn stop(self) -> Result<Report> {
+    pub(crate) fn stop(self) -> Result<Report> {
         self.process.stop()?;
         Report::read(&self.file)
     }
 
     /// Waits for the end of its time.
-    pub(super) fn wait(mut self, timeout: Duration) -> Result<Report> {
+    pub(crate) fn wait(mut self, timeout: Duration) -> Result<Report> {
         self.process.wait(timeout)?;
         Report::read(&self.file)
     }

@@ -12,13 +12,13 @@ use super::finrace::ATTACH;
 use crate::setup::{Process, server_port};
 
 /// A running `finrace serve`.
-pub(super) struct Serving {
-    address: SocketAddr,
+pub(crate) struct Serving {
+    pub(crate) address: SocketAddr,
     _process: Process,
 }
 
 impl Serving {
-    pub(super) fn start(finrace: &Path, directory: &Path) -> Result<Self> {
+    pub(crate) fn start(finrace: &Path, directory: &Path) -> Result<Self> {
         let address = SocketAddr::from(([127, 0, 0, 1], server_port()?));
         let mut command = Command::new(finrace);
         command.args(["serve", "--web.listen-address", &address.to_string()]);
@@ -28,7 +28,7 @@ impl Serving {
     }
 
     /// The metrics, as they are now.
-    pub(super) fn scrape(&self) -> Result<Metrics> {
+    pub(crate) fn scrape(&self) -> Result<Metrics> {
         Metrics::scrape(self.address)
     }
 }
@@ -69,14 +69,14 @@ impl Metrics {
     }
 
     /// Whether a client's peer has this verdict.
-    pub(super) fn has_verdict(&self, peer: SocketAddr, verdict: &str) -> bool {
+    pub(crate) fn has_verdict(&self, peer: SocketAddr, verdict: &str) -> bool {
         let peer = peer.to_string();
         let labels = [("role", "client"), ("peer", &*peer), ("verdict", verdict)];
         self.sum("finrace_verdict", &labels) > 0.0
     }
 
     /// Races with a client's peer so far.
-    pub(super) fn races(&self, peer: SocketAddr) -> f64 {
+    pub(crate) fn races(&self, peer: SocketAddr) -> f64 {
         self.sum("finrace_races_total", &[("role", "client"), ("peer", &peer.to_string())])
     }
 }

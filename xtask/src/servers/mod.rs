@@ -8,7 +8,7 @@
 
 mod chain;
 mod exposure;
-mod finrace;
+pub(crate) mod finrace;
 mod fix;
 mod idle;
 pub(crate) mod load;
