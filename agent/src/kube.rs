@@ -9,7 +9,7 @@
 //! not tell when a watch works again after an error, which is what the metric has to say, and has no
 //! way on from `410 Gone` as the answer to a new watch.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
@@ -123,14 +123,15 @@ impl Account {
         let variable = |name| std::env::var(name).ok().filter(|value| !value.is_empty());
         let host = variable("KUBERNETES_SERVICE_HOST")?;
         let port = variable("KUBERNETES_SERVICE_PORT").unwrap_or_else(|| "443".to_owned());
-        let host = match host.parse::<IpAddr>() {
-            Ok(IpAddr::V6(ip)) => format!("[{ip}]"),
-            Ok(IpAddr::V4(_)) | Err(_) => host,
-        };
         let directory = PathBuf::from("/var/run/secrets/kubernetes.io/serviceaccount");
-        let account = Self { server: format!("https://{host}:{port}"), directory };
+        let account = Self { server: url(&host, &port), directory };
         account.directory.join("token").exists().then_some(account)
     }
+}
+
+fn url(host: &str, port: &str) -> String {
+    let is_v6 = host.parse::<Ipv6Addr>().is_ok();
+    if is_v6 { format!("https://[{host}]:{port}") } else { format!("https://{host}:{port}") }
 }
 
 /// How often, how long, how many.
@@ -189,4 +190,39 @@ pub fn start(config: Config) -> Result<Option<Names>> {
         )
     );
     Ok(None)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_is_in_a_url_as_it_has_to_be() {
+        assert_eq!(url("10.96.0.1", "443"), "https://10.96.0.1:443");
+        assert_eq!(url("fd01::1", "6443"), "https://[fd01::1]:6443");
+        assert_eq!(url("kubernetes.default.svc", "443"), "https://kubernetes.default.svc:443");
+    }
+
+    #[test]
+    #[cfg(not(feature = "kubernetes"))]
+    fn without_the_feature_nobody_is_asked() {
+        use clap::Parser as _;
+        #[derive(clap::Parser)]
+        struct Flags {
+            #[command(flatten)]
+            kube: Kube,
+        }
+        let outcome = |line: &[&str]| {
+            let flags = Flags::try_parse_from([&["finrace"], line].concat()).expect("flags").kube;
+            let wall_clock = || std::time::UNIX_EPOCH;
+            let config = Config { flags, account: None, pace: Pace::default(), wall_clock };
+            start(config).map(|names| names.is_some())
+        };
+        assert!(matches!(outcome(&[]), Ok(false)));
+        assert!(matches!(outcome(&["--kube.source=none"]), Ok(false)));
+        for line in ["--kube.source=apiserver", "--kube.source=kubelet", "--kube.remote=pods"] {
+            let error = outcome(&[line]).expect_err(line);
+            assert!(error.is::<crate::app::Usage>() && error.to_string().contains("kubernetes"));
+        }
+    }
 }

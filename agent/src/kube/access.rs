@@ -13,6 +13,9 @@ use tokio::time::error::Elapsed;
 use super::Account;
 use super::feed::{Failure, Reason};
 
+/// Characters of a server's message.
+const MESSAGE_MAX: usize = 300;
+
 /// How to reach a server. A client is made anew after each failure, so whatever is in these files
 /// by then counts at once; a client by itself reads a token again each minute, as well as the
 /// certificates of a service account.
@@ -91,6 +94,9 @@ impl From<::kube::Error> for Failure {
 impl From<Box<Status>> for Failure {
     fn from(status: Box<Status>) -> Self {
         let Status { code, message, .. } = *status;
+        // What stands before a server may answer with a page.
+        let message = message.lines().next().unwrap_or_default();
+        let message: String = message.chars().take(MESSAGE_MAX).collect();
         Self { reason: reason_of_code(code), error: anyhow::anyhow!("{code}: {message}") }
     }
 }

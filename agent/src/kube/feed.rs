@@ -233,3 +233,15 @@ impl<K: Clone + Eq + Hash, V: Clone> Feed<K, V> {
         self.changed.send_replace(());
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errors_are_counted_where_they_are_shown() {
+        for (index, reason) in Reason::ALL.into_iter().enumerate() {
+            assert_eq!(reason as usize, index, "{}", reason.name());
+        }
+    }
+}

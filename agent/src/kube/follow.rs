@@ -21,8 +21,10 @@ use crate::memory;
 
 /// Objects to a page, which is in memory as text.
 const PAGE: u32 = 100;
-/// A watch ends after this long, and is begun again: below the five minutes of kube's own limit.
+/// A watch ends after at most as long, and is begun again: below the five minutes that kube allows.
 const WATCH_SECS: u32 = 290;
+/// Less by chance, so that a fleet's agents do not begin again all at once.
+const WATCH_SECS_LESS: u32 = 50;
 /// After as many failures in a row everything is listed, whatever the errors were.
 const LIST_AFTER: u32 = 3;
 
@@ -53,13 +55,17 @@ impl Backoff {
     }
 
     pub(super) fn next(&mut self) -> Duration {
-        // New keys for each number.
-        let chance = RandomState::new().hash_one(self.failures) as u32;
         let [least, most] = self.range;
         let full = least.saturating_mul(1 << self.failures.min(16)).min(most);
         self.failures = self.failures.saturating_add(1);
-        full.mul_f64(1.0 - f64::from(chance) / f64::from(u32::MAX) / 2.0)
+        full.mul_f64(1.0 - f64::from(chance()) / f64::from(u32::MAX) / 2.0)
     }
+}
+
+/// Any number.
+fn chance() -> u32 {
+    // Each has keys of its own.
+    RandomState::new().hash_one(()) as u32
 }
 
 /// Where to go on.
@@ -106,7 +112,7 @@ impl<K: Clone + Eq + Hash, V: Clone> Follower<'_, K, V> {
         loop {
             let version = match position.version.take() {
                 Some(version) => version,
-                None => self.list(&client, position.is_strict).await?,
+                None => self.list(&client, std::mem::take(&mut position.is_strict)).await?,
             };
             let version = position.version.insert(version);
             let begun = Instant::now();
@@ -138,6 +144,10 @@ impl<K: Clone + Eq + Hash, V: Clone> Follower<'_, K, V> {
                 }
                 None => {
                     self.feed.end_listing();
+                    if *is_small && self.feed.objects() == 0 {
+                        let fields = fields.as_deref().unwrap_or_default();
+                        log::warn!("{path}: no pod with {fields}: is that this node's name?");
+                    }
                     memory::give_back();
                     return Ok(list.metadata.resource_version);
                 }
@@ -156,7 +166,7 @@ impl<K: Clone + Eq + Hash, V: Clone> Follower<'_, K, V> {
         let fields = selection.fields.clone();
         let params = WatchParams { field_selector: fields, ..WatchParams::default() };
         let request = ::kube::core::Request::new(selection.path)
-            .watch(&params.timeout(WATCH_SECS), version)
+            .watch(&params.timeout(WATCH_SECS - chance() % WATCH_SECS_LESS), version)
             .map_err(::kube::Error::BuildRequest)?;
         let events = client.request_events::<Box<RawValue>>(request);
         let mut events = pin!(timeout(pace.request, events).await??);

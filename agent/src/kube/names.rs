@@ -62,7 +62,7 @@ pub(super) type LocalPods = Feed<LocalKey, Named>;
 pub(super) type Remotes = Feed<Address, Arc<Remote>>;
 
 pub(super) struct Feeds {
-    pub local: Option<LocalPods>,
+    pub local: LocalPods,
     pub services: Option<Remotes>,
     pub pods: Option<Remotes>,
     pub changed: Arc<watch::Sender<()>>,
@@ -92,7 +92,7 @@ impl Names {
     /// The pod of a cgroup: by its container's id, 64 hexadecimal digits, else by the pod's uid as
     /// the cgroup has it, with dashes, underscores or neither.
     pub fn local(&self, pod_uid: Option<&str>, container_id: Option<&str>) -> Option<Named> {
-        let pods = self.0.feeds.local.as_ref()?;
+        let pods = &self.0.feeds.local;
         let by_container = || pods.get(&LocalKey::Container(hex(container_id?)?));
         let by_uid = || {
             let uid = pod_uid?;
@@ -116,9 +116,7 @@ impl Names {
     pub fn status(&self) -> Vec<SourceStatus> {
         let Feeds { local, services, pods, .. } = &*self.0.feeds;
         let mut sources = Vec::new();
-        if let Some(feed) = local {
-            add(&mut sources, feed);
-        }
+        add(&mut sources, local);
         for feed in [services, pods].into_iter().flatten() {
             add(&mut sources, feed);
             if let Some(source) = sources.iter_mut().find(|source| source.source == feed.source) {

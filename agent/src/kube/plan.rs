@@ -1,5 +1,6 @@
 //! From the flags to what is asked of whom.
 
+use std::iter;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
@@ -22,14 +23,15 @@ const API_SERVER: &str = "apiserver";
 #[derive(Debug)]
 pub(super) struct Plan {
     local: Local,
-    /// To the API server, if it is needed.
-    api: Option<Access>,
+    /// To the API server.
+    api: Access,
     remote: RemoteNames,
 }
 
+/// Who tells this node's pods.
 #[derive(Debug)]
 enum Local {
-    Node(String),
+    ApiServer { node: String },
     Kubelet(Access),
 }
 
@@ -41,33 +43,26 @@ pub(super) fn plan(config: &Config) -> Result<Option<Plan>> {
         (None, Some(account)) => Some(Access::Account(account.clone())),
         (None, None) => None,
     };
-    let is_needed = |flag: &str| {
-        Usage(format!(
-            "{flag}: not in a pod with a service account; name a kubeconfig: --kube.config FILE"
-        ))
-    };
-    let local = match flags.source {
-        Source::None => None,
-        Source::Auto if api.is_none() => None,
-        Source::Auto if flags.node.is_none() => {
+    let local = match (flags.source, &api) {
+        (Source::ApiServer | Source::Kubelet, None) => bail!(Usage(
+            "--kube.source: not in a pod with a service account; name a kubeconfig: \
+             --kube.config FILE"
+                .to_owned()
+        )),
+        (Source::Auto, Some(_)) if flags.node.is_none() => {
             log::warn!(
                 "in a pod, but the node's name is not known: no names of pods; give it by \
                  --kube.node, or FINRACE_KUBE_NODE from spec.nodeName"
             );
             None
         }
-        Source::Auto | Source::ApiServer => {
-            if api.is_none() {
-                bail!(is_needed("--kube.source apiserver"));
-            }
-            Some(Local::Node(node(flags)?))
+        (Source::Auto | Source::ApiServer, Some(_)) => {
+            Some(Local::ApiServer { node: node(flags)? })
         }
-        Source::Kubelet => {
-            let Some(api) = &api else { bail!(is_needed("--kube.source kubelet")) };
-            Some(Local::Kubelet(kubelet_access(flags, api)?))
-        }
+        (Source::Kubelet, Some(api)) => Some(Local::Kubelet(kubelet_access(flags, api)?)),
+        (Source::None, _) | (Source::Auto, None) => None,
     };
-    let Some(local) = local else {
+    let (Some(local), Some(api)) = (local, api) else {
         if flags.remote != RemoteNames::None {
             bail!(Usage("--kube.remote needs a --kube.source that can be asked".to_owned()));
         }
@@ -76,9 +71,9 @@ pub(super) fn plan(config: &Config) -> Result<Option<Plan>> {
     // Reads a kubeconfig; of what Kubernetes mounts nothing, which may be late.
     let kubelet = match &local {
         Local::Kubelet(access) => Some(access),
-        Local::Node(_) => None,
+        Local::ApiServer { .. } => None,
     };
-    for access in api.iter().chain(kubelet) {
+    for access in iter::once(&api).chain(kubelet) {
         access.config().map_err(|error| Usage(format!("{error:#}")))?;
     }
     Ok(Some(Plan { local, api, remote: flags.remote }))
@@ -138,17 +133,17 @@ impl Plan {
             Remotes::new((API_SERVER, kind), decode, max, clock, &changed)
         };
         let source = match self.local {
-            Local::Node(_) => API_SERVER,
+            Local::ApiServer { .. } => API_SERVER,
             Local::Kubelet(_) => "kubelet",
         };
         let feeds = Arc::new(Feeds {
-            local: Some(LocalPods::new(
+            local: LocalPods::new(
                 (source, "pod"),
                 object::local_pod,
                 LOCAL_MAX,
                 config.wall_clock,
                 &changed,
-            )),
+            ),
             services: (self.remote != RemoteNames::None)
                 .then(|| remote("service", object::service)),
             pods: (self.remote == RemoteNames::Pods)
@@ -179,21 +174,20 @@ impl Plan {
 
     async fn learn(&self, feeds: &Feeds, pace: Pace) {
         let pods = async {
-            let Some(feed) = &feeds.local else { return };
-            match (&self.local, &self.api) {
-                (Local::Kubelet(access), _) => match kubelet::poll(feed, access, &pace).await {},
-                (Local::Node(node), Some(access)) => {
+            let feed = &feeds.local;
+            match &self.local {
+                Local::Kubelet(access) => match kubelet::poll(feed, access, &pace).await {},
+                Local::ApiServer { node } => {
                     let fields = Some(format!("spec.nodeName={node}"));
                     let selection = Selection { path: PODS, fields, is_small: true };
-                    match (Follower { feed, access, selection, pace }).follow().await {}
+                    match (Follower { feed, access: &self.api, selection, pace }).follow().await {}
                 }
-                (Local::Node(_), None) => {}
             }
         };
         let remote = async |feed: &Option<Remotes>, path, fields| {
-            let (Some(feed), Some(access)) = (feed, &self.api) else { return };
+            let Some(feed) = feed else { return };
             let selection = Selection { path, fields, is_small: false };
-            match (Follower { feed, access, selection, pace }).follow().await {}
+            match (Follower { feed, access: &self.api, selection, pace }).follow().await {}
         };
         // Those that have ended have no address any more.
         let living = Some("status.phase!=Succeeded,status.phase!=Failed".to_owned());
@@ -209,7 +203,7 @@ impl Plan {
 async fn forget(feeds: &Feeds, pace: Pace) {
     loop {
         tokio::time::sleep(pace.keep / 10).await;
-        feeds.local.iter().for_each(|feed: &LocalPods| feed.expire(pace.keep));
+        feeds.local.expire(pace.keep);
         [&feeds.services, &feeds.pods]
             .into_iter()
             .flatten()
