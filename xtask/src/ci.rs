@@ -52,8 +52,14 @@ pub(crate) fn test() -> Result<()> {
 }
 
 fn clippy() -> Result<()> {
-    // `--all-targets` leaves out what has `test = false`, as the live tests have.
-    for targets in [["--workspace", "--all-targets"], ["--package=finrace", "--test=live"]] {
+    // `--all-targets` leaves out what has `test = false`, as the live tests have, and what is there
+    // without a feature only.
+    let targets = [
+        ["--workspace", "--all-targets"],
+        ["--package=finrace", "--test=live"],
+        ["--package=finrace", "--no-default-features"],
+    ];
+    for targets in targets {
         let arguments = ["--", "-D", "warnings"];
         show(cargo().args(["clippy", "--locked"]).args(targets).args(arguments))?;
     }

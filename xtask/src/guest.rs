@@ -66,6 +66,7 @@ pub(crate) fn build_static(arch: Arch) -> Result<Command> {
     let mut command = cargo();
     if arch.name() != env::consts::ARCH {
         setup::ensure(&arch.cross_packages())?;
+        // What dependencies have in C is compiled by the same one, which is found by its name.
         let variable = target.to_uppercase().replace('-', "_");
         command.env(
             format!("CARGO_TARGET_{variable}_LINKER"),
