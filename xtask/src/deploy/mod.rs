@@ -39,7 +39,6 @@ const WHEELS: [&str; 4] = [
 const VERSIONS: [&str; 5] = ["1.25", "1.28", "1.31", "1.34", "1.37"];
 
 const RULES: &str = "deploy/prometheus/finrace.rules.yaml";
-const DASHBOARD: &str = "deploy/grafana/finrace.json";
 const GENERATED: &str = "deploy/kubernetes/components/prometheus-operator/prometheusrule.yaml";
 
 pub(crate) fn run(args: DeployArgs) -> Result<()> {
@@ -66,7 +65,7 @@ pub(crate) fn run(args: DeployArgs) -> Result<()> {
         VERSIONS.first().unwrap_or(&""),
         VERSIONS.last().unwrap_or(&""),
     ));
-    if args.no_packages { Ok(()) } else { packages::run(&directory) }
+    if args.no_packages { Ok(()) } else { packages::run(&directory, &everything) }
 }
 
 /// The `PrometheusRule` for kustomize, which includes no file from outside of its directory and so
@@ -162,17 +161,20 @@ fn kustomized(python: &Path, directory: &Path) -> Result<BTreeMap<String, String
 /// The chart with several values.
 fn rendered(python: &Path, directory: &Path) -> Result<BTreeMap<String, String>> {
     let on = json!({"enabled": true});
-    let mut values = json!({
+    let values = json!({
         "helm default": {},
         "helm monitors": {
             "podMonitor": {"enabled": true, "interval": "1m", "labels": {"release": "prometheus"}},
             "serviceMonitor": {
                 "enabled": true,
-                "metricRelabelings": [{"action": "labeldrop", "regex": "client_pod|server_pod"}],
+                "metricRelabelings": [
+                    {"action": "drop", "sourceLabels": ["__name__"], "regex": "finrace_port_.*"},
+                ],
             },
             "prometheusRule": {"enabled": true, "labels": {"role": "alert-rules"}},
         },
         "helm openshift": {"openshift": on, "podAnnotations": {"a/b": "c"}},
+        "helm dashboard": {"dashboard": on},
         "helm kubelet": {"kube": {"source": "kubelet"}},
         "helm kubelet before 1.33": {"kube": {"source": "kubelet", "nodesProxy": true}},
         "helm services": {"kube": {"remote": "services"}, "extraArgs": ["--metrics.series-max=5000"]},
@@ -197,11 +199,6 @@ fn rendered(python: &Path, directory: &Path) -> Result<BTreeMap<String, String>>
             "podLabels": {"team": "network"},
         },
     });
-    if root().join(DASHBOARD).exists()
-        && let Some(values) = values.as_object_mut()
-    {
-        values.insert("helm dashboard".to_owned(), json!({"dashboard": on}));
-    }
     let refused = json!({
         "a key that does not exist": {"podmonitor": {"enabled": true}},
         "a source that does not exist": {"kube": {"source": "api"}},

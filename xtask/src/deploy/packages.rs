@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
+use serde_json::Value;
 
 use crate::guest::{self, Arch};
 use crate::{cargo, live, report, root, setup, show};
@@ -27,7 +28,8 @@ const FILES: [&str; 6] = [
     "/usr/share/man/man1/finrace.1.gz",
 ];
 
-pub(super) fn run(directory: &Path) -> Result<()> {
+/// Builds and checks them; `manifests` have arguments for the binary that is in them.
+pub(super) fn run(directory: &Path, manifests: &[&Value]) -> Result<()> {
     setup::ensure(&["binutils", "lintian", "rpm", "systemd"])?;
     let arch = Arch::host()?;
     let [finrace] = live::executables(&mut guest::build_static(arch)?, ["--bin=finrace"])?;
@@ -61,6 +63,7 @@ pub(super) fn run(directory: &Path) -> Result<()> {
     let binary = unpacked.join("usr/bin/finrace");
     let version = setup::run(Command::new(&binary).arg("--version"))?;
     ensure!(version.trim() == concat!("finrace ", env!("CARGO_PKG_VERSION")), "{version}");
+    understands(&binary, manifests)?;
     completes(&unpacked.join("usr/share/bash-completion/completions/finrace"))?;
     unit(&unpacked, directory)?;
     for file in [&deb, &rpm] {
@@ -98,6 +101,27 @@ fn tool_of((name, version): (&str, &str)) -> Result<PathBuf> {
         show(install.arg(format!("{name}@{version}")))?;
     }
     Ok(path)
+}
+
+/// The binary knows every argument of the manifests. It prints its help when it has read them all.
+fn understands(binary: &Path, manifests: &[&Value]) -> Result<()> {
+    let ask = |arguments: &[&str]| {
+        let output = Command::new(binary).args(arguments).arg("--help").output();
+        output.context("starting finrace")
+    };
+    for manifest in manifests {
+        let Some(arguments) = manifest.pointer("/spec/template/spec/containers/0/args") else {
+            continue;
+        };
+        let arguments: Vec<&str> =
+            arguments.as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+        let output = ask(&arguments)?;
+        let said = String::from_utf8_lossy(&output.stderr);
+        ensure!(output.status.success(), "finrace {arguments:?}: {said}");
+    }
+    let typo = ask(&["serve", "--kube.sauce=none"])?;
+    ensure!(typo.status.code() == Some(2), "finrace takes a flag that it does not have");
+    Ok(())
 }
 
 /// Asks bash itself what it would complete.

@@ -2,9 +2,12 @@
 //! arguments need, nothing of the host, and that selectors, ports and accounts meet.
 
 use std::collections::BTreeSet;
+use std::fs;
 
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Value, json};
+
+use crate::root;
 
 /// Checks one set of manifests; `rules` is what alerts and recording rules have to be.
 pub(super) fn check(objects: &[Value], rules: &Value) -> Result<()> {
@@ -211,12 +214,14 @@ fn check_scc(scc: &Value, set: &Set<'_>, pod: &Value) -> Result<()> {
     is(role, "/rules/0/verbs", &json!(["use"]))
 }
 
-/// It is one that Grafana's sidecar loads, and the text is a dashboard.
+/// It is one that Grafana's sidecar loads, and the dashboard is ours.
 fn check_dashboard(map: &Value) -> Result<()> {
     is(map, "/metadata/labels/grafana_dashboard", &json!("1"))?;
     let text = at(map, "/data/finrace.json")?.as_str().context("no text")?;
     let dashboard: Value = serde_json::from_str(text).context("finrace.json")?;
-    at(&dashboard, "/panels/0")?;
+    let path = root().join("deploy/grafana/finrace.json");
+    let original = fs::read_to_string(&path).with_context(|| format!("{}", path.display()))?;
+    ensure!(serde_json::from_str::<Value>(&original)? == dashboard, "not that of deploy/grafana");
     Ok(())
 }
 

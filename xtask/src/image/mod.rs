@@ -39,8 +39,8 @@ pub(crate) struct ImageArgs {
 
 const SECCOMP: &str = "deploy/seccomp/finrace.json";
 
-/// What the agent is told, as the `DaemonSet` does, with its port.
-const SERVE: [&str; 3] = ["serve", "--web.listen-address", "0.0.0.0:9502"];
+/// What the agent is told, as the `DaemonSet` does but for the names of pods.
+const SERVE: [&str; 3] = ["serve", "--web.listen-address=:9502", "--kube.source=none"];
 const PORT: u16 = 9502;
 
 /// As the `DaemonSet` has it; the image says the user.
