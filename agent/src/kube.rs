@@ -57,7 +57,7 @@ pub struct Kube {
     /// How to reach the API server, instead of as the pod's service account.
     #[arg(long = "kube.config", value_name = "FILE", env = "FINRACE_KUBE_CONFIG")]
     pub config: Option<PathBuf>,
-    /// Where the kubelet is [default: <https://NODE_IP:10250>].
+    /// Where the kubelet is [default: port 10250 of this node's address, by HTTPS].
     #[arg(long = "kube.kubelet", value_name = "URL", env = "FINRACE_KUBE_KUBELET")]
     pub kubelet: Option<String>,
     /// Certificates that the kubelet's must be signed by [default: the cluster's].
