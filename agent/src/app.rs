@@ -14,6 +14,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::cli::{self, Kernel};
+use crate::clock::Clock;
 use crate::demo::Demo;
 use crate::http::security::Security;
 use crate::http::{self, Reply, Route};
@@ -36,7 +37,8 @@ use crate::probe::rights;
 use crate::probe::skips::Skips;
 use crate::probe::source::{Batch, Source, monotonic};
 use crate::probe::trials::Trials;
-use crate::scrape::{self, Request, Scrape, Shape};
+use crate::report::page::{About, Incidents, Visit};
+use crate::scrape::{self, Request, Scrape, Shape, Work};
 use crate::who::Who;
 
 /// Bad usage that only shows when it is tried: exit status 2.
@@ -62,8 +64,8 @@ pub struct Session {
     /// Who the ends of connections are.
     pub who: Who,
     has_cgroups: bool,
-    pub started: SystemTime,
-    start: Nanos,
+    pub clock: Clock,
+    incidents: Incidents,
     skips: Skips,
     batches: mpsc::UnboundedReceiver<Batch>,
     /// Stops the reading thread when dropped; after `batches`, which it may wait for.
@@ -102,7 +104,7 @@ impl Counts {
 enum Input {
     Batch(Option<Batch>),
     Request(Request),
-    /// There is time for a slice of the scrape under way.
+    /// There is time for a slice of the answer under way.
     Collect,
     End,
 }
@@ -162,14 +164,14 @@ impl Session {
         kernel: &Kernel,
     ) -> Result<Self> {
         let Attached { links, serving, records, skips } = attached;
-        let start = monotonic();
+        let clock = Clock { started: wall_clock(), start: monotonic() };
         // After the attachment: a port that is listened on in between is seen twice, never missed.
         let listeners = listeners::read(Path::new("/proc"));
         let settings = Settings {
             ticks: Ticks { hz: features.hz },
             threshold: kernel.reuse_threshold,
             sees_writes: serving.iter().any(|job| job.job == Job::Write && job.by().is_some()),
-            start,
+            start: clock.start,
         };
         for job in &serving {
             let by = job.by().map_or_else(|| "no hook".to_owned(), ToString::to_string);
@@ -206,8 +208,8 @@ impl Session {
             counts: Counts::default(),
             who,
             has_cgroups,
-            started: wall_clock(),
-            start,
+            clock,
+            incidents: Incidents::default(),
             skips,
             batches,
             source,
@@ -243,15 +245,8 @@ impl Session {
         now
     }
 
-    /// The wall time of a stamp, in UTC.
-    pub fn rfc3339(&self, time: Nanos) -> String {
-        let since = time.since(self.start);
-        let time = self.started.checked_add(since).unwrap_or(self.started);
-        humantime::format_rfc3339_micros(time).to_string()
-    }
-
     pub fn elapsed(&self) -> Duration {
-        monotonic().since(self.start)
+        self.clock.since_start(monotonic())
     }
 
     /// Runs until `deadline`, a signal, or until `show` has enough; `show` gets every observation
@@ -272,11 +267,11 @@ impl Session {
         };
         tokio::pin!(end);
         let shape = requests.as_ref().map(|requests| requests.shape.clone());
-        let mut scrape: Option<Scrape> = None;
+        let mut work: Option<Work> = None;
         loop {
             let request = async {
                 match &mut requests {
-                    Some(requests) if scrape.is_none() => requests.receiver.recv().await,
+                    Some(requests) if work.is_none() => requests.receiver.recv().await,
                     _ => std::future::pending().await,
                 }
             };
@@ -284,7 +279,7 @@ impl Session {
                 batch = self.batches.recv() => Input::Batch(batch),
                 Some(request) = request => Input::Request(request),
                 // After all else that can be done now.
-                () = tokio::task::yield_now(), if scrape.is_some() => Input::Collect,
+                () = tokio::task::yield_now(), if work.is_some() => Input::Collect,
                 () = &mut end => Input::End,
                 _ = interrupt.recv() => Input::End,
                 _ = terminate.recv() => Input::End,
@@ -296,10 +291,10 @@ impl Session {
                     }
                 }
                 Input::Batch(None) => bail!("the thread that reads the rings has ended"),
-                Input::Request(request) => scrape = self.answer(request, shape.as_ref()),
+                Input::Request(request) => work = self.answer(request, shape.as_ref()),
                 Input::Collect => {
                     let table = &mut self.engine.table;
-                    if let Some(done) = scrape.take_if(|scrape| !scrape.collect(table)) {
+                    if let Some(done) = work.take_if(|work| !work.collect(table)) {
                         done.answer(table);
                     }
                 }
@@ -332,7 +327,7 @@ impl Session {
             self.engine.note_loss(batch.until);
         }
         let observations = self.engine.advance(&batch.events, batch.until);
-        show_all(observations, show)
+        self.show_all(observations, show)
     }
 
     /// What is in the rings already still counts.
@@ -346,11 +341,30 @@ impl Session {
                 return Ok(());
             }
         }
-        show_all(self.engine.finish(), show).map(drop)
+        let observations = self.engine.finish();
+        self.show_all(observations, show).map(drop)
+    }
+
+    /// Shows observations with the wall time of each, and keeps the latest incidents.
+    fn show_all(
+        &mut self,
+        observations: Vec<Observation>,
+        show: &mut impl FnMut(&Observation, SystemTime) -> Result<ControlFlow<()>>,
+    ) -> Result<ControlFlow<()>> {
+        let (now, wall) = (monotonic(), wall_clock());
+        for observation in observations {
+            let age = now.since(observation.time());
+            let time = wall.checked_sub(age).unwrap_or(wall);
+            if show(&observation, time)?.is_break() {
+                return Ok(ControlFlow::Break(()));
+            }
+            self.incidents.add(observation, time);
+        }
+        Ok(ControlFlow::Continue(()))
     }
 
     /// Answers, or begins to.
-    fn answer(&mut self, request: Request, shape: Option<&Shape>) -> Option<Scrape> {
+    fn answer(&mut self, request: Request, shape: Option<&Shape>) -> Option<Work> {
         match request.route {
             Route::Ready => {
                 request.answer(Reply::Ready(true));
@@ -359,8 +373,25 @@ impl Session {
             Route::Metrics { format, is_gzip } => {
                 let (status, table) = (self.status(), &mut self.engine.table);
                 let form = (format, is_gzip);
-                Some(Scrape::begin(table, status, shape?, form, monotonic(), request))
+                let begun = Scrape::begin(table, status, shape?, form, monotonic(), request);
+                Some(Work::Scrape(Box::new(begun)))
             }
+            Route::Page(ask) => {
+                let (about, table) = (self.about(), &self.engine.table);
+                let begun = Visit::begin(table, about, ask, monotonic(), request);
+                Some(Work::Page(Box::new(begun)))
+            }
+        }
+    }
+
+    fn about(&self) -> About {
+        About {
+            status: self.status(),
+            host: rustix::system::uname().nodename().to_string_lossy().into_owned(),
+            kernel: self.features.release.clone(),
+            clock: self.clock,
+            incidents: self.incidents.clone(),
+            who: self.who.clone(),
         }
     }
 
@@ -407,9 +438,9 @@ pub async fn serve(args: &cli::Serve) -> Result<()> {
     memory::give_back();
     log::info!("attached: {}", session.hooks());
     let scheme = security.scheme().await;
-    let urls = args.listen.iter().map(|address| format!("{scheme}://{address}/metrics"));
+    let urls = args.listen.iter().map(|address| format!("{scheme}://{address}/"));
     let urls = urls.collect::<Vec<_>>().join(", ");
-    eprintln_quietly(&format!("finrace: attached; metrics on {urls}"));
+    eprintln_quietly(&format!("finrace: attached; status page and metrics on {urls}"));
     serve_over(session, listeners, security, args).await
 }
 
@@ -471,21 +502,6 @@ fn cgroups(given: Option<&Path>) -> Result<Option<Mount>> {
             Ok(None)
         }
     }
-}
-
-/// Shows observations with the wall time of each.
-fn show_all(
-    observations: Vec<Observation>,
-    show: &mut impl FnMut(&Observation, SystemTime) -> Result<ControlFlow<()>>,
-) -> Result<ControlFlow<()>> {
-    let (now, wall) = (monotonic(), wall_clock());
-    for observation in observations {
-        let age = now.since(observation.time());
-        if show(&observation, wall.checked_sub(age).unwrap_or(wall))?.is_break() {
-            return Ok(ControlFlow::Break(()));
-        }
-    }
-    Ok(ControlFlow::Continue(()))
 }
 
 #[expect(clippy::disallowed_methods, reason = "the one place that reads it")]

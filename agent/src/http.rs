@@ -1,4 +1,4 @@
-//! The HTTP side of the daemon: `/`, `/metrics`, `/-/healthy`, `/-/ready`.
+//! The HTTP side of the daemon: `/`, `/api/v1/...`, `/metrics`, `/-/healthy`, `/-/ready`.
 //!
 //! Who may ask is told by [`security`], and how a connection comes to its request by `connection`.
 //!
@@ -27,7 +27,8 @@ use bytes::Bytes;
 use http_body_util::{Either, Full};
 use hyper::body::{Body, Frame, Incoming};
 use hyper::header::{
-    ACCEPT, ACCEPT_ENCODING, ALLOW, CONTENT_ENCODING, CONTENT_TYPE, HeaderName, HeaderValue,
+    ACCEPT, ACCEPT_ENCODING, ALLOW, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_SECURITY_POLICY,
+    CONTENT_TYPE, HeaderName, HeaderValue, REFERRER_POLICY, X_CONTENT_TYPE_OPTIONS,
 };
 use hyper::{Method, Request, Response, StatusCode};
 use tokio::net::{TcpListener, TcpStream};
@@ -37,6 +38,7 @@ use tokio::task::JoinSet;
 use self::connection::{SILENT_MAX, Shared, Silent, serve_one};
 use self::security::{Rarely, Security};
 use crate::metrics::Format;
+use crate::report::page::{Ask, Form, SECURITY_POLICY};
 
 /// Requests served at a time, unless told otherwise; the next ones wait.
 pub const MAX_REQUESTS: u16 = 40;
@@ -51,17 +53,18 @@ const GRACE: Duration = Duration::from_secs(1);
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 const TEXT: &str = "text/plain; charset=utf-8";
-const INDEX: &str = concat!(
-    "<!DOCTYPE html>\n<html lang=\"en\">\n<title>finrace</title>\n<h1>finrace ",
-    env!("CARGO_PKG_VERSION"),
-    "</h1>\n<ul>\n<li><a href=\"/metrics\">metrics</a>\n<li><a href=\"/-/healthy\">healthy</a>\n",
-    "<li><a href=\"/-/ready\">ready</a>\n</ul>\n</html>\n"
-);
+const NO_PEER: &str = "there is no row of this peer: it was not seen, or has given way to others \
+                       (--peers.max); / lists the worst, /api/v1/peers?limit=500 more of them\n";
 
 /// What only the agent can answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Route {
-    Metrics { format: Format, is_gzip: bool },
+    Metrics {
+        format: Format,
+        is_gzip: bool,
+    },
+    /// The status page, or a JSON form of what it shows.
+    Page(Ask),
     Ready,
 }
 
@@ -71,6 +74,10 @@ pub enum Reply {
     /// The exposition, in the format asked for: chunks, of which the last is empty. If that does not
     /// come, neither does the end of the answer.
     Metrics(mpsc::Receiver<Bytes>),
+    /// The page or the JSON form that was asked for.
+    Page(Bytes),
+    /// There is no row of the peer that was asked for.
+    NoPeer,
     /// Whether the programs are attached.
     Ready(bool),
     /// The agent is on its way out.
@@ -172,7 +179,8 @@ where
     F: Future<Output = Reply>,
 {
     let path = request.uri().path();
-    if !["/", "/metrics", "/-/healthy", "/-/ready"].contains(&path) {
+    let form = Form::of(path);
+    if form.is_none() && !["/metrics", "/-/healthy", "/-/ready"].contains(&path) {
         return Ok(response(StatusCode::NOT_FOUND, TEXT, "not found\n"));
     }
     if ![Method::GET, Method::HEAD].contains(request.method()) {
@@ -182,11 +190,16 @@ where
     }
     let format = negotiate(&list(&request, ACCEPT));
     let is_gzip = takes_gzip(&list(&request, ACCEPT_ENCODING));
+    if let Some(form) = form {
+        return Ok(match Ask::parse(form, request.uri().query().unwrap_or_default()) {
+            Ok(ask) => page(form, handler(Route::Page(ask)).await),
+            Err(problem) => response(StatusCode::BAD_REQUEST, TEXT, format!("{path}: {problem}\n")),
+        });
+    }
     let reply = match path {
         "/metrics" => handler(Route::Metrics { format, is_gzip }).await,
         "/-/ready" => handler(Route::Ready).await,
-        "/-/healthy" => return Ok(response(StatusCode::OK, TEXT, "healthy\n")),
-        _ => return Ok(response(StatusCode::OK, "text/html; charset=utf-8", INDEX)),
+        _ => return Ok(response(StatusCode::OK, TEXT, "healthy\n")),
     };
     let unavailable = StatusCode::SERVICE_UNAVAILABLE;
     Ok(match reply {
@@ -202,14 +215,37 @@ where
         }
         Reply::Ready(true) => response(StatusCode::OK, TEXT, "ready\n"),
         Reply::Ready(false) => response(unavailable, TEXT, "not attached yet\n"),
-        Reply::Gone => response(unavailable, TEXT, "shutting down\n"),
+        Reply::Page(_) | Reply::NoPeer | Reply::Gone => {
+            response(unavailable, TEXT, "shutting down\n")
+        }
     })
 }
 
-fn response(status: StatusCode, content_type: &'static str, body: &'static str) -> Answer {
-    let mut response = Response::new(Either::Left(Full::from(body)));
+/// The page, or a JSON form of it, with what a browser must not do with it.
+fn page(form: Form, reply: Reply) -> Answer {
+    let mut response = match reply {
+        Reply::Page(body) => response(StatusCode::OK, form.content_type(), body),
+        Reply::NoPeer => response(StatusCode::NOT_FOUND, TEXT, NO_PEER),
+        Reply::Metrics(_) | Reply::Ready(_) | Reply::Gone => {
+            response(StatusCode::SERVICE_UNAVAILABLE, TEXT, "shutting down\n")
+        }
+    };
+    for (name, value) in [
+        (CONTENT_SECURITY_POLICY, SECURITY_POLICY),
+        (REFERRER_POLICY, "no-referrer"),
+        (CACHE_CONTROL, "no-store"),
+    ] {
+        response.headers_mut().insert(name, HeaderValue::from_static(value));
+    }
+    response
+}
+
+fn response(status: StatusCode, content_type: &'static str, body: impl Into<Bytes>) -> Answer {
+    let mut response = Response::new(Either::Left(Full::new(body.into())));
     *response.status_mut() = status;
-    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     response
 }
 
@@ -354,7 +390,12 @@ mod tests {
     }
 
     pub(super) async fn agent(route: Route, is_ready: bool) -> Reply {
-        let Route::Metrics { format, is_gzip } = route else { return Reply::Ready(is_ready) };
+        let (format, is_gzip) = match route {
+            Route::Metrics { format, is_gzip } => (format, is_gzip),
+            Route::Page(ask) if ask.only.is_some() => return Reply::NoPeer,
+            Route::Page(_) => return Reply::Page("a page".into()),
+            Route::Ready => return Reply::Ready(is_ready),
+        };
         let (sender, chunks) = mpsc::channel(3);
         for chunk in [format!("{format:?}, "), format!("{is_gzip}\n"), String::new()] {
             sender.send(chunk.into()).await.unwrap();
@@ -373,6 +414,9 @@ mod tests {
 
     #[tokio::test]
     async fn routes() {
+        const HTML: &str = "text/html; charset=utf-8";
+        const JSON: &str = "application/json";
+        const LIMIT: &str = "/api/v1/peers: limit `x` is not a number from 1 to 500\n";
         let ready = start(MAX_REQUESTS, |route| agent(route, true)).await;
         let starting = start(MAX_REQUESTS, |route| agent(route, false)).await;
         let gone = start(MAX_REQUESTS, |_| async { Reply::Gone }).await;
@@ -414,7 +458,16 @@ mod tests {
             (&ready, "GET /-/ready", "", 200, TEXT, "ready\n"),
             (&starting, "GET /-/ready", "", 503, TEXT, "not attached yet\n"),
             (&gone, "GET /metrics", "", 503, TEXT, "shutting down\n"),
-            (&ready, "GET /", "", 200, "text/html; charset=utf-8", INDEX),
+            (&ready, "GET /", "", 200, HTML, "a page"),
+            (&ready, "HEAD /?limit=9", "", 200, HTML, ""),
+            (&ready, "POST /", "", 405, TEXT, "only GET and HEAD\n"),
+            (&ready, "GET /api/v1/status", "", 200, JSON, "a page"),
+            (&ready, "GET /api/v1/peers?limit=9", "", 200, JSON, "a page"),
+            (&ready, "GET /api/v1/events", "", 200, JSON, "a page"),
+            (&ready, "GET /?netns=1&peer=10.0.0.5:80", "", 404, TEXT, NO_PEER),
+            (&ready, "GET /api/v1/peers?limit=x", "", 400, TEXT, LIMIT),
+            (&gone, "GET /", "", 503, TEXT, "shutting down\n"),
+            (&ready, "GET /api/v1", "", 404, TEXT, "not found\n"),
             (&ready, "GET /nothing", "", 404, TEXT, "not found\n"),
             (&ready, "DELETE /nothing", "", 404, TEXT, "not found\n"),
         ];
@@ -429,6 +482,19 @@ mod tests {
             let is_gzip = head.contains("content-encoding: gzip");
             assert_eq!(is_gzip, headers.contains("gzip"), "{line}: {head}");
             assert_eq!(rest, body, "{line}");
+            let is_page =
+                line.contains(" /api/v1/") || line.contains(" /?") || line.ends_with(" /");
+            let is_page = is_page && ![405, 400].contains(&status);
+            for header in [
+                "cache-control: no-store",
+                "referrer-policy: no-referrer",
+                "content-security-policy: default-src 'none'; style-src 'sha256-",
+                "base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+            ] {
+                assert_eq!(head.contains(header), is_page, "{line}: {head}");
+            }
+            let is_guarded = head.contains("x-content-type-options: nosniff");
+            assert!(is_guarded || line.contains("/metrics"), "{line}: {head}");
         }
     }
 

@@ -4,6 +4,7 @@
 mod against;
 mod document;
 mod draw;
+pub mod page;
 mod text;
 
 use std::fs;

@@ -1,5 +1,5 @@
-//! The way of a scrape through the agent: collected by the event loop, a slice at a time between
-//! batches, then written, compressed and sent by a thread of its own.
+//! The way of a scrape, or of a page, through the agent: collected by the event loop, a slice at a time
+//! between batches, then written, compressed and sent by a thread of its own.
 //!
 //! What surprises: nothing is locked. The loop never waits for a scrape, it only does a slice of it;
 //! and what the thread writes has been lent to it, see [`Collection`].
@@ -17,6 +17,7 @@ use crate::logic::model::Nanos;
 use crate::logic::table::{Collection, Table};
 use crate::metrics::{self, Format, Naming, Status};
 use crate::probe::source::monotonic;
+use crate::report::page::Visit;
 
 /// Written at a time: each keeps what it was lent. The next ones wait.
 const AT_A_TIME: usize = 2;
@@ -35,6 +36,8 @@ const PATIENCE: Duration = Duration::from_secs(10);
 pub struct Asking {
     requests: mpsc::Sender<Request>,
     scrapes: Arc<Semaphore>,
+    /// One at a time, so that whoever reloads one all the time is in no scrape's way.
+    pages: Arc<Semaphore>,
 }
 
 /// A request on its way to the event loop, with the way back.
@@ -42,20 +45,22 @@ pub struct Asking {
 pub struct Request {
     pub route: Route,
     reply: oneshot::Sender<Reply>,
-    /// For a scrape, until it is written.
+    /// For a scrape or a page, until it is written.
     permit: Option<OwnedSemaphorePermit>,
 }
 
 /// Both ends, with room for so many requests.
 pub fn requests(max: usize) -> (Asking, mpsc::Receiver<Request>) {
     let (requests, receiver) = mpsc::channel(max);
-    (Asking { requests, scrapes: Arc::new(Semaphore::new(AT_A_TIME)) }, receiver)
+    let [scrapes, pages] = [AT_A_TIME, 1].map(|permits| Arc::new(Semaphore::new(permits)));
+    (Asking { requests, scrapes, pages }, receiver)
 }
 
 impl Asking {
     pub async fn ask(self, route: Route) -> Reply {
         let permit = match route {
             Route::Metrics { .. } => self.scrapes.acquire_owned().await.ok(),
+            Route::Page(_) => self.pages.acquire_owned().await.ok(),
             Route::Ready => None,
         };
         let (reply, answer) = oneshot::channel();
@@ -67,12 +72,18 @@ impl Asking {
 
     /// Waits until nothing is being written any more.
     pub async fn end(self) {
-        // The semaphore is never closed.
+        // The semaphores are never closed.
         drop(self.scrapes.acquire_many(AT_A_TIME as u32).await);
+        drop(self.pages.acquire().await);
     }
 }
 
 impl Request {
+    /// To be kept until the answer is written.
+    pub fn take_permit(&mut self) -> Option<OwnedSemaphorePermit> {
+        self.permit.take()
+    }
+
     pub fn answer(self, reply: Reply) {
         if self.reply.send(reply).is_err() {
             log::debug!("an HTTP client left before its answer");
@@ -86,6 +97,38 @@ pub struct Shape {
     /// Series in an answer, at most.
     pub series_max: usize,
     pub naming: Naming,
+}
+
+/// What the event loop does for a request when it has time for it.
+#[derive(Debug)]
+pub enum Work {
+    Scrape(Box<Scrape>),
+    Page(Box<Visit>),
+}
+
+impl Work {
+    /// Collects for a while; false once there is nothing left to collect.
+    pub fn collect(&mut self, table: &mut Table) -> bool {
+        let start = monotonic();
+        while monotonic().since(start) < SLICE {
+            let is_more = match self {
+                Self::Scrape(scrape) => scrape.collection.step(table),
+                Self::Page(visit) => visit.step(table),
+            };
+            if !is_more {
+                return false;
+            }
+        }
+        true
+    }
+
+    /// Answers, once all is collected.
+    pub fn answer(self, table: &mut Table) {
+        match self {
+            Self::Scrape(scrape) => scrape.answer(table),
+            Self::Page(visit) => visit.answer(table),
+        }
+    }
 }
 
 /// A scrape under way in the event loop.
@@ -112,23 +155,11 @@ impl Scrape {
         Self { collection, status, naming: shape.naming.clone(), form, request }
     }
 
-    /// Collects for a while; false once there is nothing left to collect.
-    pub fn collect(&mut self, table: &mut Table) -> bool {
-        let start = monotonic();
-        while monotonic().since(start) < SLICE {
-            if !self.collection.step(table) {
-                return false;
-            }
-        }
-        true
-    }
-
-    /// Answers, once all is collected.
-    pub fn answer(self, table: &mut Table) {
+    fn answer(self, table: &mut Table) {
         let Self { collection, status, naming, form, mut request } = self;
         let export = collection.finish(table);
         let (sender, chunks) = mpsc::channel(CHUNKS);
-        let (runtime, permit) = (Handle::current(), request.permit.take());
+        let (runtime, permit) = (Handle::current(), request.take_permit());
         drop(tokio::task::spawn_blocking(move || {
             let mut send = |chunk| send(&runtime, &sender, chunk);
             let written = metrics::write(export, status, naming, form, &mut send);
@@ -175,11 +206,12 @@ mod tests {
 
     /// As the event loop of the daemon does, with an observation of a new peer whenever it can.
     async fn run(mut receiver: mpsc::Receiver<Request>, mut table: Table) {
-        let mut scrape: Option<Scrape> = None;
+        let mut work: Option<Work> = None;
         for peer in 0.. {
             table.add(&reuse(peer));
+            let is_busy = work.is_some();
             let request = async {
-                if scrape.is_some() { std::future::pending().await } else { receiver.recv().await }
+                if is_busy { std::future::pending().await } else { receiver.recv().await }
             };
             tokio::select! {
                 request = request => {
@@ -189,10 +221,10 @@ mod tests {
                     let shape = Shape { series_max: 10_000, naming: Naming::default() };
                     let begun =
                         Scrape::begin(&mut table, status, &shape, form, Nanos(1), request);
-                    scrape = Some(begun);
+                    work = Some(Work::Scrape(Box::new(begun)));
                 }
-                () = tokio::task::yield_now(), if scrape.is_some() => {
-                    if let Some(done) = scrape.take_if(|scrape| !scrape.collect(&mut table)) {
+                () = tokio::task::yield_now(), if work.is_some() => {
+                    if let Some(done) = work.take_if(|work| !work.collect(&mut table)) {
                         done.answer(&mut table);
                     }
                 }

@@ -12,6 +12,7 @@ use serde::Serialize;
 
 use crate::app::Session;
 use crate::cli::Watch;
+use crate::clock::rfc3339;
 use crate::logic::model::{Incident, Observation, Origin};
 use crate::output::{eprintln_quietly, ordinary, seconds};
 
@@ -145,7 +146,7 @@ impl Shown {
 
 /// An event as `watch --json` prints it; unknown fields are left out. Durations are in seconds.
 #[derive(Debug, Default, Serialize)]
-struct Line {
+pub(crate) struct Line {
     time: String,
     event: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -210,7 +211,7 @@ impl Line {
         line
     }
 
-    fn of_incident(incident: &Incident, wall: SystemTime) -> Self {
+    pub(crate) fn of_incident(incident: &Incident, wall: SystemTime) -> Self {
         let seconds = |duration: Duration| duration.as_secs_f64();
         Self {
             event: if incident.class.is_race() { "race" } else { "incident" },
@@ -231,7 +232,7 @@ impl Line {
 
     fn about(origin: &Origin, wall: SystemTime) -> Self {
         Self {
-            time: humantime::format_rfc3339_micros(wall).to_string(),
+            time: rfc3339(wall),
             role: origin.role.as_str(),
             local: origin.local.to_string(),
             peer: origin.remote.to_string(),
@@ -262,7 +263,7 @@ fn columns(
 
 /// An event as a person reads it.
 fn text(observation: &Observation, wall: SystemTime) -> String {
-    let stamp = humantime::format_rfc3339_micros(wall).to_string();
+    let stamp = rfc3339(wall);
     // Only the time of day, in UTC: the date is that of the terminal session.
     let time = stamp.get(11..26).unwrap_or(&stamp).to_owned();
     let origin = observation.origin();
@@ -298,7 +299,7 @@ fn text(observation: &Observation, wall: SystemTime) -> String {
     )
 }
 
-fn describe(incident: &Incident) -> String {
+pub(crate) fn describe(incident: &Incident) -> String {
     let mut text = incident.outcome.to_string();
     let mut say = |label: &str, value: Option<String>| {
         if let Some(value) = value {

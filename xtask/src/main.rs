@@ -66,6 +66,8 @@ enum Task {
     Score(score::ScoreArgs),
     /// Real servers and chains of them: are timeouts, verdicts and advice right? (root, Debian)
     Servers(servers::ServersArgs),
+    /// Take the pictures of the status page that are in README.md (root, Debian)
+    Screenshots(servers::ScreenshotArgs),
     /// Traffic that looks like a race and is none (root, Debian)
     Lookalikes(lookalikes::LookalikeArgs),
 }
@@ -96,6 +98,7 @@ fn run(task: Task) -> Result<()> {
         Task::Alerts(args) => prometheus::alerts(args),
         Task::Score(args) => score::run(args),
         Task::Servers(args) => servers::run(args),
+        Task::Screenshots(args) => servers::screenshots(&args),
         Task::Lookalikes(args) => lookalikes::run(args),
     }
 }

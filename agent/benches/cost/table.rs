@@ -4,9 +4,10 @@ use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context as _, Result, ensure};
+use finrace::clock::Clock;
 use finrace::http::security::Security;
 use finrace::http::{self, MAX_REQUESTS, Reply, Route};
 use finrace::logic::model::{
@@ -16,7 +17,9 @@ use finrace::logic::model::{
 use finrace::logic::owner::Owner;
 use finrace::logic::table::Table;
 use finrace::metrics::{Format, Naming, SERIES_MAX, Status, encode};
-use finrace::scrape::{Scrape, Shape, requests};
+use finrace::report::page::{About, Incidents, Visit};
+use finrace::scrape::{Scrape, Shape, Work, requests};
+use finrace::who::Who;
 use rustix::time::{ClockId, clock_gettime};
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot};
@@ -46,6 +49,9 @@ pub(crate) struct Args {
     /// Scrapes of each kind
     #[arg(long, default_value_t = 20)]
     scrapes: usize,
+    /// Ask for the status page instead of metrics
+    #[arg(long)]
+    page: bool,
     /// Instead of all that, encode the table so many times, and look at no clock: for a tool that
     /// counts instructions
     #[arg(long)]
@@ -83,9 +89,10 @@ async fn measure(args: &Args) -> Result<serde_json::Value> {
     let server = tokio::spawn(http::serve(listeners, MAX_REQUESTS, security, handler, never));
     let (done, mut is_done) = oneshot::channel();
     let scrapes = args.scrapes;
+    let path = if args.page { "/" } else { "/metrics" };
     thread::spawn(move || {
         let of = |encoding: &'static str| {
-            (0..scrapes).map(|_| scrape(address, encoding)).collect::<Result<Vec<_>>>()
+            (0..scrapes).map(|_| scrape(address, path, encoding)).collect::<Result<Vec<_>>>()
         };
         // Nobody waits for it if the rest has failed.
         done.send(of("identity").and_then(|plain| Ok((plain, of("gzip")?)))).unwrap_or_default();
@@ -137,10 +144,10 @@ struct Scraped {
 
 /// Reads without keeping: HTTP/1.0, so that the body comes as it is.
 #[expect(clippy::disallowed_methods, reason = "to measure is what it is for")]
-fn scrape(address: SocketAddr, encoding: &str) -> Result<Scraped> {
+fn scrape(address: SocketAddr, path: &str, encoding: &str) -> Result<Scraped> {
     let start = Instant::now();
     let mut stream = TcpStream::connect(address)?;
-    write!(stream, "GET /metrics HTTP/1.0\r\nHost: a\r\nAccept-Encoding: {encoding}\r\n\r\n")?;
+    write!(stream, "GET {path} HTTP/1.0\r\nHost: a\r\nAccept-Encoding: {encoding}\r\n\r\n")?;
     let mut scraped = Scraped { time: Duration::ZERO, bytes: 0, series: 0 };
     let mut buffer = vec![0; 65_536];
     let mut is_line_start = false;
@@ -267,6 +274,18 @@ impl World {
         }
     }
 
+    fn about() -> About {
+        let clock = Clock { started: SystemTime::UNIX_EPOCH, start: Nanos(0) };
+        About {
+            status: Status::default(),
+            host: String::new(),
+            kernel: String::new(),
+            clock,
+            incidents: Incidents::default(),
+            who: Who::default(),
+        }
+    }
+
     /// Answers as the event loop of the daemon does, observations in between; the longest that those
     /// had to wait for a scrape.
     #[expect(clippy::disallowed_methods, reason = "to measure is what it is for")]
@@ -277,11 +296,12 @@ impl World {
         is_done: &mut oneshot::Receiver<Result<(Vec<Scraped>, Vec<Scraped>)>>,
     ) -> Waited {
         let mut longest = Waited::default();
-        let mut scrape: Option<Scrape> = None;
+        let mut work: Option<Work> = None;
         let mut ticks = tokio::time::interval(Duration::from_millis(10));
         while is_done.is_empty() {
+            let is_busy = work.is_some();
             let request = async {
-                if scrape.is_some() { std::future::pending().await } else { requests.recv().await }
+                if is_busy { std::future::pending().await } else { requests.recv().await }
             };
             let (start, start_cpu);
             tokio::select! {
@@ -300,14 +320,19 @@ impl World {
                             let (table, form) = (&mut self.table, (format, is_gzip));
                             let status = Status::default();
                             let begun = Scrape::begin(table, status, shape, form, self.now, request);
-                            scrape = Some(begun);
+                            work = Some(Work::Scrape(Box::new(begun)));
+                        }
+                        Route::Page(ask) => {
+                            let (about, table) = (Self::about(), &self.table);
+                            let visit = Visit::begin(table, about, ask, self.now, request);
+                            work = Some(Work::Page(Box::new(visit)));
                         }
                     }
                 }
-                () = tokio::task::yield_now(), if scrape.is_some() => {
+                () = tokio::task::yield_now(), if is_busy => {
                     (start, start_cpu) = (Instant::now(), cpu());
                     let table = &mut self.table;
-                    if let Some(done) = scrape.take_if(|scrape| !scrape.collect(table)) {
+                    if let Some(done) = work.take_if(|work| !work.collect(table)) {
                         done.answer(table);
                     }
                 }

@@ -4,7 +4,7 @@
 //! which is never part of a key: there it is our listening port and the remote address.
 
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use super::model::{Endpoint, Origin, Role};
 use super::owner::Owner;
@@ -16,6 +16,19 @@ pub enum Peer {
     Client(Endpoint),
     /// We listen on `port`, and `ip` connected.
     Server { port: u16, ip: IpAddr },
+}
+
+impl Peer {
+    /// From what it displays as.
+    pub fn parse(text: &str) -> Option<Self> {
+        if let Some((port, ip)) = text.strip_prefix(':').and_then(|text| text.split_once(" from "))
+        {
+            let (port, ip) = (port.parse().ok()?, ip.parse().ok()?);
+            return Some(Self::Server { port, ip });
+        }
+        let address: SocketAddr = text.parse().ok()?;
+        Some(Self::Client(Endpoint { ip: address.ip(), port: address.port() }))
+    }
 }
 
 impl fmt::Display for Peer {
@@ -102,7 +115,7 @@ mod tests {
 
     fn check(role: Role, local: &str, remote: &str, expected: Option<(&str, &str)>) {
         let end = |text: &str| {
-            let address: std::net::SocketAddr = text.parse().unwrap();
+            let address: SocketAddr = text.parse().unwrap();
             Endpoint { ip: address.ip(), port: address.port() }
         };
         let origin = Origin {
@@ -119,6 +132,14 @@ mod tests {
         assert_eq!(texts.as_ref().map(|(row, port)| (row.as_str(), port.as_str())), expected);
         assert!(key.is_none_or(|key| key.role() == role && key.ip() == origin.remote.ip));
         assert!(key.is_none_or(|key| (key.owner, key.port().owner) == (Owner(3), Owner(3))));
+        assert!(key.is_none_or(|key| Peer::parse(&key.to_string()) == Some(key.peer)));
+    }
+
+    #[test]
+    fn what_is_no_peer() {
+        for text in ["", ":80", "10.0.0.5", "*:80", ":80 from *", "other", ":80 from 10.0.0.5:80"] {
+            assert_eq!(Peer::parse(text), None, "{text}");
+        }
     }
 
     #[test]

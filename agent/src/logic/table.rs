@@ -8,6 +8,7 @@ mod counts;
 mod export;
 mod lately;
 mod stats;
+mod survey;
 #[cfg(test)]
 mod tests;
 
@@ -23,6 +24,7 @@ pub use counts::{Counts, Kinds, Measure, Tally};
 pub use export::{Collection, Export, Level, OF_OTHERS, Shown};
 use stats::RecentCloses;
 pub use stats::{IdleTimes, Stats};
+pub use survey::{Badness, Picture, Survey};
 
 /// Roll-ups are few: a port of a namespace. They are never evicted, so there must be an end.
 const MAX_PORTS: usize = 4096;

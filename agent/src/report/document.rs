@@ -1,6 +1,5 @@
 //! The report as its JSON form has it. Durations are in seconds.
 
-use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -8,15 +7,19 @@ use serde::Serialize;
 
 use super::against::{Against, Before};
 use crate::app::Session;
+use crate::clock::Clock;
 use crate::logic::advice::{self, Advice, Alternative, advise};
 use crate::logic::estimate::{Estimate, Population};
 use crate::logic::explain::{notes, sentence};
+use crate::logic::gaps::Bucket;
 use crate::logic::knobs::{self, Side};
 use crate::logic::latest::Latest;
 use crate::logic::model::{Closer, Nanos, Role};
+use crate::logic::owner::End;
 use crate::logic::peer::Peer;
-use crate::logic::table::{Measure, Stats};
+use crate::logic::table::{Badness, Measure, Row, Stats};
 use crate::logic::verdict::{Facts, State};
+use crate::who::Who;
 
 /// Version of the JSON form; a change that breaks a reader raises it.
 pub(super) const SCHEMA: &str = "finrace.report/2";
@@ -44,24 +47,29 @@ pub(super) struct PeerReport {
     pub(super) peer: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) process: Option<String>,
+    /// Who the two ends are, as far as it is known.
+    #[serde(skip_serializing_if = "End::is_empty")]
+    pub(super) client: End,
+    #[serde(skip_serializing_if = "End::is_empty")]
+    pub(super) server: End,
     pub(super) verdict: &'static str,
     pub(super) sentence: String,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(super) notes: Vec<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    missing: Option<String>,
+    pub(super) missing: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) exposure_per_hour: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) exposure: Option<ExposureReport>,
     pub(super) order: Order,
-    closes: BTreeMap<&'static str, Closes>,
+    pub(super) closes: BTreeMap<&'static str, Closes>,
     pub(super) reuse: Reuse,
     pub(super) races: BTreeMap<&'static str, u64>,
     /// When each class was last seen, RFC 3339.
     pub(super) last_seen: BTreeMap<&'static str, String>,
-    causes: BTreeMap<&'static str, u64>,
-    incidents: BTreeMap<&'static str, u64>,
+    pub(super) causes: BTreeMap<&'static str, u64>,
+    pub(super) incidents: BTreeMap<&'static str, u64>,
     /// Races of this side that are counted at the client's row, whose end is on this host too.
     pub(super) seen: u64,
     pub(super) idle_timeout: BTreeMap<&'static str, Timeout>,
@@ -73,6 +81,8 @@ pub(super) struct PeerReport {
     pub(super) against: Option<Against>,
     #[serde(skip)]
     pub(super) state: State,
+    #[serde(skip)]
+    badness: Badness,
 }
 
 /// Who closed idle connections, of late. The client is the side that sends requests.
@@ -80,7 +90,7 @@ pub(super) struct PeerReport {
 pub(super) struct Order {
     pub(super) client_first: u32,
     pub(super) server_first: u32,
-    client_in_a_row: u32,
+    pub(super) client_in_a_row: u32,
 }
 
 #[derive(Debug, Serialize)]
@@ -89,7 +99,7 @@ pub(super) struct ExposureReport {
     pub(super) at_most_per_hour: f64,
     /// A request that begins within this time around the close is lost.
     pub(super) window_seconds: f64,
-    rtt_seconds: f64,
+    pub(super) rtt_seconds: f64,
     #[serde(skip_serializing_if = "Option::is_none")]
     reaction_seconds: Option<f64>,
     /// Gaps just before the close that the figure rests on.
@@ -102,30 +112,34 @@ pub(super) struct ExposureReport {
 
 /// Closes of one closer.
 #[derive(Debug, Serialize)]
-struct Closes {
-    total: u64,
-    by_evidence: BTreeMap<&'static str, u64>,
+pub(super) struct Closes {
+    pub(super) total: u64,
+    pub(super) by_evidence: BTreeMap<&'static str, u64>,
     /// Idle time at those closes that ended an idle connection.
-    idle: Quantiles,
+    pub(super) idle: Quantiles,
+    /// As those of reuses, with closes that a farewell announced.
+    pub(super) buckets: Buckets,
 }
+
+/// Lower and upper bound in seconds, count; of the last hour or two.
+pub(super) type Buckets = Vec<(f64, f64, u32)>;
 
 #[derive(Debug, Serialize)]
 pub(super) struct Quantiles {
     pub(super) count: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
-    p50_seconds: Option<f64>,
+    pub(super) p50_seconds: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    p99_seconds: Option<f64>,
+    pub(super) p99_seconds: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    max_seconds: Option<f64>,
+    pub(super) max_seconds: Option<f64>,
 }
 
 #[derive(Debug, Serialize)]
 pub(super) struct Reuse {
     #[serde(flatten)]
     pub(super) gaps: Quantiles,
-    /// Lower and upper bound in seconds, count; of the last half an hour to an hour.
-    pub(super) buckets: Vec<(f64, f64, u32)>,
+    pub(super) buckets: Buckets,
 }
 
 #[derive(Debug, Serialize)]
@@ -133,17 +147,17 @@ pub(super) struct Timeout {
     pub(super) seconds: f64,
     pub(super) low_seconds: f64,
     pub(super) high_seconds: f64,
-    closes: u32,
-    share: f64,
+    pub(super) closes: u32,
+    pub(super) share: f64,
     #[serde(skip_serializing_if = "Option::is_none")]
-    confidence: Option<&'static str>,
+    pub(super) confidence: Option<&'static str>,
     #[serde(skip_serializing_if = "is_false")]
-    upper_bound: bool,
+    pub(super) upper_bound: bool,
     /// Software with such a default: guesses.
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    default_of: Vec<&'static str>,
+    pub(super) default_of: Vec<&'static str>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    others: Vec<Timeout>,
+    pub(super) others: Vec<Timeout>,
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "as serde calls it")]
@@ -154,24 +168,24 @@ fn is_false(flag: &bool) -> bool {
 /// After how long something forgets a connection without a word.
 #[derive(Debug, Serialize)]
 pub(super) struct DropLimit {
-    passed_seconds: f64,
-    failed_seconds: f64,
+    pub(super) passed_seconds: f64,
+    pub(super) failed_seconds: f64,
     /// What has such a limit: guesses.
     pub(super) default_of: Vec<&'static str>,
 }
 
 #[derive(Debug, Serialize)]
 pub(super) struct AdviceReport {
-    side: &'static str,
+    pub(super) side: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
-    software: Option<&'static str>,
+    pub(super) software: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     knob: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    place: Option<&'static str>,
+    pub(super) place: Option<&'static str>,
     seconds: f64,
     #[serde(skip_serializing_if = "Option::is_none")]
-    line: Option<String>,
+    pub(super) line: Option<String>,
     pub(super) text: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) note: Option<&'static str>,
@@ -186,30 +200,21 @@ pub(super) struct AlternativeReport {
 }
 
 /// What the reports of one session have in common.
-struct Run<'a> {
-    session: &'a Session,
-    now: Nanos,
+pub(super) struct Run {
+    pub(super) clock: Clock,
+    pub(super) now: Nanos,
+    /// The gap from which a write counts as a reuse.
+    pub(super) threshold: Duration,
+    pub(super) who: Who,
 }
 
 impl Document {
     pub(super) fn of(session: &mut Session) -> Self {
         let now = session.assess();
-        let run = Run { session, now };
         let table = &session.engine.table;
-        let mut peers: Vec<_> = table
-            .rows()
-            .into_iter()
-            .map(|row| {
-                let names = Names::of_peer(row.key.peer, row.stats.process());
-                run.report(
-                    row.key.role(),
-                    Some(row.key.netns),
-                    row.key.to_string(),
-                    &names,
-                    &row.stats,
-                )
-            })
-            .collect();
+        let (clock, who) = (session.clock, session.who.clone());
+        let run = Run { clock, now, threshold: table.threshold(), who };
+        let mut peers: Vec<_> = table.rows().into_iter().map(|row| run.of_row(row)).collect();
         for (role, stats) in table.others() {
             let other =
                 run.report(role, None, "other".to_owned(), &Names::of_many(role, None), stats);
@@ -230,16 +235,29 @@ impl Document {
         let hook = |job: &crate::probe::attach::Serving| {
             (job.job.name(), job.by().map_or("none", |choice| choice.hook.name()))
         };
+        let hooks = session.serving.iter().map(hook).collect();
+        let kernel = session.features.release.clone();
+        Self { ports, ..Self::of_peers(&run, kernel, hooks, session.lost(), peers) }
+    }
+
+    /// Without roll-ups.
+    pub(super) fn of_peers(
+        run: &Run,
+        kernel: String,
+        hooks: BTreeMap<&'static str, &'static str>,
+        lost: BTreeMap<&'static str, u64>,
+        peers: Vec<PeerReport>,
+    ) -> Self {
         Self {
             schema: SCHEMA,
             knobs: knobs::CHECKED,
-            started: humantime::format_rfc3339_micros(session.started).to_string(),
-            seconds: session.elapsed().as_secs_f64(),
-            kernel: session.features.release.clone(),
-            hooks: session.serving.iter().map(hook).collect(),
-            lost: session.lost(),
+            started: run.clock.rfc3339(run.clock.start),
+            seconds: run.clock.since_start(run.now).as_secs_f64(),
+            kernel,
+            hooks,
+            lost,
             peers,
-            ports,
+            ports: Vec::new(),
         }
     }
 
@@ -286,7 +304,18 @@ impl Names {
     }
 }
 
-impl Run<'_> {
+impl Run {
+    pub(super) fn of_row(&self, row: &Row) -> PeerReport {
+        let key = row.key;
+        let names = Names::of_peer(key.peer, row.stats.process());
+        let port = if let Peer::Client(server) = key.peer { server.port } else { 0 };
+        let (local, remote) = (self.who.end(key.owner), self.who.remote(key.ip(), port));
+        let (client, server) =
+            if key.role() == Role::Server { (remote, local) } else { (local, remote) };
+        let report = self.report(key.role(), Some(key.netns), key.to_string(), &names, &row.stats);
+        PeerReport { client, server, ..report }
+    }
+
     fn report(
         &self,
         role: Role,
@@ -295,8 +324,7 @@ impl Run<'_> {
         names: &Names,
         stats: &Stats,
     ) -> PeerReport {
-        let table = &self.session.engine.table;
-        let facts = stats.facts(role, table.threshold(), self.now);
+        let facts = stats.facts(role, self.threshold, self.now);
         let verdict = stats.verdict().unwrap_or(State::Unknown);
         let advice = advise(&facts, verdict, stats.process());
         let mut report = PeerReport {
@@ -304,6 +332,8 @@ impl Run<'_> {
             netns,
             peer,
             process: stats.process().map(str::to_owned),
+            client: End::default(),
+            server: End::default(),
             verdict: verdict.as_str(),
             sentence: sentence(&facts, verdict, &names.client, &names.server),
             notes: notes(&facts, &names.server),
@@ -337,8 +367,9 @@ impl Run<'_> {
             alternatives: Vec::new(),
             against: None,
             state: verdict,
+            badness: stats.badness(),
         };
-        report.add_incidents(stats, |time| self.session.rfc3339(time));
+        report.add_incidents(stats, |time| self.clock.rfc3339(time));
         if let Some(Advice { change, alternatives }) = advice {
             report.advice.push(AdviceReport::of(change));
             report.alternatives = alternatives.into_iter().map(AlternativeReport::of).collect();
@@ -386,12 +417,9 @@ impl PeerReport {
             && self.incidents.is_empty()
     }
 
-    /// The worst first: by verdict, races, exposure, closes; then by name.
-    fn order(&self) -> (State, Reverse<(u64, u64, u64)>, String) {
-        let closes = self.closes.values().map(|closes| closes.total).sum();
-        #[expect(clippy::cast_sign_loss, reason = "races to come are not negative")]
-        let expected = self.exposure_per_hour.map_or(0, |races| (races * 1e6) as u64);
-        (self.state, Reverse((self.total_races(), expected, closes)), self.peer.clone())
+    /// The worst first, then by name.
+    fn order(&self) -> (Badness, String) {
+        (self.badness, self.peer.clone())
     }
 }
 
@@ -422,7 +450,8 @@ impl Closes {
         let idle = stats.idle(closer);
         let total = by_evidence.values().sum();
         let count = stats.counts.histogram(Measure::of_idle(closer)).count();
-        Self { total, by_evidence, idle: Quantiles::of(count, &idle.exact) }
+        let buckets = rounded(&stats.closed_after(closer));
+        Self { total, by_evidence, idle: Quantiles::of(count, &idle.exact), buckets }
     }
 }
 
@@ -450,10 +479,14 @@ impl Reuse {
         let count = stats.counts.histogram(Measure::ReuseGap).count();
         let gaps =
             Quantiles { count, p50_seconds: at(0.5), p99_seconds: at(0.99), max_seconds: longest };
-        let micros = |value: f64| (value * 1e6).round() / 1e6;
-        let buckets = buckets.iter().map(|b| (micros(b.low), micros(b.high), b.count)).collect();
-        Self { gaps, buckets }
+        Self { gaps, buckets: rounded(&buckets) }
     }
+}
+
+/// To microseconds.
+fn rounded(buckets: &[Bucket]) -> Buckets {
+    let micros = |value: f64| (value * 1e6).round() / 1e6;
+    buckets.iter().map(|b| (micros(b.low), micros(b.high), b.count)).collect()
 }
 
 impl Timeout {

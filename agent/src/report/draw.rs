@@ -17,42 +17,67 @@ pub(super) struct Mark<'a> {
     pub(super) whose: &'a str,
 }
 
+/// A logarithmic scale of durations in seconds.
+pub(super) struct Scale {
+    least: f64,
+    most: f64,
+}
+
+impl Scale {
+    /// From the least to the greatest of these; none where there is no stretch between them.
+    pub(super) fn over(values: impl Iterator<Item = f64>) -> Option<Self> {
+        let all = values.filter(|value| *value > 0.0);
+        let (least, most) = all.fold((f64::INFINITY, 0.0_f64), |(a, b), v| (a.min(v), b.max(v)));
+        // A little room, so that a mark at the end can be seen to be one.
+        (least < most).then_some(Self { least: least / 1.05, most: most * 1.05 })
+    }
+
+    /// Where a value is, from 0 to 1 of the scale.
+    pub(super) fn place(&self, value: f64) -> f64 {
+        (value / self.least).ln() / (self.most / self.least).ln()
+    }
+
+    /// How many values come into each of so many columns.
+    pub(super) fn columns<const N: usize>(&self, buckets: &[(f64, f64, u32)]) -> [f64; N] {
+        let mut counts = [0.0_f64; N];
+        #[expect(clippy::cast_precision_loss, reason = "a few dozens")]
+        let column = |value| self.place(value) * N as f64;
+        for (low, high, count) in buckets {
+            let (from, to) = (column(*low).max(0.0), column(*high));
+            // A bucket lies in several columns, each of which has its part.
+            for (cell, left) in counts.iter_mut().zip((0_u32..).map(f64::from)) {
+                let part = (to.min(left + 1.0) - from.max(left)).max(0.0) / (to - from);
+                *cell += part * f64::from(*count);
+            }
+        }
+        counts
+    }
+}
+
 /// Bars, a scale with marks, what the marks are; nothing where there is nothing.
 ///
 /// `buckets` are lower and upper bounds in seconds with counts. The scale is logarithmic, bars
 /// are of the square root of the count, so that a few gaps near a timeout are not lost to sight.
 pub(super) fn gaps(buckets: &[(f64, f64, u32)], marks: &[Mark<'_>]) -> Vec<String> {
     let bounds = buckets.iter().flat_map(|(low, high, _)| [*low, *high]);
-    let all = bounds.chain(marks.iter().map(|mark| mark.seconds)).filter(|value| *value > 0.0);
-    let (least, most) = all.fold((f64::INFINITY, 0.0_f64), |(a, b), v| (a.min(v), b.max(v)));
-    if buckets.is_empty() || least >= most {
-        return Vec::new();
-    }
-    // A little room, so that a mark at the end can be seen to be one.
-    let (least, most) = (least / 1.05, most * 1.05);
-    // Where a value is, in columns.
-    #[expect(clippy::cast_precision_loss, reason = "a few dozens")]
-    let place = |value: f64| (value / least).ln() / (most / least).ln() * WIDTH as f64;
-    let mut counts = [0.0_f64; WIDTH];
-    for (low, high, count) in buckets {
-        let (from, to) = (place(*low).max(0.0), place(*high));
-        // A bucket lies in several columns, each of which has its part.
-        for (cell, left) in counts.iter_mut().zip((0_u32..).map(f64::from)) {
-            let part = (to.min(left + 1.0) - from.max(left)).max(0.0) / (to - from);
-            *cell += part * f64::from(*count);
-        }
-    }
+    let scale = Scale::over(bounds.chain(marks.iter().map(|mark| mark.seconds)));
+    let Some(scale) = scale.filter(|_| !buckets.is_empty()) else { return Vec::new() };
+    let counts = scale.columns::<WIDTH>(buckets);
     let tallest = counts.iter().copied().fold(0.0, f64::max).sqrt();
     let bar = |count: f64| {
         #[expect(clippy::cast_sign_loss, reason = "0 to 7")]
         let height = (count.sqrt() / tallest * 7.0).round() as usize;
         if count > 0.0 { BARS.get(height).copied().unwrap_or('█') } else { ' ' }
     };
-    let mut scale = ['·'; WIDTH];
+    let mut line = ['·'; WIDTH];
     for mark in marks {
-        #[expect(clippy::cast_sign_loss, reason = "within the scale")]
-        let column = place(mark.seconds) as usize;
-        if let Some(cell) = scale.get_mut(column.min(WIDTH - 1)) {
+        #[expect(
+            clippy::cast_sign_loss,
+            clippy::cast_precision_loss,
+            reason = "within the few dozens of the scale"
+        )]
+        let column = (scale.place(mark.seconds) * WIDTH as f64) as usize;
+        if let Some(cell) = line.get_mut(column.min(WIDTH - 1)) {
             *cell = mark.sign;
         }
     }
@@ -66,7 +91,12 @@ pub(super) fn gaps(buckets: &[(f64, f64, u32)], marks: &[Mark<'_>]) -> Vec<Strin
     let text = |time: f64| short(Duration::try_from_secs_f64(time).unwrap_or_default());
     let mut lines = vec![
         counts.iter().map(|count| bar(*count)).collect::<String>().trim_end().to_owned(),
-        format!("{} {} to {}", scale.iter().collect::<String>(), text(least), text(most)),
+        format!(
+            "{} {} to {}",
+            line.iter().collect::<String>(),
+            text(scale.least),
+            text(scale.most)
+        ),
     ];
     lines.extend((!legend.is_empty()).then_some(legend));
     lines

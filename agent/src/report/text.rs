@@ -87,7 +87,7 @@ impl PeerReport {
     }
 
     /// Of a server's row `:80 from 127.0.0.1`, how the client's is called if both are one host.
-    fn to_client(&self) -> Option<String> {
+    pub(super) fn to_client(&self) -> Option<String> {
         let (port, ip) = self.peer.strip_prefix(':')?.split_once(" from ")?;
         let (ip, port) = (ip.parse().ok()?, port.parse().ok()?);
         Some(SocketAddr::new(ip, port).to_string())
@@ -173,17 +173,17 @@ impl PeerReport {
     }
 
     /// Whose closes tell the idle timeout of the side that answers.
-    fn server_closer(&self) -> &'static str {
+    pub(super) fn server_closer(&self) -> &'static str {
         if self.role == "server" { "local" } else { "peer" }
     }
 
-    fn client_closer(&self) -> &'static str {
+    pub(super) fn client_closer(&self) -> &'static str {
         if self.role == "server" { "peer" } else { "local" }
     }
 }
 
 impl ExposureReport {
-    fn to_text(&self, gaps: u64) -> String {
+    pub(super) fn to_text(&self, gaps: u64) -> String {
         let window = seconds(Duration::try_from_secs_f64(self.window_seconds).unwrap_or_default());
         format!(
             "{:.1} races an hour to be expected, at most {:.1}: {:.1} % of {gaps} gaps came in the \

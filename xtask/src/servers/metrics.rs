@@ -27,6 +27,10 @@ impl Serving {
         Ok(Self { address, _process: process })
     }
 
+    pub(super) const fn address(&self) -> SocketAddr {
+        self.address
+    }
+
     /// The metrics, as they are now.
     pub(crate) fn scrape(&self) -> Result<Metrics> {
         Metrics::scrape(self.address)

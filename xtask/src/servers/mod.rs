@@ -13,6 +13,7 @@ mod fix;
 mod idle;
 pub(crate) mod load;
 pub(crate) mod metrics;
+mod screenshots;
 mod stall;
 mod table;
 
@@ -25,6 +26,8 @@ use clap::{Args, ValueEnum};
 
 use crate::setup::{self, now, target_dir};
 use crate::software::{Kind, Software};
+
+pub(crate) use self::screenshots::{ScreenshotArgs, run as screenshots};
 
 /// What finrace may take to tell of the last event.
 const SETTLE: Duration = Duration::from_secs(4);

@@ -164,6 +164,14 @@ impl Lately {
         self.uses.buckets()
     }
 
+    /// Idle times that ended with a close by that side.
+    pub(super) fn closed_after(&self, closer: Closer) -> Vec<Bucket> {
+        match closer {
+            Closer::Peer => self.by_peer.buckets(),
+            Closer::Local => self.by_us.buckets(),
+        }
+    }
+
     fn losses(&self) -> impl Iterator<Item = &Losses> {
         self.losses.spans().into_iter().flatten().map(|losses| &**losses)
     }
@@ -181,15 +189,11 @@ impl Lately {
         let rtt = traffic.spans().into_iter().filter_map(|span| span.shortest_rtt_us).min();
         let rtt = rtt.map(|rtt_us| Duration::from_micros(rtt_us.into()));
         let drop = self.losses().filter_map(|span| span.shortest_drop).min();
-        let closed = |closer| match closer {
-            Closer::Peer => self.by_peer.buckets(),
-            Closer::Local => self.by_us.buckets(),
-        };
         let uses = self.gaps();
         let exposure = exposure(&Grounds {
             uses: &uses,
-            by_server: &closed(server),
-            by_client: &closed(client),
+            by_server: &self.closed_after(server),
+            by_client: &self.closed_after(client),
             length: traffic.length(now),
             rtt: rtt.unwrap_or_default(),
             reaction: dwell,

@@ -10,6 +10,7 @@ use std::time::Duration;
 use super::counts::{Counts, Measure};
 use super::export::Weight;
 use super::lately::{Lately, sides};
+use super::survey::Badness;
 use crate::logic::estimate::{Estimate, of_closes};
 use crate::logic::gaps::Bucket;
 use crate::logic::latest::Latest;
@@ -223,6 +224,15 @@ impl Stats {
         Arc::make_mut(&mut self.counts).absorb(&gone.counts);
     }
 
+    /// As of the last assessment.
+    pub fn badness(&self) -> Badness {
+        let closes = self.counts.closes.iter().map(|(_, count)| count).sum();
+        #[expect(clippy::cast_sign_loss, reason = "races to come are not negative")]
+        let expected = self.expected().map_or(0, |races| (races * 1e6) as u64);
+        let state = self.verdict().unwrap_or(State::Unknown);
+        (state, Reverse((self.counts.races(), expected, closes)))
+    }
+
     /// How much it matters that this has series of its own.
     pub(super) fn weight(&self) -> Weight {
         let is_shown = self.place == Place::Shown;
@@ -242,6 +252,11 @@ impl Stats {
     /// Gaps before reuses, of the last hour or two.
     pub fn gaps(&self) -> Vec<Bucket> {
         self.lately.gaps()
+    }
+
+    /// Idle times that ended with a close by that side, of the last hour or two.
+    pub fn closed_after(&self, closer: Closer) -> Vec<Bucket> {
+        self.lately.closed_after(closer)
     }
 
     /// What a verdict rests on, as of `now`.

@@ -1,0 +1,90 @@
+//! The worst rows, for a page that has room for a few.
+//!
+//! As for a scrape, rows are gone through one by one, so that the one who does it can stop at any
+//! row. Rows that are shown are copied: they are few.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use super::{Row, Table};
+use crate::logic::model::Nanos;
+use crate::logic::peer::{Peer, RowKey};
+use crate::logic::verdict::State;
+
+/// The worst first: by verdict, races, races to be expected (in millionths an hour), closes.
+pub type Badness = (State, Reverse<(u64, u64, u64)>);
+
+/// What a page shows of a table.
+#[derive(Debug)]
+pub struct Picture {
+    pub now: Nanos,
+    /// The worst first, as many as were asked for; or the one that was asked for, if it is there.
+    pub rows: Vec<Row>,
+    /// All rows by verdict.
+    pub states: BTreeMap<State, usize>,
+    /// Of all rows, ever since watching began.
+    pub races: u64,
+    pub threshold: Duration,
+    pub max_rows: usize,
+    pub evictions: u64,
+}
+
+/// A survey under way.
+#[derive(Debug)]
+pub struct Survey {
+    limit: usize,
+    only: Option<(u32, Peer)>,
+    /// Rows up to here are assessed.
+    at: usize,
+    worst: BTreeSet<(Badness, RowKey)>,
+    picture: Picture,
+}
+
+impl Survey {
+    /// Of the worst rows, or of those of one peer in one network namespace alone. Verdicts are found anew as of `now`.
+    pub fn begin(table: &Table, limit: usize, only: Option<(u32, Peer)>, now: Nanos) -> Self {
+        let picture = Picture {
+            now,
+            rows: Vec::new(),
+            states: BTreeMap::new(),
+            races: 0,
+            threshold: table.threshold,
+            max_rows: table.max_rows,
+            evictions: table.evictions,
+        };
+        Self { limit, only, at: 0, worst: BTreeSet::new(), picture }
+    }
+
+    /// Does one row; false once all are done.
+    pub fn step(&mut self, table: &mut Table) -> bool {
+        if let Some(row) = table.rows.get_mut(self.at) {
+            row.stats.assess(row.key.role(), table.threshold, self.picture.now);
+            self.note(row);
+            self.at += 1;
+            return true;
+        }
+        let Some((_, key)) = self.worst.pop_first() else { return false };
+        // It may have left since.
+        self.picture.rows.extend(table.row(&key).cloned());
+        true
+    }
+
+    fn note(&mut self, row: &Row) {
+        let badness = row.stats.badness();
+        *self.picture.states.entry(badness.0).or_default() += 1;
+        self.picture.races += row.stats.counts.races();
+        if self.only.is_none_or(|only| only == (row.key.netns, row.key.peer)) {
+            self.worst.insert((badness, row.key));
+            if self.worst.len() > self.limit {
+                self.worst.pop_last();
+            }
+        }
+    }
+
+    /// Everything as it was seen.
+    pub fn finish(mut self, table: &mut Table) -> Picture {
+        while self.step(table) {}
+        self.picture
+    }
+}

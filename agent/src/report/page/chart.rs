@@ -1,0 +1,199 @@
+//! How long connections were idle, before they were used again and before they were closed, with the
+//! idle timeouts of both sides drawn in: the picture of the race.
+//!
+//! Bars stretch with the page, text does not: on a phone it is as large as on a desk. So positions
+//! are percentages, and bars are in boxes of their own.
+
+use std::fmt::Write as _;
+use std::time::Duration;
+
+use maud::{Markup, html};
+
+use super::text::count;
+use crate::logic::explain::short;
+use crate::report::document::{Buckets, PeerReport};
+use crate::report::draw::Scale;
+
+/// Bars across a chart.
+const COLUMNS: usize = 72;
+
+/// Of bars, in pixels.
+const HEIGHT: u32 = 40;
+
+/// A line of text.
+const LINE: u32 = 16;
+
+/// Marks of the axis, in seconds: those that come first have the first choice.
+const TICKS: [(f64, &str); 36] = [
+    (0.01, "10 ms"),
+    (0.1, "100 ms"),
+    (1.0, "1 s"),
+    (10.0, "10 s"),
+    (60.0, "1 min"),
+    (600.0, "10 min"),
+    (3600.0, "1 h"),
+    (36_000.0, "10 h"),
+    (0.02, "20 ms"),
+    (0.05, "50 ms"),
+    (0.2, "200 ms"),
+    (0.5, "500 ms"),
+    (2.0, "2 s"),
+    (5.0, "5 s"),
+    (20.0, "20 s"),
+    (30.0, "30 s"),
+    (120.0, "2 min"),
+    (300.0, "5 min"),
+    (1800.0, "30 min"),
+    (7200.0, "2 h"),
+    (18_000.0, "5 h"),
+    (0.3, "300 ms"),
+    (0.7, "700 ms"),
+    (0.85, "850 ms"),
+    (1.2, "1.2 s"),
+    (1.5, "1.5 s"),
+    (1.8, "1.8 s"),
+    (3.0, "3 s"),
+    (4.0, "4 s"),
+    (6.0, "6 s"),
+    (7.0, "7 s"),
+    (15.0, "15 s"),
+    (40.0, "40 s"),
+    (50.0, "50 s"),
+    (75.0, "75 s"),
+    (90.0, "90 s"),
+];
+
+/// Bars with what they are.
+struct Panel<'a> {
+    title: String,
+    class: &'static str,
+    buckets: &'a Buckets,
+}
+
+/// The idle timeout of a side.
+struct Mark {
+    class: &'static str,
+    text: String,
+    seconds: f64,
+}
+
+/// Nothing where nothing was seen. `id` is the peer's on the page.
+pub(super) fn chart(peer: &PeerReport, id: &str, name: &str) -> Option<Markup> {
+    let sides = [("server", peer.server_closer()), ("client", peer.client_closer())];
+    let marks: Vec<_> = sides
+        .iter()
+        .filter_map(|(side, closer)| {
+            let seconds = peer.idle_timeout.get(closer)?.seconds;
+            let text = format!("the {side} closes at {}", time(seconds));
+            Some(Mark { class: side, text, seconds })
+        })
+        .collect();
+    let number = |buckets: &Buckets| buckets.iter().map(|(.., count)| u64::from(*count)).sum();
+    let mut panels = vec![Panel {
+        title: count(number(&peer.reuse.buckets), "reuse"),
+        class: "reuse",
+        buckets: &peer.reuse.buckets,
+    }];
+    for (side, closer) in sides {
+        if let Some(closes) = peer.closes.get(closer) {
+            let title = format!("{} by the {side}", count(number(&closes.buckets), "close"));
+            panels.push(Panel { title, class: side, buckets: &closes.buckets });
+        }
+    }
+    panels.retain(|panel| !panel.buckets.is_empty());
+    let bounds = panels.iter().flat_map(|panel| panel.buckets).flat_map(|(a, b, _)| [*a, *b]);
+    let scale = Scale::over(bounds.chain(marks.iter().map(|mark| mark.seconds)))?;
+
+    let top = LINE * u32::try_from(marks.len()).unwrap_or_default() + 4;
+    let panel = LINE + HEIGHT + 6;
+    let bottom = top + panel * u32::try_from(panels.len()).unwrap_or_default();
+    let tops = (0..).map(|number| top + panel * number);
+    let place = |seconds: f64| format!("{:.1}%", scale.place(seconds).clamp(0.0, 1.0) * 100.0);
+    let late = marks.iter().find(|mark| mark.class == "server").map(|mark| mark.seconds);
+    let (title, description) = (format!("{id}-t"), format!("{id}-d"));
+    Some(html! {
+        svg class="chart" role="img" aria-labelledby={ (title) " " (description) }
+            width="100%" height=(bottom + LINE + 2) {
+            title id=(title) { "Idle times of connections: " (name) }
+            desc id=(description) { (describe(&panels, &marks)) }
+            @if let Some(late) = late {
+                rect class="late" x=(place(late)) y=(top) width={
+                    (format!("{:.1}%", (1.0 - scale.place(late)).clamp(0.0, 1.0) * 100.0))
+                } height=(bottom - top) {}
+            }
+            @for (panel, top) in panels.iter().zip(tops) {
+                text x="0" y=(top + LINE - 4) { (panel.title) }
+                svg y=(top + LINE) width="100%" height=(HEIGHT)
+                    viewBox={ "0 0 " (COLUMNS) " 100" } preserveAspectRatio="none" {
+                    path class=(panel.class) d=(outline(&scale, panel.buckets)) {}
+                }
+            }
+            @let ticks = ticks(&scale);
+            svg y=(bottom) width="100%" height="4" viewBox="0 0 1000 4" preserveAspectRatio="none" {
+                path class="axis" d={
+                    "M0 0H1000"
+                    @for (seconds, _) in &ticks {
+                        (format!("M{:.0} 0v4", scale.place(*seconds) * 1000.0))
+                    }
+                } {}
+            }
+            @for (seconds, text) in ticks {
+                text class="tick" x=(place(seconds)) y=(bottom + LINE) { (text) }
+            }
+            @for (mark, baseline) in marks.iter().zip((1..).map(|number| LINE * number - 3)) {
+                @let is_left = scale.place(mark.seconds) < 0.5;
+                line class={ "mark " (mark.class) } x1=(place(mark.seconds)) x2=(place(mark.seconds))
+                    y1=(baseline - 9) y2=(bottom) {}
+                text class={ @if is_left { "right" } @else { "left" } } x=(place(mark.seconds))
+                    dx=(if is_left { "6" } else { "-6" }) y=(baseline) { (mark.text) }
+            }
+        }
+    })
+}
+
+/// The same for those who do not see it.
+fn describe(panels: &[Panel<'_>], marks: &[Mark]) -> String {
+    let panels = panels.iter().map(|Panel { title, buckets, .. }| {
+        let least = buckets.first().map_or(0.0, |(low, ..)| *low);
+        let most = buckets.last().map_or(0.0, |(_, high, _)| *high);
+        format!("{title}, after {} to {}", time(least), time(most))
+    });
+    let marks = marks.iter().map(|mark| mark.text.clone());
+    panels.chain(marks).collect::<Vec<_>>().join("; ") + "."
+}
+
+/// Around all bars. Heights are square roots, so that a few gaps near a timeout can be seen.
+fn outline(scale: &Scale, buckets: &Buckets) -> String {
+    let counts = scale.columns::<COLUMNS>(buckets);
+    let tallest = counts.iter().copied().fold(0.0, f64::max).sqrt();
+    let mut path = "M0 100".to_owned();
+    let mut before = 0;
+    for (count, column) in counts.into_iter().zip(0..) {
+        #[expect(clippy::cast_sign_loss, reason = "0 to 100")]
+        let height = if count > 0.0 { (count.sqrt() / tallest * 100.0).max(5.0) as u32 } else { 0 };
+        if height != before {
+            // Writing to a String does not fail.
+            write!(path, "H{column}V{}", 100 - height.min(100)).unwrap_or_default();
+            before = height;
+        }
+    }
+    write!(path, "H{COLUMNS}V100Z").unwrap_or_default();
+    path
+}
+
+/// Those that have room beside each other.
+fn ticks(scale: &Scale) -> Vec<(f64, &'static str)> {
+    let mut chosen: Vec<(f64, &str)> = Vec::new();
+    for (seconds, text) in TICKS {
+        let place = scale.place(seconds);
+        let has_room = chosen.iter().all(|(other, _)| (scale.place(*other) - place).abs() >= 0.17);
+        if (0.04..=0.95).contains(&place) && has_room {
+            chosen.push((seconds, text));
+        }
+    }
+    chosen
+}
+
+fn time(seconds: f64) -> String {
+    short(Duration::try_from_secs_f64(seconds).unwrap_or_default())
+}

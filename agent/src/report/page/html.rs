@@ -1,0 +1,491 @@
+//! The page: is anything wrong, between whom, what to change; then the rest.
+
+use std::time::{Duration, SystemTime};
+
+use maud::{DOCTYPE, Markup, PreEscaped, html};
+
+use super::incidents::Which;
+use super::peer::{self, Detail, badge, between};
+use super::text::{count, long, visible};
+use super::{About, Ask, LIMIT_MAX};
+use crate::clock::rfc3339;
+use crate::logic::model::{Incident, Role};
+use crate::logic::table::Picture;
+use crate::logic::verdict::State;
+use crate::report::document::PeerReport;
+use crate::watch::describe;
+
+const STYLE: &str = include_str!("style.css");
+
+/// Nothing is loaded, nothing runs, nobody frames it. The style is known by its digest.
+pub const SECURITY_POLICY: &str = "default-src 'none'; style-src \
+    'sha256-mSA/ORHYCKLpqN/t/o/Ew2l9UbhjKaf+/RuhEYsQmqg='; base-uri 'none'; \
+    form-action 'none'; frame-ancestors 'none'";
+
+/// Events of each kind, on the page of all peers and on that of one.
+const EVENTS: usize = 50;
+
+/// The worst peers, of which more is said.
+const LONG: usize = 10;
+
+/// What all parts of the page are made of.
+struct View<'a> {
+    about: &'a About,
+    ask: Ask,
+    picture: &'a Picture,
+    now: SystemTime,
+    peers: Vec<PeerReport>,
+}
+
+/// None where one peer was asked for that is not there.
+pub(super) fn page(about: &About, ask: Ask, picture: &Picture) -> Option<String> {
+    let run = about.run(picture);
+    let peers: Vec<_> = picture.rows.iter().map(|row| run.of_row(row)).collect();
+    let since = about.clock.since_start(picture.now);
+    let now = about.clock.started.checked_add(since).unwrap_or(about.clock.started);
+    let view = View { about, ask, picture, now, peers };
+    let (title, main) = match (ask.only, view.peers.first()) {
+        (None, _) => (view.title(), view.all()),
+        (Some(_), Some(peer)) => {
+            (format!("{}: {}", peer.verdict, peer::plain(peer)), view.one(peer))
+        }
+        (Some(_), None) => return None,
+    };
+    let body = html! {
+        head {
+            meta charset="utf-8";
+            meta name="viewport" content="width=device-width, initial-scale=1";
+            meta name="color-scheme" content="light dark";
+            title { (title) " – finrace on " (about.host) }
+        }
+        body {
+            a class="skip" href="#main" { "To the content" }
+            (view.header())
+            main id="main" { (main) }
+            (footer())
+        }
+    };
+    let style = html! { style { (PreEscaped(STYLE)) } };
+    let body = visible(&body.into_string());
+    let (head, rest) = body.split_once("</head>").unwrap_or((&body, ""));
+    let doctype = DOCTYPE.into_string();
+    Some(format!("{doctype}<html lang=\"en\">{head}{}</head>{rest}</html>\n", style.into_string()))
+}
+
+fn footer() -> Markup {
+    html! {
+        footer {
+            p {
+                "The same as JSON: "
+                a href="/api/v1/status" { "status" } ", "
+                a href="/api/v1/peers" { "peers" } ", "
+                a href="/api/v1/events" { "events" } ". "
+                a href="/metrics" { "Metrics" } " for Prometheus."
+            }
+        }
+    }
+}
+
+const fn is_bad(state: State) -> bool {
+    matches!(state, State::Racing | State::Dropping | State::Leaking | State::Exposed)
+}
+
+impl View<'_> {
+    fn header(&self) -> Markup {
+        let since = self.about.clock.since_start(self.picture.now);
+        html! {
+            header {
+                p { a href="/" { strong { "finrace" } } " on " bdi { (self.about.host) } }
+                p { "as of " (self.time(self.now)) " UTC, after " (long(since)) " of watching" }
+            }
+        }
+    }
+
+    /// Peers by verdict, each once: those on this host have two rows, of which the client's counts.
+    fn tally(&self) -> Vec<(State, u64)> {
+        let states = self.picture.states.iter().map(|(state, number)| {
+            let rows = self.peers.iter().filter(|peer| peer.state == *state);
+            let doubles = rows.filter(|peer| self.other_end(peer).is_some()).count();
+            (*state, number.saturating_sub(doubles) as u64)
+        });
+        states.filter(|(_, number)| *number > 0).collect()
+    }
+
+    fn title(&self) -> String {
+        let tally = self.tally();
+        let number = |of: &[State]| -> u64 {
+            tally.iter().filter(|(state, _)| of.contains(state)).map(|(_, number)| number).sum()
+        };
+        let lost = number(&[State::Racing, State::Dropping]);
+        let at_risk = number(&[State::Leaking, State::Exposed]);
+        let verb = if at_risk == 1 { "is" } else { "are" };
+        match (lost, at_risk) {
+            (0, 0) if number(&[State::Safe]) > 0 => "Nothing is wrong".to_owned(),
+            (0, 0) => "Nothing to tell yet".to_owned(),
+            (0, _) => format!("{} {verb} at risk", count(at_risk, "peer")),
+            (_, 0) => format!("Requests are lost at {}", count(lost, "peer")),
+            _ => {
+                let at = count(lost, "peer");
+                format!("Requests are lost at {at}, {at_risk} more {verb} at risk")
+            }
+        }
+    }
+
+    fn all(&self) -> Markup {
+        let bad: Vec<_> = self
+            .peers
+            .iter()
+            .filter(|peer| is_bad(peer.state) && self.other_end(peer).is_none())
+            .collect();
+        let others: Vec<_> = self
+            .peers
+            .iter()
+            .filter(|peer| !is_bad(peer.state) || self.other_end(peer).is_some())
+            .collect();
+        let all: usize = self.picture.states.values().sum();
+        html! {
+            section aria-labelledby="answer" {
+                h1 id="answer" { (self.title()) }
+                p class="lede" { (self.lede(&bad)) }
+                ul class="tally" aria-label="Peers by verdict" {
+                    @for (state, number) in self.tally() {
+                        li { strong class={ "verdict " (state) } { (number) " " (state) } }
+                    }
+                }
+                (self.blindness())
+            }
+            @if bad.len() > 1 { (overview(&bad)) }
+            @if !bad.is_empty() {
+                section aria-labelledby="problems" {
+                    h2 id="problems" { @if bad.len() > 1 { "One by one" } @else { "What is wrong" } }
+                    @for (number, peer) in (1..).zip(&bad) {
+                        @let id = format!("p{number}");
+                        article id=(id) aria-labelledby={ (id) "-h" } {
+                            h3 id={ (id) "-h" } {
+                                (badge(peer)) " " a href=(peer::link(peer)) { (between(peer)) }
+                            }
+                            (peer::body(peer, &id, if number <= LONG { Detail::Long } else { Detail::Short }))
+                        }
+                    }
+                }
+            }
+            @if !others.is_empty() { (self.others(&others, !bad.is_empty())) }
+            @if all > self.peers.len() {
+                p {
+                    "These are the worst " (self.peers.len()) " of " (all) " peers."
+                    @if self.ask.limit < LIMIT_MAX {
+                        " " a href={ "/?limit=" (LIMIT_MAX) } { "Show " (all.min(LIMIT_MAX.into())) }
+                    }
+                }
+            }
+            (self.events())
+            (self.agent())
+            (glossary())
+        }
+    }
+
+    fn one(&self, peer: &PeerReport) -> Markup {
+        html! {
+            nav aria-label="Up" { a href="/" { "← All peers" } }
+            article aria-labelledby="peer-h" {
+                h1 id="peer-h" { (badge(peer)) " " (between(peer)) }
+                (peer::body(peer, "peer", Detail::All))
+            }
+            section aria-label="Evidence" { (peer::evidence(peer)) }
+            (self.events())
+            (glossary())
+        }
+    }
+
+    fn lede(&self, bad: &[&PeerReport]) -> Markup {
+        let last = self.about.incidents.last_race();
+        let ago = last.and_then(|last| self.now.duration_since(last).ok()).unwrap_or_default();
+        let is_nothing_known = bad.is_empty() && !self.picture.states.contains_key(&State::Safe);
+        html! {
+            @if let [peer] = bad { (between(peer)) ". " }
+            @if is_nothing_known {
+                "A verdict takes five closes of idle connections, and reuses. "
+            }
+            @match last {
+                Some(last) => {
+                    (count(self.picture.races, "request")) " lost so far, the last "
+                    (long(ago)) " ago, at " (self.time(last)) " UTC."
+                }
+                None => "No request was seen to be lost."
+            }
+        }
+    }
+
+    /// What this agent does not see: silence about it would be taken for health.
+    fn blindness(&self) -> Markup {
+        let status = &self.about.status;
+        let blind = status.hooks.iter().filter(|hook| hook.loses.is_some()).count()
+            + status.missing_fields.len();
+        let lost: u64 = status.lost.iter().map(|(_, count)| count).sum();
+        let mut texts = Vec::new();
+        texts.extend((!status.attached).then(|| "the programs are not attached".to_owned()));
+        texts.extend((blind > 0).then(|| count(blind as u64, "blind spot")));
+        texts.extend((lost > 0).then(|| format!("{} lost", count(lost, "record"))));
+        html! {
+            @if !texts.is_empty() {
+                p class="notice" {
+                    "Not everything is seen: " a href="#agent" { (texts.join(", ")) } "."
+                }
+            }
+        }
+    }
+
+    /// Of a server's row of connections that this host has with itself, the client's, which says the
+    /// same and what to change.
+    fn other_end(&self, peer: &PeerReport) -> Option<&PeerReport> {
+        let client = peer.to_client()?;
+        self.peers.iter().find(|other| {
+            other.role == Role::Client.as_str() && other.netns == peer.netns && other.peer == client
+        })
+    }
+
+    /// Those with a verdict, then those of which too little was seen.
+    fn others(&self, peers: &[&PeerReport], is_rest: bool) -> Markup {
+        let (unknown, known): (Vec<&PeerReport>, Vec<_>) =
+            peers.iter().partition(|peer| peer.state == State::Unknown);
+        html! {
+            section aria-labelledby="others" {
+                h2 id="others" { @if is_rest { "Other peers" } @else { "Peers" } }
+                @if !known.is_empty() {
+                    (self.lines("Peers of which nothing bad is known, or all is said", &known))
+                }
+                @if !unknown.is_empty() {
+                    details {
+                        summary { "Too little was seen of " (count(unknown.len() as u64, "peer")) }
+                        (self.lines("Peers of which too little was seen", &unknown))
+                    }
+                }
+            }
+        }
+    }
+
+    fn lines(&self, caption: &str, peers: &[&PeerReport]) -> Markup {
+        html! {
+            table {
+                caption class="unseen" { (caption) }
+                thead { tr {
+                    th scope="col" { "Verdict" } th scope="col" { "Between" }
+                    th scope="col" { "Why" }
+                } }
+                tbody {
+                    @for peer in peers {
+                        tr {
+                            td { (badge(peer)) }
+                            th scope="row" { a href=(peer::link(peer)) { (between(peer)) } }
+                            td {
+                                @match self.other_end(peer) {
+                                    Some(client) => { "The other end of " (between(client)) "." }
+                                    None => { (peer.sentence) "." }
+                                }
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    fn events(&self) -> Markup {
+        let only = self.ask.only;
+        let races = self.about.incidents.newest(Which::Races, only);
+        let others = self.about.incidents.newest(Which::Others, only);
+        html! {
+            section aria-labelledby="events" {
+                h2 id="events" { "Latest lost requests" }
+                @if races.is_empty() { p { "None so far." } } @else {
+                    (self.incidents("Requests that were lost, or probably lost, the newest first", &races))
+                }
+                @if !others.is_empty() {
+                    details {
+                        summary { "What looks alike and is no race: " (others.len()) }
+                        (self.incidents("Other incidents, the newest first", &others))
+                    }
+                }
+            }
+        }
+    }
+
+    fn incidents(&self, caption: &str, incidents: &[&(SystemTime, Incident)]) -> Markup {
+        html! {
+            table class="events" {
+                caption class="unseen" { (caption) }
+                thead { tr {
+                    th scope="col" { "UTC" } th scope="col" { "What" } th scope="col" { "Which" }
+                } }
+                tbody {
+                    @for (time, incident) in incidents.iter().take(EVENTS) {
+                        @let origin = &incident.origin;
+                        @let ends = if origin.role == Role::Server {
+                            [origin.remote, origin.local]
+                        } else {
+                            [origin.local, origin.remote]
+                        };
+                        tr {
+                            td { (self.time(*time)) }
+                            th scope="row" { (incident.class) }
+                            td {
+                                @if let Some(process) = origin.process {
+                                    bdi { (process.name.as_str()) } "/" (process.pid) " "
+                                }
+                                span class="address" { (ends[0]) " → " (ends[1]) } ": "
+                                (describe(incident))
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// The time of day, with the date if it is another one.
+    fn time(&self, time: SystemTime) -> Markup {
+        let (stamp, now) = (rfc3339(time), rfc3339(self.now));
+        let short =
+            if stamp.get(..10) == now.get(..10) { stamp.get(11..19) } else { stamp.get(..19) };
+        let short = short.unwrap_or(&stamp).replace('T', " ");
+        html! { time datetime=(stamp) { (short) } }
+    }
+
+    fn agent(&self) -> Markup {
+        let About { status, host, kernel, clock, .. } = self.about;
+        let Picture { threshold, states, max_rows, evictions, .. } = self.picture;
+        let revision = Some(status.revision).filter(|revision| !revision.is_empty());
+        let records: u64 = status.events.iter().map(|(_, count)| count).sum();
+        let lost: Vec<_> = status.lost.iter().filter(|(_, count)| *count > 0).collect();
+        html! {
+            section aria-labelledby="agent" {
+                h2 id="agent" { "This agent" }
+                dl {
+                    dt { "Version" }
+                    dd {
+                        (status.version) @if let Some(revision) = revision { " (" (revision) ")" }
+                    }
+                    dt { "Host" } dd { bdi { (host) } ", Linux " (kernel) }
+                    dt { "Watching since" } dd { (self.time(clock.started)) " UTC" }
+                    dt { "Counts as a reuse" }
+                    dd { "a write after more than " (milliseconds(*threshold)) }
+                    dt { "Peers" }
+                    dd {
+                        (states.values().sum::<usize>()) " of at most " (max_rows) ", "
+                        (evictions) " gave way"
+                    }
+                    dt { "Records" } dd { (records) " read" }
+                    dt { "Lost" }
+                    dd {
+                        @if lost.is_empty() { "none" }
+                        @for (number, (reason, count)) in lost.iter().enumerate() {
+                            @if number > 0 { ", " } (reason) " " (count)
+                        }
+                    }
+                    @if !status.missing_fields.is_empty() {
+                        dt { "This kernel lacks" } dd { (status.missing_fields.join(", ")) }
+                    }
+                }
+                div class="scroll" role="region" aria-label="Hooks" tabindex="0" {
+                    table {
+                        caption { "Hooks in the kernel" }
+                        thead { tr {
+                            th scope="col" { "For" } th scope="col" { "Hook" }
+                            th scope="col" { "At" } th scope="col" { "Not seen" }
+                        } }
+                        tbody {
+                            @for hook in &status.hooks {
+                                tr {
+                                    th scope="row" { (hook.job) } td { (hook.hook) }
+                                    td class="address" { (hook.attached_to) }
+                                    td { (hook.loses.unwrap_or("–")) }
+                                }
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Where there are many: each in a line, with what to set.
+fn overview(bad: &[&PeerReport]) -> Markup {
+    html! {
+        section aria-labelledby="overview" {
+            h2 id="overview" { "What to change" }
+            table {
+                caption class="unseen" { "Peers with a problem, the worst first" }
+                thead { tr {
+                    th scope="col" { "Verdict" } th scope="col" { "Between" }
+                    th scope="col" { "Change" }
+                } }
+                tbody {
+                    @for (number, peer) in (1..).zip(bad) {
+                        tr {
+                            td { (badge(peer)) }
+                            th scope="row" { a href={ "#p" (number) } { (between(peer)) } }
+                            td {
+                                @for advice in &peer.advice {
+                                    @match &advice.line {
+                                        Some(line) => {
+                                            code { (line) } " in "
+                                            (advice.software.unwrap_or(advice.side))
+                                        }
+                                        None => (advice.text)
+                                    }
+                                }
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn glossary() -> Markup {
+    html! {
+        section aria-labelledby="words" {
+            h2 id="words" { "How to read this" }
+            details {
+                summary { "Verdicts, charts and classes" }
+                p {
+                    "The side that sends requests must close idle connections before the side that "
+                    "answers them. Where it does not, a request can cross the other side’s FIN, and is "
+                    "lost: the race."
+                }
+                dl {
+                    dt { "racing" } dd { "Requests are lost to an idle timeout." }
+                    dt { "dropping" }
+                    dd { "Requests are lost to something that forgot the connection without a word." }
+                    dt { "leaking" }
+                    dd { "A pool does not notice that its connections were closed." }
+                    dt { "exposed" }
+                    dd { "The answering side closes first: requests will be lost." }
+                    dt { "unknown" } dd { "Too little was seen." }
+                    dt { "safe" } dd { "The requesting side closes first." }
+                }
+                p {
+                    "A chart has one row of bars for each way in which an idle time ended, on one "
+                    "logarithmic scale of the idle time, of the last hour or two. Heights are square "
+                    "roots of counts. The shaded part is where the server has closed already: a reuse "
+                    "that comes close to it is about to be lost."
+                }
+                dl {
+                    dt { "stale_write" } dd { "A request was written after the peer’s FIN had come." }
+                    dt { "fin_crossed" } dd { "A request and the peer’s FIN were under way at once." }
+                    dt { "unread_close" } dd { "A connection was closed with the request unread." }
+                    dt { "silent_drop" } dd { "Nobody answered: the connection was forgotten." }
+                    dt { "reset_after_reuse" } dd { "One of the two above." }
+                    dt { "read_and_closed" } dd { "Acknowledged, then closed: probably lost." }
+                    dt { "late_request" } dd { "A request came after the server had closed." }
+                }
+            }
+        }
+    }
+}
+
+fn milliseconds(duration: Duration) -> String {
+    format!("{} ms", duration.as_millis())
+}

@@ -1,0 +1,112 @@
+//! The JSON forms. Peers are those of `finrace report --json`, events those of `finrace watch --json`.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+
+use super::incidents::{Incidents, Which};
+use super::{About, Ask};
+use crate::logic::table::Picture;
+use crate::logic::verdict::State;
+use crate::report::document::Document;
+use crate::watch::Line;
+
+#[derive(Serialize)]
+struct StatusReport<'a> {
+    schema: &'static str,
+    version: &'static str,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    revision: &'static str,
+    host: &'a str,
+    kernel: &'a str,
+    started: String,
+    time: String,
+    seconds: f64,
+    attached: bool,
+    hooks: Vec<HookReport<'a>>,
+    missing_fields: &'a [String],
+    /// Records read, by kind.
+    records: BTreeMap<&'static str, u64>,
+    lost: BTreeMap<&'static str, u64>,
+    reuse_threshold_seconds: f64,
+    races: u64,
+    /// Rows by verdict.
+    verdicts: BTreeMap<&'static str, usize>,
+    peers: usize,
+    peers_max: usize,
+    evictions: u64,
+}
+
+#[derive(Serialize)]
+struct HookReport<'a> {
+    purpose: &'static str,
+    hook: &'static str,
+    attached_to: &'a str,
+    program: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    not_seen: Option<&'static str>,
+}
+
+pub(super) fn status(about: &About, picture: &Picture) -> String {
+    let About { status, host, kernel, clock, .. } = about;
+    let hooks = status.hooks.iter().map(|hook| HookReport {
+        purpose: hook.job,
+        hook: hook.hook,
+        attached_to: &hook.attached_to,
+        program: &hook.program,
+        not_seen: hook.loses,
+    });
+    let verdicts = State::ALL
+        .iter()
+        .map(|state| (state.as_str(), picture.states.get(state).copied().unwrap_or_default()));
+    json(&StatusReport {
+        schema: "finrace.status/1",
+        version: status.version,
+        revision: status.revision,
+        host,
+        kernel,
+        started: clock.rfc3339(clock.start),
+        time: clock.rfc3339(picture.now),
+        seconds: clock.since_start(picture.now).as_secs_f64(),
+        attached: status.attached,
+        hooks: hooks.collect(),
+        missing_fields: &status.missing_fields,
+        records: status.events.iter().copied().collect(),
+        lost: status.lost.iter().copied().collect(),
+        reuse_threshold_seconds: picture.threshold.as_secs_f64(),
+        races: picture.races,
+        verdicts: verdicts.collect(),
+        peers: picture.states.values().sum(),
+        peers_max: picture.max_rows,
+        evictions: picture.evictions,
+    })
+}
+
+/// None where one peer was asked for that is not there.
+pub(super) fn peers(about: &About, ask: Ask, picture: &Picture) -> Option<String> {
+    let run = about.run(picture);
+    let peers: Vec<_> = picture.rows.iter().map(|row| run.of_row(row)).collect();
+    if ask.only.is_some() && peers.is_empty() {
+        return None;
+    }
+    let hooks = about.status.hooks.iter().map(|hook| (hook.job, hook.hook)).collect();
+    let lost = about.status.lost.iter().copied().collect();
+    Some(json(&Document::of_peers(&run, about.kernel.clone(), hooks, lost, peers)))
+}
+
+#[derive(Serialize)]
+struct EventsReport {
+    schema: &'static str,
+    events: Vec<Line>,
+}
+
+pub(super) fn events(incidents: &Incidents, ask: Ask) -> String {
+    let newest = incidents.newest(Which::Both, ask.only).into_iter().take(ask.limit.into());
+    let events = newest.map(|(time, incident)| Line::of_incident(incident, *time)).collect();
+    json(&EventsReport { schema: "finrace.events/1", events })
+}
+
+/// Plain data with names for keys: there is nothing that JSON cannot hold.
+fn json(value: &impl Serialize) -> String {
+    serde_json::to_string_pretty(value).unwrap_or_default() + "\n"
+}

@@ -1,0 +1,419 @@
+use std::net::Ipv4Addr;
+use std::time::{Duration, SystemTime};
+
+use sha2::{Digest as _, Sha256};
+
+use super::*;
+use crate::logic::model::{
+    Cause, Class, Close, Closer, Endpoint, Evidence, How, Incident, Observation, Origin, Outcome,
+    Process, Reuse, Role,
+};
+use crate::logic::owner::{Owner, Place};
+use crate::metrics::Hook;
+
+const ALL: Ask = Ask { form: Form::Page, limit: LIMIT, only: None };
+
+/// What an agent has seen.
+struct World {
+    table: Table,
+    about: About,
+}
+
+fn start() -> SystemTime {
+    SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000)
+}
+
+fn at(millis: u64) -> Nanos {
+    Nanos(millis * 1_000_000)
+}
+
+fn origin(role: Role, number: u8, process: Option<&str>) -> Origin {
+    let end = |ip: [u8; 4], port| Endpoint { ip: Ipv4Addr::from(ip).into(), port };
+    let (local, remote) = if role == Role::Server { (443, 51_000) } else { (51_000, 8080) };
+    Origin {
+        netns: 7,
+        owner: Owner::UNKNOWN,
+        role,
+        local: end([10, 0, 0, 9], local),
+        remote: end([10, 0, 1, number], remote),
+        process: process.map(|name| Process { name: name.into(), pid: 42, owner: Owner::UNKNOWN }),
+        rtt: Some(Duration::from_micros(300)),
+    }
+}
+
+impl World {
+    fn new() -> Self {
+        let hook = |job, hook, loses| Hook {
+            job,
+            hook,
+            attached_to: "tcp_sendmsg_locked".to_owned(),
+            program: "fr_write".to_owned(),
+            loses,
+        };
+        let status = Status {
+            version: "1.2.3",
+            revision: "0123abc",
+            attached: true,
+            hooks: vec![hook("write", "tp_btf", None)],
+            events: vec![("state", 100), ("write", 200)],
+            lost: vec![("races_ring_full", 0), ("malformed", 0)],
+            ..Status::default()
+        };
+        let about = About {
+            status,
+            host: "node-1".to_owned(),
+            kernel: "6.1.0".to_owned(),
+            clock: Clock { started: start(), start: Nanos(0) },
+            incidents: Incidents::default(),
+            who: Who::default(),
+        };
+        Self { table: Table::new(500, Duration::from_millis(200), Nanos(0)), about }
+    }
+
+    fn add(&mut self, observation: Observation) {
+        let time = start() + Duration::from_nanos(observation.time().0);
+        self.table.add(&observation);
+        self.about.incidents.add(observation, time);
+    }
+
+    /// Reuses up to a timeout, at which `closer` closes.
+    fn traffic(&mut self, origin: Origin, closer: Closer, timeout: u64) {
+        for round in 0..30 {
+            let time = at(10_000 + round * 1000);
+            for part in 1..5 {
+                let gap = Duration::from_millis(timeout * part / 5 + round * 5);
+                self.add(Observation::Reuse(Reuse { time, origin, gap, bytes: 100 }));
+            }
+            let (how, evidence) = (How::Fin, Evidence::Idle);
+            let idle = Duration::from_millis(timeout + round % 4);
+            self.add(Observation::Close(Close { time, origin, closer, how, evidence, idle }));
+        }
+    }
+
+    fn incident(&mut self, time: Nanos, origin: Origin, class: Class) {
+        self.add(Observation::Incident(Incident {
+            cause: Cause::Idle,
+            gap: Some(Duration::from_millis(5010)),
+            fin_age: Some(Duration::from_micros(250)),
+            ..Incident::new(time, origin, class, Outcome::Reset)
+        }));
+    }
+
+    /// One that races, one that is exposed, one that is safe, one hardly seen.
+    fn busy() -> Self {
+        let mut world = Self::new();
+        let nginx = |number| origin(Role::Client, number, Some("nginx"));
+        world.traffic(nginx(1), Closer::Peer, 5000);
+        world.incident(at(38_000), nginx(1), Class::StaleWrite);
+        world.incident(at(39_500), nginx(1), Class::Farewell);
+        world.traffic(nginx(2), Closer::Peer, 2000);
+        world.traffic(origin(Role::Server, 3, Some("haproxy")), Closer::Peer, 1000);
+        let reuse = Reuse {
+            time: at(39_000),
+            origin: origin(Role::Client, 4, None),
+            gap: Duration::from_secs(1),
+            bytes: 1,
+        };
+        world.add(Observation::Reuse(reuse));
+        world.about.status.lost = vec![("races_ring_full", 3)];
+        world.about.status.hooks.push(Hook {
+            job: "time-wait",
+            hook: "none",
+            attached_to: String::new(),
+            program: String::new(),
+            loses: Some("RSTs of sockets in TIME_WAIT"),
+        });
+        world
+    }
+
+    fn picture(&mut self, ask: Ask) -> crate::logic::table::Picture {
+        let survey = Survey::begin(&self.table, ask.limit.into(), ask.only, at(40_000));
+        survey.finish(&mut self.table)
+    }
+
+    fn page(&mut self, ask: Ask) -> String {
+        let picture = self.picture(ask);
+        html::page(&self.about, ask, &picture).expect("a page")
+    }
+}
+
+fn only(peer: &str) -> Ask {
+    let query = format!("peer={}&netns=7", text::encoded(peer));
+    Ask::parse(Form::Page, &query).expect("a query")
+}
+
+/// `GOLDEN=write cargo test` writes the expected files anew: read the diff.
+fn check(name: &str, expected: &str, page: &str) {
+    let (before, rest) = page.split_once("<style>").expect("a style");
+    let (_, rest) = rest.split_once("</style>").expect("the end of it");
+    let lines = format!("{before}{rest}").replace('<', "\n<").replace("\n</", "</");
+    balanced(page);
+    if std::env::var_os("GOLDEN").is_some_and(|value| value == "write") {
+        let path = format!("{}/src/golden/{name}", env!("CARGO_MANIFEST_DIR"));
+        std::fs::write(path, lines).unwrap();
+    } else {
+        assert!(lines == expected, "golden/{name} differs, is now:\n{lines}");
+    }
+}
+
+#[test]
+fn golden() {
+    let mut busy = World::busy();
+    check("empty.html", include_str!("../../golden/empty.html"), &World::new().page(ALL));
+    check("busy.html", include_str!("../../golden/busy.html"), &busy.page(ALL));
+    let peer = busy.page(only("10.0.1.1:8080"));
+    check("peer.html", include_str!("../../golden/peer.html"), &peer);
+}
+
+/// Every element is closed, in order, and every id is there once.
+fn balanced(page: &str) {
+    let (mut open, mut ids) = (Vec::new(), Vec::new());
+    for part in page.split('<').skip(1) {
+        let (tag, _) = part.split_once('>').expect("the end of a tag");
+        let name = tag.split([' ', '>']).next().unwrap();
+        if let Some(name) = name.strip_prefix('/') {
+            assert_eq!(open.pop(), Some(name), "{tag}");
+        } else if !["!DOCTYPE", "meta"].contains(&name) {
+            open.push(name);
+        }
+        if let Some((_, id)) = tag.split_once(" id=\"") {
+            let id = id.split('"').next().unwrap();
+            assert!(!ids.contains(&id), "{id}");
+            ids.push(id);
+        }
+    }
+    assert!(open.is_empty(), "{open:?}");
+    for reference in page.split(" aria-labelledby=\"").skip(1) {
+        for id in reference.split('"').next().unwrap().split(' ') {
+            assert!(ids.contains(&id), "{id}");
+        }
+    }
+}
+
+/// The page without its text, and the text without the page.
+fn parts(page: &str) -> (String, String) {
+    let (mut tags, mut text) = (String::new(), String::new());
+    for part in page.split('<') {
+        let (tag, after) = part.split_once('>').unwrap_or(("", part));
+        tags += tag;
+        text += after;
+    }
+    (tags, text)
+}
+
+#[test]
+fn names_are_text_whatever_they_look_like() {
+    for (name, shown) in [
+        ("<script>x()", "&lt;script&gt;x()"),
+        ("</title><b>", "&lt;/title&gt;&lt;b&gt;"),
+        ("\" onload=\"x()", "&quot; onload=&quot;x()"),
+        ("'><img src=x>", "'&gt;&lt;img src=x&gt;"),
+        ("&lt;b&gt;", "&amp;lt;b&amp;gt;"),
+        ("{{7*7}} ${x}", "{{7*7}} ${x}"),
+        ("--><!--", "--&gt;&lt;!--"),
+        ("]]>", "]]&gt;"),
+        ("a\u{202e}b\u{0}c", "a\\u{202e}b"),
+        ("a\nb\tc\u{1b}[31m", "a\\u{a}b\\u{9}c\\u{1b}[31m"),
+        ("\u{feff}\u{2066}x", "\\u{feff}\\u{2066}x"),
+        ("javascript:x()", "javascript:x()"),
+        ("`whoami`", "whoami"),
+        ("שלום nginx", "שלום nginx"),
+    ] {
+        let mut world = World::new();
+        world.about.host = name.replace('\u{0}', "");
+        for (number, role) in [(1, Role::Client), (2, Role::Server)] {
+            let origin = origin(role, number, Some(name));
+            let closer = if role == Role::Server { Closer::Local } else { Closer::Peer };
+            world.traffic(origin, closer, 5000);
+            world.incident(at(39_000), origin, Class::StaleWrite);
+        }
+        for ask in [ALL, only("10.0.1.1:8080"), only(":443 from 10.0.1.2")] {
+            let page = world.page(ask);
+            balanced(&page);
+            let (tags, text) = parts(&page);
+            assert!(text.contains(shown), "{name:?} in {ask:?}");
+            let mark = name.trim_start_matches(['a', '<', '/']).get(..3);
+            let mark = mark.filter(|mark| !["scr", "tit"].contains(mark)).unwrap_or("x()");
+            assert!(!tags.contains(mark), "{name:?} in {ask:?}: {mark}");
+            assert!(!page.contains(['\u{202e}', '\u{0}', '\u{1b}', '\u{feff}', '\u{2066}']));
+            assert!(["<script", "<img", "<b>", "onload=\"x"].iter().all(|no| !page.contains(no)));
+        }
+        let json = world.picture(ALL);
+        let json = json::peers(&world.about, ALL, &json).unwrap();
+        let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+        let process = json.pointer("/peers/0/process").unwrap().as_str().unwrap();
+        assert_eq!(process, crate::logic::model::Name::from(name).as_str());
+    }
+}
+
+#[test]
+fn an_owner_is_named() {
+    let mut world = World::new();
+    let named = |unit: &str| Place { unit: Some(unit.into()), ..Place::default() };
+    let owner = world.about.who.owner(named("<b>.service"));
+    world.traffic(Origin { owner, ..origin(Role::Client, 1, Some("nginx")) }, Closer::Peer, 5000);
+    let page = world.page(ALL);
+    balanced(&page);
+    assert!(page.contains("<bdi>&lt;b&gt;.service (nginx)</bdi>"), "{page}");
+    let picture = world.picture(ALL);
+    let json = json::peers(&world.about, ALL, &picture).unwrap();
+    assert!(json.contains(r#""workload": "<b>.service""#), "{json}");
+    // A process that has the name of its unit says nothing more.
+    let owner = world.about.who.owner(named("nginx.service"));
+    world.traffic(Origin { owner, ..origin(Role::Client, 2, Some("nginx")) }, Closer::Peer, 5000);
+    assert!(world.page(ALL).contains("<bdi>nginx.service</bdi>"));
+}
+
+#[test]
+fn the_style_is_the_one_of_the_policy() {
+    const DIGITS: &[u8] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let page = World::new().page(ALL);
+    let (_, rest) = page.split_once("<style>").unwrap();
+    let (style, rest) = rest.split_once("</style>").unwrap();
+    let digest = Sha256::digest(style);
+    let mut base64 = String::new();
+    for three in digest.chunks(3) {
+        let byte = |at: usize| u32::from(three.get(at).copied().unwrap_or_default());
+        let bits = byte(0) << 16 | byte(1) << 8 | byte(2);
+        for digit in 0..4 {
+            let is_there = digit <= three.len();
+            let value = (bits >> (18 - 6 * digit)) as usize & 63;
+            base64.push(if is_there { DIGITS[value].into() } else { '=' });
+        }
+    }
+    assert!(SECURITY_POLICY.contains(&format!("'sha256-{base64}'")), "it is now {base64}");
+    // Nothing that the policy would stop.
+    for refused in ["<style", "<script", "<link", "<img", " style=", "url(", "@import", " on"] {
+        assert!(!parts(rest).0.contains(refused.trim_start_matches('<')) || refused == " on");
+        assert!(!style.contains(refused), "{refused}");
+    }
+}
+
+#[test]
+fn what_is_asked_for() {
+    let parse = |query| Ask::parse(Form::Peers, query);
+    let of = |limit, only| Ok(Ask { form: Form::Peers, limit, only });
+    let key = |netns, peer| Some((netns, Peer::parse(peer).unwrap()));
+    assert_eq!(parse(""), of(50, None));
+    assert_eq!(parse("limit=500"), of(500, None));
+    assert_eq!(parse("peer=10.0.0.5%3A80&netns=9&limit=1"), of(1, key(9, "10.0.0.5:80")));
+    assert_eq!(parse("netns=9&peer=%5B%3A%3A1%5D:80&"), of(50, key(9, "[::1]:80")));
+    assert_eq!(parse("netns=9&peer=:80+from+::1"), of(50, key(9, ":80 from ::1")));
+    for (query, problem) in [
+        ("limit=0", "limit `0` is not a number from 1 to 500"),
+        ("limit=501", "limit `501`"),
+        ("limit=", "limit ``"),
+        ("limit=<b>", "limit `<b>`"),
+        ("peer=x&netns=1", "peer `x` is neither like 10.0.0.5:8080 nor like `:8080 from 10.0.0.9`"),
+        ("peer=10.0.0.5:80", "peer needs netns"),
+        ("netns=1", "netns needs peer"),
+        ("netns=-1&peer=10.0.0.5:80", "netns `-1` is not the number"),
+        ("offset=3", "`offset` is not one of limit, peer, netns"),
+    ] {
+        let error = parse(query).unwrap_err();
+        assert!(error.starts_with(problem), "{query}: {error}");
+    }
+}
+
+#[test]
+fn the_worst_are_shown() {
+    let mut world = World::busy();
+    let ask = Ask { limit: 2, form: Form::Peers, ..ALL };
+    let picture = world.picture(ask);
+    let json = json::peers(&world.about, ask, &picture).unwrap();
+    let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+    assert_eq!(json["schema"], "finrace.report/2");
+    let peers = json["peers"].as_array().unwrap();
+    let verdicts: Vec<_> = peers.iter().map(|peer| peer["verdict"].as_str().unwrap()).collect();
+    assert_eq!(verdicts, ["racing", "exposed"]);
+    let page = world.page(Ask { limit: 2, ..ALL });
+    assert!(page.contains("These are the worst 2 of 4 peers."), "{page}");
+    // The numbers are those of all.
+    assert!(page.contains("1 safe"), "{page}");
+    let gone = Ask { form: Form::Peers, ..only("10.0.1.99:8080") };
+    let picture = world.picture(gone);
+    assert!(picture.rows.is_empty() && json::peers(&world.about, gone, &picture).is_none());
+    assert!(html::page(&world.about, gone, &picture).is_none());
+}
+
+#[test]
+fn the_status_as_json() {
+    let mut world = World::busy();
+    let picture = world.picture(Ask { limit: 0, ..ALL });
+    let json = json::status(&world.about, &picture);
+    let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+    for (path, expected) in [
+        ("/schema", "finrace.status/1".into()),
+        ("/started", "2023-11-14T22:13:20.000000Z".into()),
+        ("/time", "2023-11-14T22:14:00.000000Z".into()),
+        ("/hooks/1/not_seen", "RSTs of sockets in TIME_WAIT".into()),
+        ("/verdicts/racing", 1.into()),
+        ("/verdicts/dropping", 0.into()),
+        ("/peers", 4.into()),
+        ("/races", 1.into()),
+        ("/lost/races_ring_full", serde_json::Value::from(3)),
+    ] {
+        assert_eq!(json.pointer(path), Some(&expected), "{path}");
+    }
+}
+
+#[test]
+fn a_race_is_not_pushed_out_by_farewells() {
+    let mut world = World::new();
+    let nginx = origin(Role::Client, 1, Some("nginx"));
+    world.incident(at(1), nginx, Class::StaleWrite);
+    (0..1000).for_each(|n| world.incident(at(n), nginx, Class::Farewell));
+    (1000..1010).for_each(|n| {
+        world.incident(at(n), origin(Role::Client, 2, None), Class::FinCrossed);
+    });
+    let events = |ask| -> Vec<String> {
+        let json = json::events(&world.about.incidents, ask);
+        let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+        let events = json["events"].as_array().unwrap();
+        events.iter().map(|event| event["class"].as_str().unwrap().to_owned()).collect()
+    };
+    let all = events(Ask { limit: 500, ..ALL });
+    assert_eq!(
+        (all.len(), &*all[0], &*all[10], &*all[60]),
+        (61, "fin_crossed", "farewell", "stale_write")
+    );
+    assert_eq!(events(Ask { limit: 3, ..ALL }), ["fin_crossed"; 3]);
+    assert_eq!(events(Ask { limit: 500, ..only("10.0.1.2:8080") }), ["fin_crossed"; 10]);
+    (0..1000).for_each(|n| world.incident(at(n), nginx, Class::LateRequest));
+    assert_eq!(world.about.incidents.newest(incidents::Which::Both, None).len(), 150);
+}
+
+#[test]
+fn a_peer_on_this_host_is_one_problem() {
+    let mut world = World::new();
+    let other = origin(Role::Client, 1, Some("nginx"));
+    let client = Origin { local: Endpoint { ip: other.remote.ip, ..other.local }, ..other };
+    let server = Origin {
+        role: Role::Server,
+        local: client.remote,
+        remote: client.local,
+        process: Some(Process { name: "gunicorn".into(), pid: 8, owner: Owner::UNKNOWN }),
+        ..client
+    };
+    world.traffic(client, Closer::Peer, 2000);
+    world.traffic(server, Closer::Local, 2000);
+    let page = world.page(ALL);
+    assert!(page.contains("<h1 id=\"answer\">1 peer is at risk</h1>"), "{page}");
+    assert!(page.contains("The other end of "), "{page}");
+    // Another host's client of the same server is not it.
+    let stranger = Origin { remote: origin(Role::Server, 9, None).remote, ..server };
+    world.traffic(stranger, Closer::Local, 2000);
+    assert!(world.page(ALL).contains("2 peers are at risk"));
+}
+
+#[test]
+fn fifty_peers_are_a_small_page() {
+    let mut world = World::new();
+    for number in 0..60 {
+        let nginx = origin(Role::Client, number, Some("nginx"));
+        world.traffic(nginx, Closer::Peer, 5000);
+        world.incident(at(38_000 + u64::from(number)), nginx, Class::StaleWrite);
+    }
+    let page = world.page(ALL);
+    assert!(page.matches("<article").count() == 50 && page.len() < 160_000, "{}", page.len());
+}

@@ -1,0 +1,151 @@
+//! Text from outside: in a URL, and on the page.
+
+use std::fmt::Write as _;
+use std::time::Duration;
+
+use maud::{Markup, html};
+
+/// A value of a query, with `+` and `%3A` as what they stand for.
+pub(super) fn decoded(value: &str) -> String {
+    let mut bytes = Vec::with_capacity(value.len());
+    let mut rest = value.as_bytes();
+    while let Some((byte, after)) = rest.split_first() {
+        let digits = after.split_first_chunk().filter(|_| *byte == b'%');
+        let decoded = digits.and_then(|(digits, after)| Some((hex(*digits)?, after)));
+        let plain = if *byte == b'+' { b' ' } else { *byte };
+        let (byte, after) = decoded.unwrap_or((plain, after));
+        bytes.push(byte);
+        rest = after;
+    }
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+fn hex(digits: [u8; 2]) -> Option<u8> {
+    let [high, low] = digits.map(|digit| char::from(digit).to_digit(16));
+    u8::try_from(high? * 16 + low?).ok()
+}
+
+/// A value for a query.
+pub(super) fn encoded(value: &str) -> String {
+    let mut text = String::with_capacity(value.len());
+    for byte in value.bytes() {
+        match byte {
+            b' ' => text.push('+'),
+            b'0'..=b'9' | b'a'..=b'z' | b'A'..=b'Z' | b'.' | b':' => text.push(byte.into()),
+            // Writing to a String does not fail.
+            _ => write!(text, "%{byte:02X}").unwrap_or_default(),
+        }
+    }
+    text
+}
+
+/// With what a reader would not see, or what would turn the text around it, in plain sight: a process
+/// can be called anything.
+///
+/// Of a whole page, which has no such character of its own.
+pub(super) fn visible(html: &str) -> String {
+    let mut text = String::with_capacity(html.len());
+    for char in html.chars() {
+        if is_hidden(char) {
+            text.extend(char.escape_unicode());
+        } else {
+            text.push(char);
+        }
+    }
+    text
+}
+
+/// Controls, marks of direction, what has no width, and ends of lines.
+fn is_hidden(char: char) -> bool {
+    char.is_control()
+        || matches!(
+            char,
+            '\u{ad}'
+                | '\u{61c}'
+                | '\u{180e}'
+                | '\u{200b}'..='\u{200f}'
+                | '\u{2028}'..='\u{202e}'
+                | '\u{2060}'..='\u{206f}'
+                | '\u{fe00}'..='\u{fe0f}'
+                | '\u{feff}'
+                | '\u{fff9}'..='\u{fffb}'
+                | '\u{e0000}'..='\u{e0fff}'
+        )
+}
+
+/// What is between backticks as code.
+pub(super) fn with_code(text: &str) -> Markup {
+    html! {
+        @for (number, part) in text.split('`').enumerate() {
+            @if number % 2 == 1 { code { (part) } } @else { (part) }
+        }
+    }
+}
+
+/// `12 s`, `3 min 20 s`, `2 days 4 h`: how long ago, how long so far.
+pub(super) fn long(duration: Duration) -> String {
+    let seconds = duration.as_secs();
+    let two = |units: [(u64, &str); 2]| {
+        let texts = units.into_iter().filter(|(count, _)| *count > 0);
+        texts.map(|(count, unit)| format!("{count} {unit}")).collect::<Vec<_>>().join(" ")
+    };
+    match seconds {
+        ..60 => format!("{seconds} s"),
+        60..3600 => two([(seconds / 60, "min"), (seconds % 60, "s")]),
+        3600..172_800 => two([(seconds / 3600, "h"), (seconds % 3600 / 60, "min")]),
+        _ => two([(seconds / 86_400, "days"), (seconds % 86_400 / 3600, "h")]),
+    }
+}
+
+/// `1 race`, `2 races`.
+pub(super) fn count(number: u64, what: &str) -> String {
+    format!("{number} {what}{}", if number == 1 { "" } else { "s" })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn queries() {
+        for (value, expected) in [
+            ("10.0.0.5:80", "10.0.0.5:80"),
+            (":80+from+10.0.0.9", ":80 from 10.0.0.9"),
+            ("%3a80%20from%20%5B", ":80 from ["),
+            ("%", "%"),
+            ("%4", "%4"),
+            ("%zz%41", "%zzA"),
+            ("%ff", "\u{fffd}"),
+        ] {
+            assert_eq!(decoded(value), expected);
+            assert_eq!(decoded(&encoded(expected)), expected);
+        }
+        assert_eq!(encoded("[::1]:80&\"<"), "%5B::1%5D:80%26%22%3C");
+    }
+
+    #[test]
+    fn nothing_is_hidden() {
+        assert_eq!(
+            visible("a\u{202e}b\u{0}\n\u{7f}\u{200d}c"),
+            r"a\u{202e}b\u{0}\u{a}\u{7f}\u{200d}c"
+        );
+        for plain in ["nginx: worker <b>", "größer", "日本語", "שלום", "🦀"] {
+            assert_eq!(visible(plain), plain);
+        }
+    }
+
+    #[test]
+    fn durations() {
+        for (seconds, expected) in [
+            (0, "0 s"),
+            (59, "59 s"),
+            (60, "1 min"),
+            (200, "3 min 20 s"),
+            (3600, "1 h"),
+            (172_799, "47 h 59 min"),
+            (1_000_000, "11 days 13 h"),
+        ] {
+            assert_eq!(long(Duration::from_secs(seconds)), expected);
+        }
+    }
+}
