@@ -13,8 +13,10 @@ use serde::Serialize;
 use crate::app::Session;
 use crate::cli::Watch;
 use crate::clock::rfc3339;
-use crate::logic::model::{Incident, Observation, Origin};
+use crate::logic::model::{Endpoint, Incident, Observation, Origin, Role};
+use crate::logic::owner::End;
 use crate::output::{eprintln_quietly, ordinary, seconds};
+use crate::who::Who;
 
 /// Lines that may wait for a reader; what comes then is dropped, and counted.
 const QUEUE: usize = 65_536;
@@ -26,7 +28,7 @@ const PATIENCE: Duration = Duration::from_secs(1);
 pub async fn run(args: &Watch) -> Result<()> {
     let mut session = Session::start(&args.kernel)?;
     eprintln_quietly(&format!("finrace: attached ({})", session.hooks()));
-    let mut shown = Shown::default();
+    let (mut shown, who) = (Shown::default(), session.who.clone());
     let out = Output::start()?;
     if !args.json {
         shown.dropped += u64::from(out.line(header())? == Sent::Dropped);
@@ -37,9 +39,10 @@ pub async fn run(args: &Watch) -> Result<()> {
                 return Ok(ControlFlow::Continue(()));
             }
             let line = if args.json {
-                serde_json::to_string(&Line::of(observation, wall)).context("encoding an event")?
+                serde_json::to_string(&Line::of(observation, wall, &who))
+                    .context("encoding an event")?
             } else {
-                text(observation, wall)
+                text(observation, wall, &who)
             };
             match out.line(line)? {
                 Sent::Yes => shown.count(observation),
@@ -159,6 +162,10 @@ pub(crate) struct Line {
     local: String,
     peer: String,
     netns: u32,
+    #[serde(skip_serializing_if = "End::is_empty")]
+    client: End,
+    #[serde(skip_serializing_if = "End::is_empty")]
+    server: End,
     #[serde(skip_serializing_if = "Option::is_none")]
     process: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -186,11 +193,11 @@ pub(crate) struct Line {
 }
 
 impl Line {
-    fn of(observation: &Observation, wall: SystemTime) -> Self {
-        let mut line = Self::about(observation.origin(), wall);
+    fn of(observation: &Observation, wall: SystemTime, who: &Who) -> Self {
+        let mut line = Self::about(observation.origin(), wall, who);
         let seconds = |duration: Duration| Some(duration.as_secs_f64());
         match observation {
-            Observation::Incident(incident) => return Self::of_incident(incident, wall),
+            Observation::Incident(incident) => return Self::of_incident(incident, wall, who),
             Observation::Close(close) => {
                 line.event = "close";
                 line.closer = Some(close.closer.as_str());
@@ -211,7 +218,7 @@ impl Line {
         line
     }
 
-    pub(crate) fn of_incident(incident: &Incident, wall: SystemTime) -> Self {
+    pub(crate) fn of_incident(incident: &Incident, wall: SystemTime, who: &Who) -> Self {
         let seconds = |duration: Duration| duration.as_secs_f64();
         Self {
             event: if incident.class.is_race() { "race" } else { "incident" },
@@ -225,13 +232,16 @@ impl Line {
             other_view: incident
                 .other_view
                 .as_deref()
-                .map(|other| Box::new(Self::of_incident(other, wall))),
-            ..Self::about(&incident.origin, wall)
+                .map(|other| Box::new(Self::of_incident(other, wall, who))),
+            ..Self::about(&incident.origin, wall, who)
         }
     }
 
-    fn about(origin: &Origin, wall: SystemTime) -> Self {
+    fn about(origin: &Origin, wall: SystemTime, who: &Who) -> Self {
+        let [client, server] = ends(origin, who);
         Self {
+            client,
+            server,
             time: rfc3339(wall),
             role: origin.role.as_str(),
             local: origin.local.to_string(),
@@ -262,7 +272,7 @@ fn columns(
 }
 
 /// An event as a person reads it.
-fn text(observation: &Observation, wall: SystemTime) -> String {
+fn text(observation: &Observation, wall: SystemTime, who: &Who) -> String {
     let stamp = rfc3339(wall);
     // Only the time of day, in UTC: the date is that of the terminal session.
     let time = stamp.get(11..26).unwrap_or(&stamp).to_owned();
@@ -271,7 +281,7 @@ fn text(observation: &Observation, wall: SystemTime) -> String {
         .process
         .as_ref()
         .map_or_else(|| "-".to_owned(), |process| format!("{}/{}", process.name, process.pid));
-    let (event, what) = match observation {
+    let (event, mut what) = match observation {
         Observation::Incident(incident) => (incident.class.as_str(), describe(incident)),
         Observation::Close(close) => {
             let what = format!(
@@ -288,6 +298,9 @@ fn text(observation: &Observation, wall: SystemTime) -> String {
         }
         Observation::Dwell(dwell) => ("close_wait", format!("left after {}", seconds(dwell.dwell))),
     };
+    for (label, end) in ["client", "server"].into_iter().zip(ends(origin, who)) {
+        say(&mut what, label, end.text());
+    }
     columns(
         &time,
         event,
@@ -299,14 +312,26 @@ fn text(observation: &Observation, wall: SystemTime) -> String {
     )
 }
 
+fn say(text: &mut String, label: &str, value: Option<String>) {
+    if let Some(value) = value {
+        // Writing to a String cannot fail.
+        fmt::Write::write_fmt(text, format_args!(", {label} {value}")).unwrap_or_default();
+    }
+}
+
+/// Who the client and the server are.
+fn ends(origin: &Origin, who: &Who) -> [End; 2] {
+    let of_process = origin.process.map(|process| process.owner).unwrap_or_default();
+    let remote = match origin.role {
+        Role::Server => Endpoint { port: 0, ..origin.remote },
+        Role::Client | Role::Unknown => origin.remote,
+    };
+    who.ends(origin.role, origin.owner.or(of_process), Some(remote))
+}
+
 pub(crate) fn describe(incident: &Incident) -> String {
     let mut text = incident.outcome.to_string();
-    let mut say = |label: &str, value: Option<String>| {
-        if let Some(value) = value {
-            // Writing to a String cannot fail.
-            fmt::Write::write_fmt(&mut text, format_args!(", {label} {value}")).unwrap_or_default();
-        }
-    };
+    let mut say = |label, value| say(&mut text, label, value);
     say("gap", incident.gap.map(seconds));
     say("FIN age", incident.fin_age.map(seconds));
     say("idle at close", incident.idle.map(seconds));

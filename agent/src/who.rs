@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, UNIX_EPOCH};
 
 use crate::kube::{Named, Names, SourceStatus};
+use crate::logic::model::{Endpoint, Role};
 use crate::logic::owner::{End, Owner, Place};
 
 /// Owners that are known at a time: containers and units that had a connection.
@@ -109,7 +110,7 @@ impl Who {
 
     /// What is known of the other end of a connection, by its address; port 0 is one that says
     /// nothing.
-    pub fn remote(&self, ip: IpAddr, port: u16) -> End {
+    fn remote(&self, ip: IpAddr, port: u16) -> End {
         let found = self.names.as_ref().and_then(|names| names.remote(ip, port));
         found.map_or_else(End::default, |remote| End {
             namespace: Some(Arc::from(&*remote.namespace)),
@@ -117,6 +118,15 @@ impl Who {
             pod: remote.pod.as_deref().map(Arc::from),
             container: None,
         })
+    }
+
+    /// Who the client and the server are: the local end by its owner, the other by its address.
+    pub fn ends(&self, role: Role, owner: Owner, remote: Option<Endpoint>) -> [End; 2] {
+        let remote = remote.map(|Endpoint { ip, port }| self.remote(ip, port)).unwrap_or_default();
+        match role {
+            Role::Server => [remote, self.end(owner)],
+            Role::Client | Role::Unknown => [self.end(owner), remote],
+        }
     }
 
     /// So many sockets' owners have no name.

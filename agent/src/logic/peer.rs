@@ -68,6 +68,14 @@ impl RowKey {
         }
     }
 
+    /// The other end; of a client the port is ephemeral, and 0 here.
+    pub const fn remote(&self) -> Endpoint {
+        match self.peer {
+            Peer::Client(server) => server,
+            Peer::Server { ip, .. } => Endpoint { ip, port: 0 },
+        }
+    }
+
     /// The remote address.
     pub const fn ip(&self) -> IpAddr {
         match self.peer {

@@ -12,7 +12,7 @@ use prometheus_client::encoding::{EncodeLabel as _, EncodeLabelSet, LabelSetEnco
 use crate::logic::estimate::Population;
 use crate::logic::model::{Closer, Endpoint, Name, Role};
 use crate::logic::owner::{End, Owner};
-use crate::logic::peer::{Peer, PortKey, RowKey};
+use crate::logic::peer::{PortKey, RowKey};
 use crate::logic::table::{Counts, Level, Shown};
 use crate::logic::verdict::State;
 use crate::who::Who;
@@ -140,7 +140,7 @@ pub(super) trait Called {
     fn role(&self) -> Role;
     fn netns(&self) -> u32;
     fn owner(&self) -> Owner;
-    /// The other end, if it is one; with a port of 0 where that is ephemeral.
+    /// The other end, if it is one.
     fn remote(&self) -> Option<Endpoint>;
     fn value(&self) -> String;
 }
@@ -161,10 +161,7 @@ impl Called for RowKey {
     }
 
     fn remote(&self) -> Option<Endpoint> {
-        Some(match self.peer {
-            Peer::Client(server) => server,
-            Peer::Server { ip, .. } => Endpoint { ip, port: 0 },
-        })
+        Some(self.remote())
     }
 
     fn value(&self) -> String {
@@ -228,13 +225,8 @@ pub(super) fn lines<'a, K: Called>(level: &'a Level<K>, naming: &Naming) -> Vec<
 fn line<'a, K: Called>(row: &'a Shown<K>, naming: &Naming) -> Line<'a> {
     let Shown { key, timeouts, expected, verdict, .. } = row;
     let role = key.role();
-    let local = naming.chosen(naming.who.end(key.owner().or(row.process_owner)));
-    let remote = key.remote().map(|Endpoint { ip, port }| naming.who.remote(ip, port));
-    let remote = naming.chosen(remote.unwrap_or_default());
-    let (client, server) = match role {
-        Role::Server => (remote, local),
-        Role::Client | Role::Unknown => (local, remote),
-    };
+    let ends = naming.who.ends(role, key.owner().or(row.process_owner), key.remote());
+    let [client, server] = ends.map(|end| naming.chosen(end));
     let is_named = K::NAME == "port" || naming.has(Label::Peer);
     let labels = Labels {
         is_other: false,

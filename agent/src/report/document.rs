@@ -228,7 +228,10 @@ impl Document {
             .into_iter()
             .map(|(key, port)| {
                 let names = Names::of_many(key.role, port.stats.process());
-                run.report(key.role, Some(key.netns), key.to_string(), &names, &port.stats)
+                let [client, server] = run.who.ends(key.role, key.owner, None);
+                let report =
+                    run.report(key.role, Some(key.netns), key.to_string(), &names, &port.stats);
+                PeerReport { client, server, ..report }
             })
             .collect();
         ports.sort_by_cached_key(PeerReport::order);
@@ -308,11 +311,9 @@ impl Run {
     pub(super) fn of_row(&self, row: &Row) -> PeerReport {
         let key = row.key;
         let names = Names::of_peer(key.peer, row.stats.process());
-        let port = if let Peer::Client(server) = key.peer { server.port } else { 0 };
-        let (local, remote) = (self.who.end(key.owner), self.who.remote(key.ip(), port));
-        let (client, server) =
-            if key.role() == Role::Server { (remote, local) } else { (local, remote) };
         let report = self.report(key.role(), Some(key.netns), key.to_string(), &names, &row.stats);
+        let owner = key.owner.or(row.stats.process_owner());
+        let [client, server] = self.who.ends(key.role(), owner, Some(key.remote()));
         PeerReport { client, server, ..report }
     }
 

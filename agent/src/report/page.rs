@@ -163,7 +163,7 @@ impl Visit {
                 (Form::Page, Some(picture)) => html::page(&about, ask, &picture),
                 (Form::Peers, Some(picture)) => json::peers(&about, ask, &picture),
                 (Form::Status, Some(picture)) => Some(json::status(&about, &picture)),
-                (Form::Events, _) | (_, None) => Some(json::events(&about.incidents, ask)),
+                (Form::Events, _) | (_, None) => Some(json::events(&about, ask)),
             };
             request.answer(body.map_or(Reply::NoPeer, |body| Reply::Page(body.into())));
             drop(permit);

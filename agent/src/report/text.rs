@@ -106,6 +106,11 @@ impl PeerReport {
         let mut lines = vec![format!("{:<9}{}", self.verdict.to_uppercase(), self.title())];
         let mut say = |label: &str, text: &str| lines.extend(wrapped(label, text));
         say("", &format!("{}.", self.sentence));
+        for (label, end) in [("client", &self.client), ("server", &self.server)] {
+            if let Some(name) = end.text() {
+                say(label, &name);
+            }
+        }
         if let Some(timeout) = self.idle_timeout.get(self.server_closer())
             && let Some(software) = timeout.guess()
         {

@@ -17,6 +17,7 @@ mod expect;
 mod kernel;
 mod link;
 mod lookalikes;
+mod owners;
 mod paths;
 mod races;
 mod rights;
@@ -82,7 +83,7 @@ fn run() -> Result<bool> {
     let wanted: Vec<String> = std::env::args().skip(1).filter(|a| !a.starts_with('-')).collect();
     let is_wanted =
         |s: &Scenario| wanted.is_empty() || wanted.iter().any(|part| s.name.contains(&**part));
-    let all = races::ALL.iter().chain(paths::ALL).chain(lookalikes::ALL);
+    let all = races::ALL.iter().chain(paths::ALL).chain(owners::ALL).chain(lookalikes::ALL);
     let scenarios: Vec<&Scenario> = all.filter(|s| is_wanted(s)).collect();
     ensure!(!scenarios.is_empty(), "no scenario has {} in its name", wanted.join(" or "));
 

@@ -180,7 +180,7 @@ pub(crate) const ALL: &[Scenario] = &[
 ];
 
 /// The server closes after 1.2 s, the client writes 0.2 s later.
-fn stale_write(mut pair: Pair) -> Result<()> {
+pub(crate) fn stale_write(mut pair: Pair) -> Result<()> {
     pause(1_200);
     drop(pair.server);
     pause(200);

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use super::incidents::{Incidents, Which};
+use super::incidents::Which;
 use super::{About, Ask};
 use crate::logic::table::Picture;
 use crate::logic::verdict::State;
@@ -100,9 +100,10 @@ struct EventsReport {
     events: Vec<Line>,
 }
 
-pub(super) fn events(incidents: &Incidents, ask: Ask) -> String {
-    let newest = incidents.newest(Which::Both, ask.only).into_iter().take(ask.limit.into());
-    let events = newest.map(|(time, incident)| Line::of_incident(incident, *time)).collect();
+pub(super) fn events(about: &About, ask: Ask) -> String {
+    let newest = about.incidents.newest(Which::Both, ask.only).into_iter().take(ask.limit.into());
+    let events =
+        newest.map(|(time, incident)| Line::of_incident(incident, *time, &about.who)).collect();
     json(&EventsReport { schema: "finrace.events/1", events })
 }
 

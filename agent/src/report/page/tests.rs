@@ -126,7 +126,7 @@ impl World {
         world
     }
 
-    fn picture(&mut self, ask: Ask) -> crate::logic::table::Picture {
+    fn picture(&mut self, ask: Ask) -> Picture {
         let survey = Survey::begin(&self.table, ask.limit.into(), ask.only, at(40_000));
         survey.finish(&mut self.table)
     }
@@ -367,7 +367,7 @@ fn a_race_is_not_pushed_out_by_farewells() {
         world.incident(at(n), origin(Role::Client, 2, None), Class::FinCrossed);
     });
     let events = |ask| -> Vec<String> {
-        let json = json::events(&world.about.incidents, ask);
+        let json = json::events(&world.about, ask);
         let json: serde_json::Value = serde_json::from_str(&json).unwrap();
         let events = json["events"].as_array().unwrap();
         events.iter().map(|event| event["class"].as_str().unwrap().to_owned()).collect()
