@@ -100,7 +100,8 @@ impl<'a> Field<'a> {
     }
 
     fn is_known_without_write_hook(&self) -> bool {
-        ["class", "role", "closer", "idle", "other_view.class"].contains(&self.path)
+        const KNOWN: [&str; 5] = ["class", "role", "closer", "idle", "other_view.class"];
+        KNOWN.contains(&self.path) || self.path.ends_with(".workload")
     }
 
     fn fits(&self, line: &Value, stage: &Stage) -> bool {
