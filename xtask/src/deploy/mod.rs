@@ -233,8 +233,8 @@ fn validate(
     script(python, "validate.py", &job)
 }
 
-/// Misspells the first field of each kind's `spec`, or of the object: each has to be refused, or the
-/// validation is worth nothing. Returns how many there were.
+/// Adds a field that does not exist to one object of each kind: each has to be refused by every version, or
+/// the validation is worth nothing. Returns how many there were.
 fn refuses_typos(python: &Path, objects: &[&Value]) -> Result<usize> {
     let mut typos = BTreeMap::new();
     for object in objects {
@@ -253,10 +253,10 @@ fn refuses_typos(python: &Path, objects: &[&Value]) -> Result<usize> {
         typos.insert(kind, object.to_string());
     }
     for (kind, Validated { problems, .. }) in validate(python, &typos)? {
-        let all = if matches!(problems.len(), 0) { 0 } else { VERSIONS.len() };
+        let count = problems.len();
         ensure!(
-            problems.len() == all && all > 0,
-            "{kind} with a typo is refused by {problems:?} only"
+            count == VERSIONS.len(),
+            "{kind} with a typo is refused {count} times: {problems:?}"
         );
     }
     Ok(typos.len())

@@ -11,6 +11,8 @@ use crate::guest::{self, Arch};
 use crate::{live, report, root, setup};
 
 const CONTAINERFILE: &str = "deploy/image/Containerfile";
+/// What all images that are made here have.
+const LABEL: &str = "org.opencontainers.image.title=finrace";
 
 /// Builds the agent's image and returns its name.
 pub(super) fn image(directory: &Path, base: Option<&str>) -> Result<String> {
@@ -37,6 +39,7 @@ pub(super) fn image(directory: &Path, base: Option<&str>) -> Result<String> {
     }
     buildah.arg("--file").arg(root().join(CONTAINERFILE)).arg(&context);
     setup::run(&mut buildah)?;
+    forget()?;
     report(&format!("{name}: {} KiB", size(&name)? / 1024));
     Ok(name)
 }
@@ -57,6 +60,13 @@ pub(super) fn size(image: &str) -> Result<u64> {
     let mut podman = Command::new("podman");
     let size = setup::run(podman.args(["image", "inspect", "--format={{.Size}}", image]))?;
     size.trim().parse().with_context(|| format!("size of {image}: {size}"))
+}
+
+/// Removes what earlier runs have built under the same names.
+fn forget() -> Result<()> {
+    let filter = format!("--filter=label={LABEL}");
+    setup::run(Command::new("podman").args(["image", "prune", "--force", &filter]))?;
+    Ok(())
 }
 
 /// `chroot` needs no right to mount or to make namespaces, which a machine for tests may lack.
@@ -88,7 +98,7 @@ fn of_programs(directory: &Path, name: &str, programs: &[&str], last: &str) -> R
     write("etc/passwd", "root:x:0:0:root:/:/bin/sh\n")?;
     write("etc/group", "root:x:0:\n")?;
     let file = directory.join(format!("{name}.containerfile"));
-    fs::write(&file, format!("FROM scratch\nCOPY . /\n{last}"))
+    fs::write(&file, format!("FROM scratch\nLABEL {LABEL}\nCOPY . /\n{last}"))
         .context("writing a Containerfile")?;
     let name = format!("localhost/{name}");
     setup::run(buildah(&name).arg("--file").arg(&file).arg(&context))?;
