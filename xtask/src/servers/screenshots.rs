@@ -38,15 +38,6 @@ const PATIENCE: Duration = Duration::from_mins(4);
 /// Of a picture, so that README.md loads fast.
 const MOST_BYTES: u64 = 200_000;
 
-/// A browser's font where none is asked for is seldom what its users have.
-const FONTS: &str = r#"<?xml version="1.0"?>
-<!DOCTYPE fontconfig SYSTEM "urn:fontconfig:fonts.dtd">
-<fontconfig>
-  <dir>/usr/share/fonts</dir>
-  <alias binding="same"><family>system-ui</family><prefer><family>Roboto</family></prefer></alias>
-</fontconfig>
-"#;
-
 struct Picture {
     name: &'static str,
     size: &'static str,
@@ -142,7 +133,7 @@ pub(crate) fn run(args: &ScreenshotArgs) -> Result<()> {
     ensure!(rustix::process::geteuid().is_root(), "real servers need root");
     let finrace = fs::canonicalize(&args.finrace)
         .with_context(|| format!("{} (cargo build --release)", args.finrace.display()))?;
-    setup::ensure(&["chromium", "fonts-dejavu-core", "fonts-roboto-unhinted", "pngquant"])?;
+    setup::ensure(&["chromium", "fonts-dejavu-core", "pngquant"])?;
     let directory = target_dir().join("servers");
     let software = Software::new(directory.join("software"), &[Kind::Gunicorn, Kind::Uvicorn])?;
     let bench = Bench { finrace, software, directory, is_short: true };
@@ -183,8 +174,6 @@ fn wait(serving: &Serving, stands: &[Stand]) -> Result<()> {
 
 impl Picture {
     fn take(&self, agent: SocketAddr, directory: &Path) -> Result<()> {
-        let fonts = directory.join("fonts.conf");
-        fs::write(&fonts, FONTS).context("writing fonts.conf")?;
         let large = directory.join(format!("{}.png", self.name));
         let scheme = i32::from(!self.is_dark);
         run_command(
@@ -194,8 +183,7 @@ impl Picture {
                 .arg(format!("--blink-settings=preferredColorScheme={scheme}"))
                 .arg(format!("--window-size={}", self.size))
                 .arg(format!("--screenshot={}", large.display()))
-                .arg(format!("http://{agent}/"))
-                .env("FONTCONFIG_FILE", &fonts),
+                .arg(format!("http://{agent}/")),
         )?;
         let small = root().join(format!("docs/images/{}.png", self.name));
         fs::create_dir_all(root().join("docs/images")).context("creating docs/images")?;
