@@ -427,6 +427,7 @@ impl Session {
             process: ProcessStatus::read()
                 .inspect_err(|error| log::debug!("no process metrics: {error:#}"))
                 .ok(),
+            epoch: self.clock.epoch(),
         }
     }
 }
@@ -451,6 +452,7 @@ pub async fn serve_over(
     security: Security,
     args: &cli::Serve,
 ) -> Result<()> {
+    session.engine.table.keep(args.keeps());
     let (asking, receiver) = scrape::requests(args.max_requests.into());
     session.engine.table.forget_after(args.stale_after);
     let naming = Naming { labels: args.labels.clone(), who: session.who.clone() };
@@ -463,8 +465,9 @@ pub async fn serve_over(
     };
     let stopped = async { stopped.await.unwrap_or_default() };
     let security = Arc::new(security);
+    let (max_requests, protobuf) = (args.max_requests, args.native_histograms);
     let server =
-        tokio::spawn(http::serve(listeners, args.max_requests, security, handler, stopped));
+        tokio::spawn(http::serve(listeners, max_requests, protobuf, security, handler, stopped));
     session.run(None, Some(requests), |_, _| Ok(ControlFlow::Continue(()))).await?;
     drop(stop);
     drop(session);

@@ -11,6 +11,7 @@ use crate::http::MAX_REQUESTS;
 use crate::http::listen::Listen;
 use crate::kube::Kube;
 use crate::logic::model::{Class, Endpoint, Incident, Observation, Origin};
+use crate::logic::table::Keeps;
 use crate::logic::verdict::State;
 use crate::metrics::{Label, SERIES_LEAST, SERIES_MAX};
 use crate::probe::attach::Forced;
@@ -208,6 +209,18 @@ pub struct Serve {
         env = "FINRACE_METRICS_LABELS"
     )]
     pub labels: Vec<Label>,
+    /// Keep native histograms beside the classic ones, for a Prometheus that asks for protobuf.
+    #[arg(long = "metrics.native-histograms", env = "FINRACE_METRICS_NATIVE_HISTOGRAMS")]
+    pub native_histograms: bool,
+    /// Show the latest race of each series as an exemplar: addresses and ports, gap, process.
+    #[arg(long = "metrics.exemplars", env = "FINRACE_METRICS_EXEMPLARS")]
+    pub exemplars: bool,
+}
+
+impl Serve {
+    pub const fn keeps(&self) -> Keeps {
+        Keeps { native: self.native_histograms, examples: self.exemplars }
+    }
 }
 
 #[derive(Args, Debug)]

@@ -84,10 +84,12 @@ pub enum Reply {
     Gone,
 }
 
-/// Serves until `shutdown`, then lets the requests under way end, for a second.
+/// Serves until `shutdown`, metrics also in protobuf where that is offered, then lets the requests
+/// under way end, for a second.
 pub async fn serve<H, F>(
     mut listeners: Vec<TcpListener>,
     max_requests: u16,
+    offers_protobuf: bool,
     security: Arc<Security>,
     handler: H,
     shutdown: impl Future<Output = ()>,
@@ -97,6 +99,7 @@ pub async fn serve<H, F>(
 {
     let shared = Arc::new(Shared {
         security,
+        offers_protobuf,
         requests: Arc::new(Semaphore::new(max_requests.into())),
         refused: Rarely::default(),
         failed: Rarely::default(),
@@ -173,7 +176,11 @@ impl Body for Stream {
     }
 }
 
-async fn answer<H, F>(request: Request<Incoming>, handler: H) -> Result<Answer, Infallible>
+async fn answer<H, F>(
+    request: Request<Incoming>,
+    offers_protobuf: bool,
+    handler: H,
+) -> Result<Answer, Infallible>
 where
     H: Fn(Route) -> F,
     F: Future<Output = Reply>,
@@ -188,7 +195,7 @@ where
         refusal.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
         return Ok(refusal);
     }
-    let format = negotiate(&list(&request, ACCEPT));
+    let format = negotiate(&list(&request, ACCEPT), offers_protobuf);
     let is_gzip = takes_gzip(&list(&request, ACCEPT_ENCODING));
     if let Some(form) = form {
         return Ok(match Ask::parse(form, request.uri().query().unwrap_or_default()) {
@@ -255,31 +262,51 @@ fn list(request: &Request<Incoming>, name: HeaderName) -> String {
     values.filter_map(|value| value.to_str().ok()).collect::<Vec<_>>().join(",")
 }
 
-/// An item of such a list: the name in lower case, its weight, and its version.
-fn items(list: &str) -> impl Iterator<Item = (String, f32, Option<&str>)> {
+/// An item of such a list.
+#[derive(Debug)]
+struct Item<'a> {
+    /// In lower case.
+    name: String,
+    /// Its weight.
+    q: f32,
+    version: Option<&'a str>,
+    /// Of protobuf: which message, and how one is told from the next.
+    proto: Option<&'a str>,
+    encoding: Option<&'a str>,
+}
+
+fn items(list: &str) -> impl Iterator<Item = Item<'_>> {
     list.split(',').map(|item| {
         let mut parts = item.split(';').map(str::trim);
         let name = parts.next().unwrap_or_default().to_ascii_lowercase();
-        let parameters = parts.filter_map(|part| part.split_once('='));
-        let (mut q, mut version) = (1.0, None);
-        for (name, value) in parameters {
+        let mut item = Item { name, q: 1.0, version: None, proto: None, encoding: None };
+        for (name, value) in parts.filter_map(|part| part.split_once('=')) {
             let value = value.trim().trim_matches('"');
             match name.trim().to_ascii_lowercase().as_str() {
-                "q" => q = value.parse().unwrap_or(0.0),
-                "version" => version = Some(value),
+                "q" => item.q = value.parse().unwrap_or(0.0),
+                "version" => item.version = Some(value),
+                "proto" => item.proto = Some(value),
+                "encoding" => item.encoding = Some(value),
                 _ => {}
             }
         }
-        (name, q, version)
+        item
     })
 }
 
-/// The format to answer an `Accept` header with: [`Format::OpenMetrics`] if it is asked for by
-/// name, in the version we write, and the other is not liked better.
-pub fn negotiate(accept: &str) -> Format {
-    let (mut openmetrics, mut text) = (0.0, 0.0);
-    for (media, q, version) in items(accept) {
-        match (media.as_str(), version) {
+/// The format to answer an `Accept` header with: [`Format::Protobuf`] where we offer it, or
+/// [`Format::OpenMetrics`], if it is asked for by name, in the version we write, and no other is
+/// liked better.
+pub fn negotiate(accept: &str, offers_protobuf: bool) -> Format {
+    let (mut protobuf, mut openmetrics, mut text): (f32, f32, f32) = (0.0, 0.0, 0.0);
+    for Item { name, q, version, proto, encoding } in items(accept) {
+        match (name.as_str(), version) {
+            ("application/vnd.google.protobuf", None)
+                if proto == Some("io.prometheus.client.MetricFamily")
+                    && encoding == Some("delimited") =>
+            {
+                protobuf = q.max(protobuf);
+            }
             ("application/openmetrics-text", None | Some("1.0.0")) => {
                 openmetrics = q.max(openmetrics);
             }
@@ -287,12 +314,18 @@ pub fn negotiate(accept: &str) -> Format {
             _ => {}
         }
     }
-    if openmetrics > 0.0 && openmetrics >= text { Format::OpenMetrics } else { Format::Text004 }
+    if offers_protobuf && protobuf > 0.0 && protobuf >= openmetrics.max(text) {
+        Format::Protobuf
+    } else if openmetrics > 0.0 && openmetrics >= text {
+        Format::OpenMetrics
+    } else {
+        Format::Text004
+    }
 }
 
 /// Whether an `Accept-Encoding` header asks for gzip by name.
 fn takes_gzip(accept: &str) -> bool {
-    items(accept).any(|(coding, q, _)| coding == "gzip" && q > 0.0)
+    items(accept).any(|Item { name, q, .. }| name == "gzip" && q > 0.0)
 }
 
 #[cfg(test)]
@@ -306,8 +339,13 @@ mod tests {
 
     #[test]
     fn formats() {
-        use Format::{OpenMetrics, Text004};
-        let check = |accept: &str, expected| assert_eq!(negotiate(accept), expected, "{accept}");
+        use Format::{OpenMetrics, Protobuf, Text004};
+        let check = |accept: &str, expected| {
+            assert_eq!(negotiate(accept, false), expected, "{accept}");
+            if !accept.contains("protobuf") {
+                assert_eq!(negotiate(accept, true), expected, "{accept}");
+            }
+        };
         check("", Text004);
         check("*/*", Text004);
         check("text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8", Text004);
@@ -339,6 +377,26 @@ mod tests {
         check("application/openmetrics-text;q=0", Text004);
         check("application/openmetrics-text;q=0.2,text/plain;q=0.8", Text004);
         check("application/openmetrics-text;q=x,;;,=", Text004);
+        // Only where it is offered, first, and the one message that we write.
+        let protobuf = "application/vnd.google.protobuf;proto=io.prometheus.client.MetricFamily";
+        for (rest, expected) in [
+            // Prometheus 2.42 with native histograms.
+            (
+                ";encoding=delimited,application/openmetrics-text;version=1.0.0;q=0.8,\
+                 application/openmetrics-text;version=0.0.1;q=0.75,text/plain;version=0.0.4;q=0.5,\
+                 */*;q=0.1",
+                Protobuf,
+            ),
+            (";encoding=delimited", Protobuf),
+            ("; encoding=\"delimited\"; q=0.5, text/plain;q=0.5", Protobuf),
+            (";encoding=delimited;q=0.4,application/openmetrics-text;q=0.5", OpenMetrics),
+            (";encoding=delimited;q=0", Text004),
+            (";encoding=text,text/plain;q=0.5", Text004),
+            ("", Text004),
+            ("X;encoding=delimited", Text004),
+        ] {
+            assert_eq!(negotiate(&format!("{protobuf}{rest}"), true), expected, "{rest}");
+        }
     }
 
     #[test]
@@ -385,7 +443,8 @@ mod tests {
         let (stop, stopped) = oneshot::channel();
         let shutdown = async { stopped.await.unwrap_or_default() };
         let security = Arc::new(security);
-        let task = tokio::spawn(serve(vec![listener], max_requests, security, handler, shutdown));
+        let serve = serve(vec![listener], max_requests, false, security, handler, shutdown);
+        let task = tokio::spawn(serve);
         Server { address, stop, task }
     }
 

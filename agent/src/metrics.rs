@@ -6,21 +6,23 @@
 //! their own, so that a sum over a family counts nothing twice. Zeros are left out: which classes a
 //! row may have is a closed set, and most never happen.
 
+mod encoding;
+mod exemplar;
 mod format;
 mod lines;
 mod process;
+mod protobuf;
 mod stream;
 #[cfg(test)]
 mod tests;
 
 use std::fmt;
+use std::time::Duration;
 
-use prometheus_client::collector::Collector;
-use prometheus_client::encoding::{
-    DescriptorEncoder, EncodeGaugeValue, EncodeLabelSet, MetricEncoder, NoLabelSet,
+use encoding::{
+    DescriptorEncoder, Distribution, LabelSet, MetricEncoder, MetricType, Number, Unit,
 };
-use prometheus_client::metrics::MetricType;
-use prometheus_client::registry::Unit;
+use exemplar::exemplar;
 
 use crate::logic::estimate::Population;
 use crate::logic::model::Closer;
@@ -63,6 +65,8 @@ pub struct Status {
     pub sources: Vec<Source>,
     /// None where `/proc` cannot be read.
     pub process: Option<ProcessStatus>,
+    /// The wall clock at [`crate::logic::model::Nanos`] 0, since the Unix epoch.
+    pub epoch: Duration,
 }
 
 /// A job of the kernel side, and what does it.
@@ -111,7 +115,7 @@ impl Status {
 /// Series that there is always one of.
 const OF_ITSELF: usize = 15;
 
-/// The whole exposition in one text, with the verdicts as they are.
+/// The whole exposition in one text (of protobuf there is none), with the verdicts as they are.
 pub fn encode(table: &mut Table, status: Status, format: Format) -> String {
     let room = status.room(SERIES_MAX);
     let export = Collection::begin(table, room, None).finish(table);
@@ -124,14 +128,26 @@ struct Scrape {
     table: Export,
     status: Status,
     naming: Naming,
+    format: Format,
 }
 
-impl Collector for Scrape {
-    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
-        let out = &mut encoder;
+/// Rows and ports as they are written.
+struct Said<'a> {
+    peers: Vec<Line<'a>>,
+    ports: Vec<Line<'a>>,
+}
+
+impl Scrape {
+    /// Once for all, since names may come meanwhile.
+    fn lines(&self) -> Said<'_> {
         let Export { rows, ports, .. } = &self.table;
-        encode_peers(out, &lines(rows, &self.naming))?;
-        encode_ports(out, &lines(ports, &self.naming))?;
+        Said { peers: lines(rows, &self.naming), ports: lines(ports, &self.naming) }
+    }
+
+    fn say(&self, said: &Said<'_>, out: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let epoch = (self.format != Format::Text004).then_some(self.status.epoch);
+        encode_peers(out, &said.peers, epoch)?;
+        encode_ports(out, &said.ports, epoch)?;
         self.encode_self(out)?;
         self.encode_sources(out)?;
         self.encode_process(out)
@@ -231,14 +247,15 @@ impl Scrape {
         let mut up =
             out.encode_descriptor("finrace_attribution_up", help, None, MetricType::Gauge)?;
         for Source { name, is_up, .. } in sources {
-            up.encode_family(&[("source", *name)])?.encode_gauge(&u64::from(*is_up))?;
+            up.with(&[("source", *name)], |up| up.encode_gauge(&u64::from(*is_up)))?;
         }
         let help = "When a source was read whole for the last time, since the Unix epoch.";
         let (name, seconds) = ("finrace_attribution_last_sync_timestamp", Some(&Unit::Seconds));
         let mut synced = out.encode_descriptor(name, help, seconds, MetricType::Gauge)?;
         for Source { name, last_sync, .. } in sources {
             if let Some(time) = last_sync {
-                synced.encode_family(&[("source", *name)])?.encode_gauge(&time.as_secs_f64())?;
+                let time = time.as_secs_f64();
+                synced.with(&[("source", *name)], |synced| synced.encode_gauge(&time))?;
             }
         }
         let help = "Names that were not found, and readings that failed, by source and reason.";
@@ -254,9 +271,8 @@ impl Scrape {
         let mut objects = out.encode_descriptor(name, help, None, MetricType::Gauge)?;
         for Source { name, objects: counts, .. } in sources {
             for (kind, count) in counts {
-                objects
-                    .encode_family(&[("source", *name), ("kind", *kind)])?
-                    .encode_gauge(count)?;
+                let labels = [("source", *name), ("kind", *kind)];
+                objects.with(&labels, |objects| objects.encode_gauge(count))?;
             }
         }
         Ok(())
@@ -267,7 +283,7 @@ impl Scrape {
         let seconds = Some(&Unit::Seconds);
         let help = "CPU time used by this agent's own process.";
         out.encode_descriptor("process_cpu", help, seconds, MetricType::Counter)?
-            .encode_counter::<NoLabelSet, _, u64>(&process.cpu.as_secs_f64(), None)?;
+            .encode_counter(&process.cpu.as_secs_f64(), None)?;
         let bytes = Some(&Unit::Bytes);
         gauge(out, "process_resident_memory", "Resident memory.", bytes, process.resident_bytes)?;
         gauge(out, "process_open_fds", "Open file descriptors.", None, process.open_fds)?;
@@ -276,9 +292,13 @@ impl Scrape {
     }
 }
 
-fn encode_peers(out: &mut DescriptorEncoder<'_>, peers: &Lines<'_>) -> fmt::Result {
+fn encode_peers(
+    out: &mut DescriptorEncoder<'_>,
+    peers: &Lines<'_>,
+    epoch: Option<Duration>,
+) -> fmt::Result {
     let help = "Requests that were, or probably were, lost to a closing connection.";
-    races(out, "finrace_races", help, peers)?;
+    races(out, "finrace_races", help, peers, epoch)?;
 
     let help = "Other bytes that met a closing connection: no race.";
     let mut family = out.encode_descriptor("finrace_incidents", help, None, MetricType::Counter)?;
@@ -312,8 +332,13 @@ fn encode_peers(out: &mut DescriptorEncoder<'_>, peers: &Lines<'_>) -> fmt::Resu
     judgements(out, "finrace", "", peers)
 }
 
-fn encode_ports(out: &mut DescriptorEncoder<'_>, ports: &Lines<'_>) -> fmt::Result {
-    races(out, "finrace_port_races", "As finrace_races, over all peers of a port.", ports)?;
+fn encode_ports(
+    out: &mut DescriptorEncoder<'_>,
+    ports: &Lines<'_>,
+    epoch: Option<Duration>,
+) -> fmt::Result {
+    let help = "As finrace_races, over all peers of a port.";
+    races(out, "finrace_port_races", help, ports, epoch)?;
     closes(out, "finrace_port_closes", "As finrace_closes, over all peers of a port.", ports)?;
     let help = "As finrace_idle_before_close, over all peers of a port.";
     idle(out, "finrace_port_idle_before_close", help, ports)?;
@@ -348,7 +373,7 @@ fn judgements(
                 let Some(timeout) = timeout else { continue };
                 let labels = (labels, [("closer", closer.as_str())]);
                 let micros = (of(timeout) * 1e6).round() / 1e6;
-                family.encode_family(&labels)?.encode_gauge(&micros)?;
+                family.with(&labels, |series| series.encode_gauge(&micros))?;
             }
         }
     }
@@ -358,7 +383,7 @@ fn judgements(
     let mut family = out.encode_descriptor(&name, &help, None, MetricType::Gauge)?;
     for (labels, judged) in judged() {
         if let Some(expected) = judged.expected {
-            family.encode_family(labels)?.encode_gauge(&expected)?;
+            family.with(labels, |series| series.encode_gauge(&expected))?;
         }
     }
     let name = format!("{prefix}_verdict");
@@ -366,9 +391,8 @@ fn judgements(
     let mut family = out.encode_descriptor(&name, &help, None, MetricType::Gauge)?;
     for (labels, judged) in judged() {
         if let Some(verdict) = judged.verdict {
-            family
-                .encode_family(&(labels, [("verdict", verdict.as_str())]))?
-                .encode_gauge(&1_u64)?;
+            let labels = (labels, [("verdict", verdict.as_str())]);
+            family.with(&labels, |series| series.encode_gauge(&1_u64))?;
         }
     }
     Ok(())
@@ -379,14 +403,18 @@ fn races(
     name: &str,
     help: &str,
     lines: &Lines<'_>,
+    epoch: Option<Duration>,
 ) -> fmt::Result {
     let mut family = out.encode_descriptor(name, help, None, MetricType::Counter)?;
     for Line { labels, counts, .. } in lines {
-        for ((class, cause), tally) in
-            counts.incidents.iter().filter(|((class, _), _)| class.is_race())
-        {
+        for (kind, tally) in counts.incidents.iter().filter(|((class, _), _)| class.is_race()) {
+            let example = epoch.zip(counts.example(kind));
+            let exemplar = example.map(|(epoch, example)| exemplar(example, epoch));
+            let (class, cause) = kind;
             let kind = [("class", class.as_str()), ("cause", cause.as_str())];
-            sample(&mut family, &(labels, kind), tally.count)?;
+            family.with(&(labels, kind), |series| {
+                series.encode_counter(&tally.count, exemplar.as_ref())
+            })?;
         }
     }
     Ok(())
@@ -459,14 +487,13 @@ fn fills(
     of: impl Fn(&Fill) -> u64,
 ) -> fmt::Result {
     let mut family = out.encode_descriptor(name, help, unit, MetricType::Gauge)?;
-    fills
-        .iter()
-        .try_for_each(|fill| family.encode_family(&[(label, fill.name)])?.encode_gauge(&of(fill)))
+    fills.iter().try_for_each(|fill| {
+        family.with(&[(label, fill.name)], |series| series.encode_gauge(&of(fill)))
+    })
 }
 
 fn counter(out: &mut DescriptorEncoder<'_>, name: &str, help: &str, value: u64) -> fmt::Result {
-    out.encode_descriptor(name, help, None, MetricType::Counter)?
-        .encode_counter::<NoLabelSet, _, u64>(&value, None)
+    out.encode_descriptor(name, help, None, MetricType::Counter)?.encode_counter(&value, None)
 }
 
 fn gauge(
@@ -474,20 +501,20 @@ fn gauge(
     name: &str,
     help: &str,
     unit: Option<&Unit>,
-    value: impl EncodeGaugeValue,
+    value: impl Number,
 ) -> fmt::Result {
     out.encode_descriptor(name, help, unit, MetricType::Gauge)?.encode_gauge(&value)
 }
 
 /// One series of a counter.
-fn sample(family: &mut MetricEncoder<'_>, labels: &impl EncodeLabelSet, value: u64) -> fmt::Result {
-    family.encode_family(labels)?.encode_counter::<NoLabelSet, _, u64>(&value, None)
+fn sample(family: &mut MetricEncoder<'_>, labels: &impl LabelSet, value: u64) -> fmt::Result {
+    family.with(labels, |series| series.encode_counter(&value, None))
 }
 
 /// The series of a histogram, if it has any value.
 fn distribution(
     family: &mut MetricEncoder<'_>,
-    labels: &impl EncodeLabelSet,
+    labels: &impl LabelSet,
     counts: &Counts,
     measure: Measure,
 ) -> fmt::Result {
@@ -495,10 +522,11 @@ fn distribution(
     if histogram.is_empty() {
         return Ok(());
     }
-    family.encode_family(labels)?.encode_histogram::<NoLabelSet>(
-        histogram.sum().as_secs_f64(),
-        histogram.count(),
-        &histogram.buckets(measure.bounds()),
-        None,
-    )
+    let distribution = Distribution {
+        sum: histogram.sum().as_secs_f64(),
+        count: histogram.count(),
+        buckets: &histogram.buckets(measure.bounds()),
+        native: counts.native(measure),
+    };
+    family.with(labels, |series| series.encode_histogram(distribution))
 }

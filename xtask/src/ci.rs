@@ -12,7 +12,7 @@ use crate::{bpf, cargo, report, setup, show, task};
 type Step = (&'static str, fn() -> Result<()>);
 
 /// From fast to slow, as far as one does not need another.
-const STEPS: [Step; 19] = [
+const STEPS: [Step; 20] = [
     ("fmt", || show(cargo().args(["fmt", "--all", "--check"]))),
     ("docs", || task(&["docs", "--check"])),
     ("rules", || task(&["rules"])),
@@ -31,6 +31,7 @@ const STEPS: [Step; 19] = [
     ("servers", || task(&["servers", "--short"])),
     ("dashboard", || task(&["dashboard"])),
     ("alerts", || task(&["alerts"])),
+    ("histograms", || task(&["histograms"])),
     ("lab", || task(&["lab", "--short"])),
 ];
 

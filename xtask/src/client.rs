@@ -33,6 +33,11 @@ impl Client<TcpStream> {
         Ok(Self::over(stream, path))
     }
 
+    /// Its own end.
+    pub(crate) fn local_address(&self) -> Result<SocketAddr> {
+        self.stream.get_ref().local_addr().context("reading a client's address")
+    }
+
     /// Whether the other end closes within this time, a tick of the kernel more or less.
     pub(crate) fn closes_within(&mut self, wait: Duration) -> Result<bool> {
         let stream = self.stream.get_ref();

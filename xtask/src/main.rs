@@ -7,6 +7,7 @@ mod client;
 mod deploy;
 mod docs;
 mod guest;
+mod histograms;
 mod image;
 mod lab;
 mod link;
@@ -68,6 +69,8 @@ enum Task {
     Servers(servers::ServersArgs),
     /// Take the pictures of the status page that are in README.md (root, Debian)
     Screenshots(servers::ScreenshotArgs),
+    /// Native histograms and exemplars, as a real Prometheus takes them (root, Debian)
+    Histograms(histograms::HistogramsArgs),
     /// Traffic that looks like a race and is none (root, Debian)
     Lookalikes(lookalikes::LookalikeArgs),
 }
@@ -99,6 +102,7 @@ fn run(task: Task) -> Result<()> {
         Task::Score(args) => score::run(args),
         Task::Servers(args) => servers::run(args),
         Task::Screenshots(args) => servers::screenshots(&args),
+        Task::Histograms(args) => histograms::run(args),
         Task::Lookalikes(args) => lookalikes::run(args),
     }
 }

@@ -15,7 +15,7 @@ use finrace::logic::model::{
     Origin, Outcome, Process, Reuse, Role,
 };
 use finrace::logic::owner::Owner;
-use finrace::logic::table::Table;
+use finrace::logic::table::{Keeps, Table};
 use finrace::metrics::{Format, Naming, SERIES_MAX, Status, encode};
 use finrace::report::page::{About, Incidents, Visit};
 use finrace::scrape::{Scrape, Shape, Work, requests};
@@ -43,6 +43,9 @@ pub(crate) struct Args {
     /// server closes, and of fifty peers one races
     #[arg(long)]
     worst: bool,
+    /// Keep native histograms and exemplars, and scrape protobuf: no series are counted then
+    #[arg(long)]
+    native: bool,
     /// Series in an answer, at most
     #[arg(long, default_value_t = SERIES_MAX)]
     series_max: usize,
@@ -86,13 +89,16 @@ async fn measure(args: &Args) -> Result<serde_json::Value> {
     let handler = move |route| asking.clone().ask(route);
     let (listeners, security) = (vec![listener], Arc::new(Security::load(None)?));
     let never = std::future::pending();
-    let server = tokio::spawn(http::serve(listeners, MAX_REQUESTS, security, handler, never));
+    let server =
+        tokio::spawn(http::serve(listeners, MAX_REQUESTS, args.native, security, handler, never));
     let (done, mut is_done) = oneshot::channel();
-    let scrapes = args.scrapes;
+    let (scrapes, native) = (args.scrapes, args.native);
     let path = if args.page { "/" } else { "/metrics" };
     thread::spawn(move || {
         let of = |encoding: &'static str| {
-            (0..scrapes).map(|_| scrape(address, path, encoding)).collect::<Result<Vec<_>>>()
+            (0..scrapes)
+                .map(|_| scrape(address, path, encoding, native))
+                .collect::<Result<Vec<_>>>()
         };
         // Nobody waits for it if the rest has failed.
         done.send(of("identity").and_then(|plain| Ok((plain, of("gzip")?)))).unwrap_or_default();
@@ -144,10 +150,17 @@ struct Scraped {
 
 /// Reads without keeping: HTTP/1.0, so that the body comes as it is.
 #[expect(clippy::disallowed_methods, reason = "to measure is what it is for")]
-fn scrape(address: SocketAddr, path: &str, encoding: &str) -> Result<Scraped> {
+fn scrape(address: SocketAddr, path: &str, encoding: &str, native: bool) -> Result<Scraped> {
+    let accept = if native {
+        "application/vnd.google.protobuf;proto=io.prometheus.client.MetricFamily;encoding=delimited"
+    } else {
+        "*/*"
+    };
+
     let start = Instant::now();
     let mut stream = TcpStream::connect(address)?;
-    write!(stream, "GET {path} HTTP/1.0\r\nHost: a\r\nAccept-Encoding: {encoding}\r\n\r\n")?;
+    write!(stream, "GET {path} HTTP/1.0\r\nHost: a\r\nAccept: {accept}\r\n")?;
+    write!(stream, "Accept-Encoding: {encoding}\r\n\r\n")?;
     let mut scraped = Scraped { time: Duration::ZERO, bytes: 0, series: 0 };
     let mut buffer = vec![0; 65_536];
     let mut is_line_start = false;
@@ -165,7 +178,7 @@ fn scrape(address: SocketAddr, path: &str, encoding: &str) -> Result<Scraped> {
             (is_head, is_line_start) = (false, true);
         }
         scraped.bytes += read.len();
-        for byte in read {
+        for byte in if native { &[] } else { read } {
             scraped.series += usize::from(is_line_start && *byte != b'#');
             is_line_start = *byte == b'\n';
         }
@@ -199,7 +212,8 @@ impl World {
     fn new(args: &Args) -> Self {
         let Args { peers, worst, .. } = *args;
         let now = Nanos(0) + Duration::from_hours(24);
-        let table = Table::new(peers as usize, Duration::from_millis(200), now);
+        let mut table = Table::new(peers as usize, Duration::from_millis(200), now);
+        table.keep(Keeps { native: args.native, examples: args.native });
         let process = Process { name: "nginx".into(), pid: 1, owner: Owner::UNKNOWN };
         Self { table, peers, worst, process, now, random: 7 }
     }

@@ -36,6 +36,7 @@ pub(super) const SILENT_MAX: usize = 64;
 /// What all connections share.
 pub(super) struct Shared {
     pub security: Arc<Security>,
+    pub offers_protobuf: bool,
     /// For requests that are being answered.
     pub requests: Arc<Semaphore>,
     pub refused: Rarely,
@@ -159,7 +160,7 @@ where
                 // The semaphore is never closed.
                 let acquired = Arc::clone(&self.shared.requests).acquire_owned().await;
                 permit.get_or_init(|| acquired.ok());
-                answer(request, self.handler.clone()).await?
+                answer(request, self.shared.offers_protobuf, self.handler.clone()).await?
             };
             for (name, value) in self.current.headers() {
                 answer.headers_mut().entry(name).or_insert_with(|| value.clone());

@@ -14,6 +14,7 @@ pub mod knobs;
 pub mod latest;
 pub mod merge;
 pub mod model;
+pub mod native;
 pub mod order;
 pub mod owner;
 pub mod peer;

@@ -20,7 +20,7 @@ use foldhash::HashMap;
 use super::estimate::Estimate;
 use super::model::{Cause, Class, Close, Closer, Incident, Nanos, Observation, Origin, Role};
 use super::peer::{PortKey, RowKey};
-pub use counts::{Counts, Kinds, Measure, Tally};
+pub use counts::{Counts, Example, Keeps, Kinds, Measure, Tally};
 pub use export::{Collection, Export, Level, OF_OTHERS, Shown};
 use stats::RecentCloses;
 pub use stats::{IdleTimes, Stats};
@@ -54,10 +54,10 @@ pub struct Row {
 }
 
 impl Row {
-    fn new(key: RowKey, start: Nanos, time: Nanos) -> Self {
+    fn new(key: RowKey, stats: Stats, time: Nanos) -> Self {
         Self {
             key,
-            stats: Stats::new(start),
+            stats,
             observations: 0,
             rank: Rank::Fleeting,
             since: time,
@@ -96,6 +96,7 @@ pub struct Port {
 pub struct Table {
     max_rows: usize,
     threshold: Duration,
+    keeps: Keeps,
     /// When watching began.
     start: Nanos,
     index: HashMap<RowKey, usize>,
@@ -126,12 +127,13 @@ impl Table {
         Self {
             max_rows,
             threshold,
+            keeps: Keeps::default(),
             start,
             index: HashMap::default(),
             rows: Vec::new(),
             order: BTreeSet::new(),
-            other_client: Stats::new(start),
-            other_server: Stats::new(start),
+            other_client: Stats::new(start, Keeps::default()),
+            other_server: Stats::new(start, Keeps::default()),
             ports: HashMap::default(),
             other_ports: Default::default(),
             stale_after: None,
@@ -147,6 +149,17 @@ impl Table {
     /// Lets peers and ports leave of which nothing is seen for so long; they do at the next scrape.
     pub const fn forget_after(&mut self, quiet: Duration) {
         self.stale_after = Some(quiet);
+    }
+
+    /// What to keep beside the counts; to be said before anything is added.
+    pub fn keep(&mut self, keeps: Keeps) {
+        self.keeps = keeps;
+        self.other_client = self.new_stats();
+        self.other_server = self.new_stats();
+    }
+
+    fn new_stats(&self) -> Stats {
+        Stats::new(self.start, self.keeps)
     }
 
     pub fn add(&mut self, observation: &Observation) {
@@ -178,7 +191,7 @@ impl Table {
         };
         let has_room = self.ports.len() < MAX_PORTS || self.ports.contains_key(&key.port());
         if has_room {
-            let (stats, recent) = (Stats::new(self.start), RecentCloses::default());
+            let (stats, recent) = (self.new_stats(), RecentCloses::default());
             let new = || Box::new(Port { stats, recent, last_seen: time });
             let port = self.ports.entry(key.port()).or_insert_with(new);
             change(&mut port.stats);
@@ -217,7 +230,7 @@ impl Table {
 
     /// A slot for a new row, or none if every row matters more than a newcomer.
     fn make_room(&mut self, key: RowKey, now: Nanos) -> Option<usize> {
-        let row = Box::new(Row::new(key, self.start, now));
+        let row = Box::new(Row::new(key, self.new_stats(), now));
         let place = (row.rank, row.since);
         let slot = if self.rows.len() < self.max_rows {
             self.rows.push(row);

@@ -1,13 +1,15 @@
-//! The two text formats, the older made from the newer.
+//! The formats that Prometheus and its kin read, and the older text as it is made from the newer.
 
 use std::fmt::Write as _;
 
-/// The two text formats that Prometheus and its kin read.
+/// How metrics are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Format {
     OpenMetrics,
-    /// The older format, all that some readers and `promtool` know.
+    /// The older text, all that some readers and `promtool` know. It has no exemplars.
     Text004,
+    /// Before both texts, and the only one with native histograms.
+    Protobuf,
 }
 
 impl Format {
@@ -15,11 +17,15 @@ impl Format {
         match self {
             Self::OpenMetrics => "application/openmetrics-text; version=1.0.0; charset=utf-8",
             Self::Text004 => "text/plain; version=0.0.4; charset=utf-8",
+            Self::Protobuf => {
+                "application/vnd.google.protobuf; proto=io.prometheus.client.MetricFamily; \
+                 encoding=delimited"
+            }
         }
     }
 }
 
-/// Makes the older format of the newer one, some lines at a time. Samples are written alike in both;
+/// Makes the older text of the newer one, some lines at a time. Samples are written alike in both;
 /// what differs is the name in HELP and TYPE.
 #[derive(Debug, Default)]
 pub(super) struct ToText004 {

@@ -7,8 +7,8 @@ use std::fmt;
 use std::mem;
 
 use clap::ValueEnum;
-use prometheus_client::encoding::{EncodeLabel as _, EncodeLabelSet, LabelSetEncoder};
 
+use super::encoding::{self, LabelSet};
 use crate::logic::estimate::Population;
 use crate::logic::model::{Closer, Endpoint, Name, Role};
 use crate::logic::owner::{End, Owner};
@@ -75,17 +75,17 @@ pub(super) struct Labels {
     server: End,
 }
 
-impl EncodeLabelSet for Labels {
-    fn encode(&self, encoder: &mut LabelSetEncoder<'_>) -> fmt::Result {
-        ("role", self.role).encode(encoder.encode_label())?;
+impl LabelSet for Labels {
+    fn each(&self, label: &mut encoding::Label<'_>) -> fmt::Result {
+        label("role", &self.role)?;
         if let Some(value) = &self.value {
-            (self.name, &**value).encode(encoder.encode_label())?;
+            label(self.name, value)?;
         }
-        if let Some(netns) = self.netns {
-            ("netns", netns).encode(encoder.encode_label())?;
+        if let Some(netns) = &self.netns {
+            label("netns", netns)?;
         }
         if let Some(process) = &self.process {
-            ("process", process.as_str()).encode(encoder.encode_label())?;
+            label("process", process)?;
         }
         let names = [
             "client_namespace",
@@ -102,16 +102,10 @@ impl EncodeLabelSet for Labels {
             .flat_map(|end| [&end.namespace, &end.workload, &end.pod, &end.container]);
         for (name, value) in names.into_iter().zip(values) {
             if let Some(value) = value {
-                (name, &**value).encode(encoder.encode_label())?;
+                label(name, value)?;
             }
         }
         Ok(())
-    }
-}
-
-impl EncodeLabelSet for &Labels {
-    fn encode(&self, encoder: &mut LabelSetEncoder<'_>) -> fmt::Result {
-        (**self).encode(encoder)
     }
 }
 

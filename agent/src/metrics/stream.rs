@@ -6,18 +6,19 @@ use std::io::{self, Write};
 use bytes::Bytes;
 use flate2::Compression;
 use flate2::write::GzEncoder;
-use prometheus_client::encoding::text;
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, text};
 use prometheus_client::registry::Registry;
 
 use super::format::{Format, ToText004};
-use super::{Naming, Scrape, Status};
+use super::{Naming, Scrape, Status, encoding, protobuf};
 use crate::logic::table::Export;
 
 /// The size of the pieces that are sent.
 pub const CHUNK: usize = 64 * 1024;
 
-/// Text is converted and compressed in pieces of about this size.
-const BLOCK: usize = 8 * 1024;
+/// What is encoded is converted and compressed in pieces of about this size.
+pub(super) const BLOCK: usize = 8 * 1024;
 
 /// Writes all of it, a chunk after the other, until `send` takes no more.
 pub fn write(
@@ -27,83 +28,105 @@ pub fn write(
     (format, is_gzip): (Format, bool),
     send: impl FnMut(Bytes) -> io::Result<()>,
 ) -> io::Result<()> {
-    let chunks = Chunks { buffer: Vec::with_capacity(CHUNK), send };
-    let mut registry = Registry::default();
-    registry.register_collector(Box::new(Scrape { table, status, naming }));
-    let chunks = if is_gzip {
-        let mut sink = Sink::new(GzEncoder::new(chunks, Compression::fast()), format);
-        sink.encode(&registry)?;
-        sink.out.finish()?
+    let mut chunks = Chunks { buffer: Vec::with_capacity(CHUNK), send };
+    let scrape = Scrape { table, status, naming, format };
+    if is_gzip {
+        let mut gzip = GzEncoder::new(chunks, Compression::fast());
+        encode(scrape, &mut gzip)?;
+        chunks = gzip.finish()?;
     } else {
-        let mut sink = Sink::new(chunks, format);
-        sink.encode(&registry)?;
-        sink.out
-    };
+        encode(scrape, &mut chunks)?;
+    }
     chunks.finish()
 }
 
 /// The same in one text.
 pub(super) fn to_text(table: Export, status: Status, naming: Naming, format: Format) -> String {
-    let mut text = Vec::new();
+    String::from_utf8(to_bytes(table, status, naming, format)).unwrap_or_default()
+}
+
+/// The same in one piece.
+pub(super) fn to_bytes(table: Export, status: Status, naming: Naming, format: Format) -> Vec<u8> {
+    let mut bytes = Vec::new();
     let written = write(table, status, naming, (format, false), |chunk| {
-        text.extend_from_slice(&chunk);
+        bytes.extend_from_slice(&chunk);
         Ok(())
     });
     debug_assert!(written.is_ok(), "memory takes everything");
-    String::from_utf8(text).unwrap_or_default()
+    bytes
+}
+
+fn encode(scrape: Scrape, writer: &mut dyn Write) -> io::Result<()> {
+    let mut out = Out { writer, error: Ok(()) };
+    let encoded = match scrape.format {
+        Format::Protobuf => protobuf::encode(&scrape, &mut out),
+        Format::OpenMetrics | Format::Text004 => Sink::new(scrape.format, &mut out).encode(scrape),
+    };
+    out.error.and(encoded.map_err(io::Error::other))
+}
+
+/// Where it goes, and the error that ended it, which encoders do not pass on.
+pub(super) struct Out<'a> {
+    writer: &'a mut dyn Write,
+    error: io::Result<()>,
+}
+
+impl Out<'_> {
+    pub(super) fn pass_on(&mut self, bytes: &[u8]) -> fmt::Result {
+        self.error = self.writer.write_all(bytes);
+        if self.error.is_ok() { Ok(()) } else { Err(fmt::Error) }
+    }
 }
 
 /// Takes the text of the encoder, and hands on whole lines in the format asked for.
-struct Sink<W> {
+struct Sink<'a, 'b> {
     text: String,
     to_text004: Option<ToText004>,
     converted: String,
-    out: W,
-    error: Option<io::Error>,
+    out: &'a mut Out<'b>,
 }
 
-impl<W: Write> Sink<W> {
-    fn new(out: W, format: Format) -> Self {
+impl<'a, 'b> Sink<'a, 'b> {
+    fn new(format: Format, out: &'a mut Out<'b>) -> Self {
         let to_text004 = (format == Format::Text004).then(ToText004::default);
         let text = String::with_capacity(2 * BLOCK);
-        Self { text, to_text004, converted: String::new(), out, error: None }
+        Self { text, to_text004, converted: String::new(), out }
     }
 
-    fn encode(&mut self, registry: &Registry) -> io::Result<()> {
-        let encoded = text::encode(self, registry).map_err(io::Error::other);
-        match self.error.take() {
-            Some(error) => Err(error),
-            None => encoded.and_then(|()| self.pass_on()),
-        }
+    fn encode(mut self, scrape: Scrape) -> fmt::Result {
+        let mut registry = Registry::default();
+        registry.register_collector(Box::new(scrape));
+        text::encode(&mut self, &registry)?;
+        self.pass_on()
     }
 
     /// All whole lines that there are.
-    fn pass_on(&mut self) -> io::Result<()> {
+    fn pass_on(&mut self) -> fmt::Result {
         let end = self.text.rfind('\n').map_or(0, |at| at + 1);
         let lines = self.text.get(..end).unwrap_or_default();
         match &mut self.to_text004 {
             Some(to_text004) => {
                 self.converted.clear();
                 to_text004.convert(lines, &mut self.converted);
-                self.out.write_all(self.converted.as_bytes())?;
+                self.out.pass_on(self.converted.as_bytes())?;
             }
-            None => self.out.write_all(lines.as_bytes())?,
+            None => self.out.pass_on(lines.as_bytes())?,
         }
         self.text.drain(..end);
         Ok(())
     }
 }
 
-impl<W: Write> fmt::Write for Sink<W> {
+impl fmt::Write for Sink<'_, '_> {
     fn write_str(&mut self, text: &str) -> fmt::Result {
         self.text.push_str(text);
-        if self.text.len() < BLOCK {
-            return Ok(());
-        }
-        self.pass_on().map_err(|error| {
-            self.error = Some(error);
-            fmt::Error
-        })
+        if self.text.len() < BLOCK { Ok(()) } else { self.pass_on() }
+    }
+}
+
+impl Collector for Scrape {
+    fn encode(&self, encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        self.say(&self.lines(), &mut encoding::DescriptorEncoder::Text(encoder))
     }
 }
 

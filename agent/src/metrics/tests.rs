@@ -12,6 +12,7 @@ use crate::logic::model::{
     Outcome, Process, Reuse, Role,
 };
 use crate::logic::owner::{Owner, Place};
+use crate::logic::table::Keeps;
 use crate::who::Who;
 
 fn empty() -> (Table, Status) {
@@ -33,7 +34,12 @@ fn origin(role: Role, ip: impl Into<IpAddr>, process: Option<&str>) -> Origin {
 
 /// A proxy between a server that closes first and some clients, with less room than peers.
 fn busy() -> (Table, Status) {
+    busy_keeping(Keeps::default())
+}
+
+pub(super) fn busy_keeping(keeps: Keeps) -> (Table, Status) {
     let mut table = Table::new(4, Duration::from_millis(200), Nanos(0));
+    table.keep(keeps);
     let upstream = || origin(Role::Client, [10, 0, 0, 5], Some("nginx: \"a\\b\""));
     let v6 = || origin(Role::Client, Ipv6Addr::LOCALHOST, None);
     let visitor = |n| origin(Role::Server, [192, 0, 2, n], None);
@@ -124,6 +130,7 @@ fn busy() -> (Table, Status) {
             open_fds: 17,
             start: Duration::from_millis(1_700_000_000_250),
         }),
+        epoch: Duration::from_secs(1_700_000_000),
     };
     (table, status)
 }
@@ -198,8 +205,34 @@ fn to_text004(openmetrics: &str) -> String {
     out
 }
 
+/// Only where they are kept, and only in the formats that have them.
+#[test]
+fn exemplars_are_the_latest_races() {
+    let all = Keeps { native: true, examples: true };
+    let with_exemplars = |keeps, format| -> Vec<String> {
+        let (mut table, status) = busy_keeping(keeps);
+        let text = encode(&mut table, status, format);
+        let exemplars = text.lines().filter_map(|line| line.split_once(" # "));
+        exemplars.map(|(sample, exemplar)| format!("{sample} # {exemplar}")).collect()
+    };
+    let none: [&str; 0] = [];
+    assert_eq!(with_exemplars(Keeps { examples: false, ..all }, Format::OpenMetrics), none);
+    assert_eq!(with_exemplars(all, Format::Text004), none);
+    let found = with_exemplars(Keeps { native: false, ..all }, Format::OpenMetrics);
+    let process = r#"nginx: \"a\\b\""#;
+    let expected = format!(
+        "finrace_races_total{{role=\"client\",peer=\"10.0.0.5:8080\",netns=\"4026531840\",\
+         process=\"{process}\",class=\"stale_write\",cause=\"rollout\"}} 1 # \
+         {{local=\"10.0.0.9:51000\",peer=\"10.0.0.5:8080\",fin_age=\"0.000250\",pid=\"7\",\
+         process=\"{process}\"}} 1.0 1700000009.0"
+    );
+    assert!(found.contains(&expected), "{expected}\n{found:#?}");
+    // Of each series with races one, of the rows and of the ports; of nothing else.
+    assert!(found.iter().all(|line| line.contains("races_total{")) && found.len() == 6);
+}
+
 /// Many peers of one port.
-fn crowd(peers: u32) -> Table {
+pub(super) fn crowd(peers: u32) -> Table {
     let mut table = Table::new(peers as usize, Duration::from_millis(200), Nanos(0));
     for peer in 0..peers {
         let origin = origin(Role::Client, Ipv4Addr::from_bits(0x0a00_0000 + peer), None);
@@ -210,7 +243,12 @@ fn crowd(peers: u32) -> Table {
 }
 
 /// The chunks of a scrape with room for so many series.
-fn chunks(table: &mut Table, series_max: usize, format: Format, is_gzip: bool) -> Vec<Bytes> {
+pub(super) fn chunks(
+    table: &mut Table,
+    series_max: usize,
+    format: Format,
+    is_gzip: bool,
+) -> Vec<Bytes> {
     let (_, status) = busy();
     let export = Collection::begin(table, status.room(series_max), None).finish(table);
     let mut chunks = Vec::new();
@@ -244,14 +282,16 @@ fn a_scrape_comes_in_chunks_the_same_in_every_form() {
 
 #[test]
 fn a_scrape_ends_where_nobody_reads() {
-    let (mut table, status) = (crowd(300), Status::default());
-    let export = Collection::begin(&mut table, usize::MAX, None).finish(&mut table);
-    let mut sent = 0;
-    let written = write(export, status, Naming::default(), (Format::Text004, false), |_| {
-        sent += 1;
-        if sent < 3 { Ok(()) } else { Err(ErrorKind::BrokenPipe.into()) }
-    });
-    assert_eq!((written.unwrap_err().kind(), sent), (ErrorKind::BrokenPipe, 3));
+    for format in [Format::Text004, Format::Protobuf] {
+        let (mut table, status) = (crowd(1000), Status::default());
+        let export = Collection::begin(&mut table, usize::MAX, None).finish(&mut table);
+        let mut sent = 0;
+        let written = write(export, status, Naming::default(), (format, false), |_| {
+            sent += 1;
+            if sent < 3 { Ok(()) } else { Err(ErrorKind::BrokenPipe.into()) }
+        });
+        assert_eq!((written.unwrap_err().kind(), sent), (ErrorKind::BrokenPipe, 3), "{format:?}");
+    }
 }
 
 #[test]
@@ -260,7 +300,7 @@ fn series_have_a_limit() {
     let (_, status) = busy();
     let own = series(&encode(&mut empty().0, status.clone(), Format::OpenMetrics));
     assert_eq!(own, status.series());
-    for (series_max, left_out) in [(1000, 978), (5000, 711), (SERIES_MAX, 0)] {
+    for (series_max, left_out) in [(1000, 979), (5000, 712), (SERIES_MAX, 0)] {
         let text = text_of(&chunks(&mut crowd(1000), series_max, Format::Text004, false));
         let count = series(&text);
         assert!(count <= series_max && count + 700 > series_max.min(15_000), "{count}");

@@ -3,7 +3,10 @@
 use std::time::Duration;
 
 use crate::logic::histogram::{Histogram, IDLE_BOUNDS, SHORT_BOUNDS};
-use crate::logic::model::{Cause, Class, Closer, Evidence, How, Nanos};
+use crate::logic::model::{
+    Cause, Class, Closer, Endpoint, Evidence, How, Incident, Nanos, Process,
+};
+use crate::logic::native::Native;
 
 /// What there is a histogram of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,7 +23,7 @@ pub enum Measure {
 }
 
 impl Measure {
-    const ALL: [Self; 5] =
+    pub(super) const ALL: [Self; 5] =
         [Self::ClosedByPeer, Self::ClosedByUs, Self::ReuseGap, Self::FinAge, Self::Dwell];
 
     pub const fn bounds(self) -> &'static [f64; 12] {
@@ -45,6 +48,46 @@ pub struct Tally {
     pub last_seen: Nanos,
 }
 
+/// What is kept only where it is asked for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Keeps {
+    /// Native histograms, beside the classic ones.
+    pub native: bool,
+    /// The latest race of each kind.
+    pub examples: bool,
+}
+
+#[derive(Clone, Debug, Default)]
+struct Kept {
+    native: Option<Box<[Native; Measure::ALL.len()]>>,
+    examples: Option<Kinds<(Class, Cause), Example>>,
+}
+
+/// A race, and on which connection it was.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Example {
+    pub time: Nanos,
+    pub local: Endpoint,
+    pub peer: Endpoint,
+    pub process: Option<Process>,
+    pub gap: Option<Duration>,
+    pub fin_age: Option<Duration>,
+}
+
+impl Example {
+    const fn of(incident: &Incident) -> Self {
+        let Incident { time, origin, gap, fin_age, .. } = incident;
+        Self {
+            time: *time,
+            local: origin.local,
+            peer: origin.remote,
+            process: origin.process,
+            gap: *gap,
+            fin_age: *fin_age,
+        }
+    }
+}
+
 /// Counts and distributions. Rows are many, so what never happened takes next to no room.
 #[derive(Clone, Debug, Default)]
 pub struct Counts {
@@ -53,9 +96,18 @@ pub struct Counts {
     /// Races seen from this end too, but counted on the row of the other one.
     pub seen: u64,
     histograms: [Histogram; Measure::ALL.len()],
+    kept: Option<Box<Kept>>,
 }
 
 impl Counts {
+    pub(super) fn keeping(keeps: Keeps) -> Self {
+        let kept = || {
+            let (native, examples) = (keeps.native.then(Box::default), Kinds::default());
+            Box::new(Kept { native, examples: keeps.examples.then_some(examples) })
+        };
+        Self { kept: (keeps != Keeps::default()).then(kept), ..Self::default() }
+    }
+
     pub const fn histogram(&self, measure: Measure) -> &Histogram {
         let [by_peer, by_us, reuse_gap, fin_age, dwell] = &self.histograms;
         match measure {
@@ -65,6 +117,16 @@ impl Counts {
             Measure::FinAge => fin_age,
             Measure::Dwell => dwell,
         }
+    }
+
+    /// The same values as a native histogram, if such are kept.
+    pub fn native(&self, measure: Measure) -> Option<&Native> {
+        self.kept.as_ref()?.native.as_ref()?.get(measure as usize)
+    }
+
+    /// The latest race of this kind, if such are kept.
+    pub fn example(&self, kind: &(Class, Cause)) -> Option<&Example> {
+        self.kept.as_ref()?.examples.as_ref()?.get(kind)
     }
 
     pub(super) fn measure(&mut self, measure: Measure, value: Duration) {
@@ -77,6 +139,24 @@ impl Counts {
             Measure::Dwell => dwell,
         };
         histogram.add(measure.bounds(), value);
+        if let Some(native) = self.kept.as_mut().and_then(|kept| kept.native.as_mut())
+            && let Some(native) = native.get_mut(measure as usize)
+        {
+            native.add(value);
+        }
+    }
+
+    pub(super) fn note(&mut self, incident: &Incident) {
+        let kind = (incident.class, incident.cause);
+        self.incidents.change(kind, |tally| {
+            tally.count += 1;
+            tally.last_seen = tally.last_seen.max(incident.time);
+        });
+        if incident.class.is_race()
+            && let Some(examples) = self.kept.as_mut().and_then(|kept| kept.examples.as_mut())
+        {
+            examples.later(kind, Example::of(incident));
+        }
     }
 
     pub fn races(&self) -> u64 {
@@ -117,6 +197,9 @@ impl Counts {
         for (histogram, more) in self.histograms.iter_mut().zip(&more.histograms) {
             histogram.absorb(more);
         }
+        if let Some(more) = &more.kept {
+            self.kept.get_or_insert_default().absorb(more);
+        }
     }
 
     /// What has been counted since these were `earlier`.
@@ -139,7 +222,52 @@ impl Counts {
         for (new, (now, before)) in since.histograms.iter_mut().zip(both) {
             *new = now.since(before);
         }
+        since.kept = self.kept.as_ref().map(|kept| {
+            let native = kept.native.as_ref().map(|native| {
+                let earlier = earlier.kept.as_ref().and_then(|earlier| earlier.native.as_ref());
+                earlier
+                    .map_or_else(|| native.clone(), |earlier| Box::new(all_since(native, earlier)))
+            });
+            // Where races are new, so is the latest.
+            let is_new = |kind| since.incidents.get(kind).is_some();
+            let examples = kept.examples.as_ref().map(|examples| {
+                Kinds(examples.0.iter().filter(|(kind, _)| is_new(kind)).copied().collect())
+            });
+            Box::new(Kept { native, examples })
+        });
         since
+    }
+}
+
+fn all_since<const N: usize>(now: &[Native; N], earlier: &[Native; N]) -> [Native; N] {
+    let mut both = now.iter().zip(earlier);
+    std::array::from_fn(|_| {
+        both.next().map_or_else(Native::default, |(now, before)| now.since(before))
+    })
+}
+
+impl Kept {
+    fn absorb(&mut self, more: &Self) {
+        if let Some(more) = &more.native {
+            let native = self.native.get_or_insert_default();
+            for (native, more) in native.iter_mut().zip(&**more) {
+                native.absorb(more);
+            }
+        }
+        if let Some(more) = &more.examples {
+            let examples = self.examples.get_or_insert_default();
+            more.iter().for_each(|(kind, example)| examples.later(*kind, *example));
+        }
+    }
+}
+
+impl Kinds<(Class, Cause), Example> {
+    fn later(&mut self, kind: (Class, Cause), example: Example) {
+        self.change(kind, |latest| {
+            if example.time >= latest.time {
+                *latest = example;
+            }
+        });
     }
 }
 

@@ -27,13 +27,16 @@ use crate::logic::verdict::State;
 /// Of a classic histogram: its buckets, `+Inf`, sum and count.
 const OF_HISTOGRAM: usize = 15;
 
+/// And the native one beside it, for Prometheus a single series.
+const MOST_OF_HISTOGRAM: usize = OF_HISTOGRAM + 1;
+
 /// The most series that counts can have, of rows and of ports.
 const MOST_OF_ROW: usize = most(5) + Class::ALL.len() + 1;
 const MOST_OF_PORT: usize = most(3);
 
 const fn most(histograms: usize) -> usize {
     let closes = Closer::ALL.len() * How::ALL.len() * Evidence::ALL.len();
-    closes + Class::ALL.len() * Cause::ALL.len() + histograms * OF_HISTOGRAM
+    closes + Class::ALL.len() * Cause::ALL.len() + histograms * MOST_OF_HISTOGRAM
 }
 
 /// What the rows `other` may take, whatever happens: one for each role.
@@ -119,18 +122,24 @@ impl<K> Level<K> {
 
 pub(super) fn series_of_port(counts: &Counts) -> usize {
     let races = counts.incidents.iter().filter(|((class, _), _)| class.is_race()).count();
-    let measures = [Measure::ClosedByPeer, Measure::ClosedByUs, Measure::ReuseGap];
-    let histograms = measures.into_iter().filter(|of| !counts.histogram(*of).is_empty()).count();
-    races + counts.closes.len() + histograms * OF_HISTOGRAM
+    let histograms = [Measure::ClosedByPeer, Measure::ClosedByUs, Measure::ReuseGap]
+        .map(|measure| series_of_histogram(counts, measure));
+    races + counts.closes.len() + histograms.iter().sum::<usize>()
 }
 
 pub(super) fn series_of_row(counts: &Counts) -> usize {
-    let measures = [Measure::FinAge, Measure::Dwell];
-    let histograms = measures.into_iter().filter(|of| !counts.histogram(*of).is_empty()).count();
     series_of_port(counts)
         + counts.other_incidents().count()
         + usize::from(counts.seen > 0)
-        + histograms * OF_HISTOGRAM
+        + series_of_histogram(counts, Measure::FinAge)
+        + series_of_histogram(counts, Measure::Dwell)
+}
+
+fn series_of_histogram(counts: &Counts, measure: Measure) -> usize {
+    if counts.histogram(measure).is_empty() {
+        return 0;
+    }
+    OF_HISTOGRAM + usize::from(counts.native(measure).is_some())
 }
 
 /// What a scrape shows of a table.

@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::counts::{Counts, Measure};
+use super::counts::{Counts, Keeps, Measure};
 use super::export::Weight;
 use super::lately::{Lately, sides};
 use super::survey::Badness;
@@ -120,9 +120,9 @@ impl IdleTimes {
 
 impl Stats {
     /// Nothing was seen yet since `start`.
-    pub fn new(start: Nanos) -> Self {
+    pub fn new(start: Nanos, keeps: Keeps) -> Self {
         Self {
-            counts: Arc::default(),
+            counts: Arc::new(Counts::keeping(keeps)),
             base: None,
             place: Place::New,
             closed_by_peer: IdleTimes::default(),
@@ -201,10 +201,7 @@ impl Stats {
 
     fn add_incident(&mut self, incident: &Incident) {
         let counts = Arc::make_mut(&mut self.counts);
-        counts.incidents.change((incident.class, incident.cause), |tally| {
-            tally.count += 1;
-            tally.last_seen = tally.last_seen.max(incident.time);
-        });
+        counts.note(incident);
         if let Some(fin_age) = incident.fin_age {
             counts.measure(Measure::FinAge, fin_age);
         }

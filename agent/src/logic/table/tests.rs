@@ -411,12 +411,37 @@ fn is_within(less: [u64; 6], more: [u64; 6]) -> bool {
 /// Rows come and go, at any time in a collection, and the room changes from scrape to scrape.
 #[test]
 fn no_sum_over_what_is_shown_goes_back() {
+    sums_over_what_is_shown(Keeps::default());
+    sums_over_what_is_shown(Keeps { native: true, examples: true });
+}
+
+/// What is kept by choice is there where it is chosen, and agrees with the counts.
+fn agrees(counts: &Counts, keeps: Keeps) {
+    for measure in Measure::ALL {
+        let (native, count) = (counts.native(measure), counts.histogram(measure).count());
+        assert!(keeps.native || native.is_none());
+        if let Some(native) = native {
+            let sum = native.zero() + native.buckets().map(|(_, count)| count).sum::<u64>();
+            assert_eq!(sum, count, "{measure:?} {native:?}");
+        } else {
+            assert!(!keeps.native || count == 0, "{measure:?}");
+        }
+    }
+    for (kind, tally) in counts.incidents.iter() {
+        let example = counts.example(kind).map(|example| example.time);
+        let expected = (keeps.examples && kind.0.is_race()).then_some(tally.last_seen);
+        assert_eq!(example, expected, "{kind:?}");
+    }
+}
+
+fn sums_over_what_is_shown(keeps: Keeps) {
     let mut state = 11_u64;
     let mut random = |below: u64| {
         state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
         (state >> 33) % below
     };
     let mut table = Table::new(30, THRESHOLD, Nanos(0));
+    table.keep(keeps);
     let mut time = 0.0;
     let (mut rows, mut ports, mut others) = ([0; 6], [0; 6], [0; 6]);
     let (mut was_left_out, mut was_shown_from_zero) = (0, 0);
@@ -433,7 +458,7 @@ fn no_sum_over_what_is_shown_goes_back() {
                 0 => Observation::Incident(incident(time, here, Class::StaleWrite)),
                 1 => Observation::Incident(incident(time, here, Class::Farewell)),
                 2 | 3 => reuse(time, here),
-                _ => close(time, here, Evidence::Idle, 5.0),
+                n => close(time, here, Evidence::Idle, f64::from(n as u32)),
             });
         };
         for _ in 0..100 {
@@ -461,6 +486,11 @@ fn no_sum_over_what_is_shown_goes_back() {
         let of_other_ports = export.ports.others.iter().map(|(_, c)| export::series_of_port(c));
         let series: usize = of_rows.chain(of_ports).chain(of_others).chain(of_other_ports).sum();
         assert!(series <= room, "round {round}: {series} series where {room} have room");
+
+        export.rows.shown.iter().for_each(|row| agrees(&row.counts, keeps));
+        export.ports.shown.iter().for_each(|port| agrees(&port.counts, keeps));
+        export.rows.others.iter().for_each(|(_, counts)| agrees(counts, keeps));
+        export.ports.others.iter().for_each(|(_, counts)| agrees(counts, keeps));
 
         let now = sums_of_level(&export.rows);
         assert!(is_within(rows, now), "round {round}: {rows:?}, then {now:?}");
