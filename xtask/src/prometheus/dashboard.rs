@@ -2,6 +2,9 @@
 //! Prometheus on what a real finrace says of real races. Each must be without an error, and have
 //! rows.
 //!
+//! Two of them watch: one with classic histograms, one with native ones, on which the dashboard has to
+//! show the same.
+//!
 //! What is rightly empty on a healthy host has to have rows on one that is not. That host is made
 //! up: it says that it is blind, loses records and knows no names.
 
@@ -18,7 +21,7 @@ use super::board::Board;
 use super::endpoint::Endpoint;
 use super::queries::{Choice, Query, of_page};
 use super::stand::{self, Pair};
-use super::{Daemon, PrometheusArgs, STORAGE, prepare, rules};
+use super::{Daemon, OPTIONS, PrometheusArgs, prepare, rules};
 use crate::servers::load::during;
 use crate::servers::metrics::Serving;
 use crate::setup::{self, now, server_port};
@@ -62,11 +65,17 @@ pub(crate) fn run(args: PrometheusArgs) -> Result<()> {
     // A close call: now one side closes first, now the other, so that both timeouts are known.
     let close = Pair::start(directory.join("close"), &software, None, "keepalive_timeout 2020ms;")?;
     let serving = Serving::start(&finrace, &directory)?;
+    let arguments = ["--metrics.native-histograms"];
+    let native = Serving::start_with(&finrace, "native", &arguments, &directory)?;
     let start = now();
     let sick = Endpoint::start(move |_| sick(start.elapsed().as_secs()))?;
     let nobody = SocketAddr::from((Ipv4Addr::LOCALHOST, server_port()?));
-    let jobs =
-        [("finrace", serving.address), ("made-up", sick.address), ("made-up-and-down", nobody)];
+    let jobs = [
+        ("finrace", serving.address),
+        ("native", native.address),
+        ("made-up", sick.address),
+        ("made-up-and-down", nobody),
+    ];
     let local = Daemon::prometheus(&jobs, &rules, None, &directory)?;
     let global = federate(&page_text, local.address, &directory)?;
     let scene = Scene { local, global };
@@ -96,7 +105,7 @@ fn federate(page: &str, local: SocketAddr, directory: &Path) -> Result<Daemon> {
         "global: {{ scrape_interval: 1s, scrape_timeout: 1s }}\n{head}- targets: ['{local}']\n"
     );
     let directory = setup::empty_directory(directory.join("global"))?;
-    Daemon::start("prometheus", &conf, &STORAGE, &directory)
+    Daemon::start("prometheus", &conf, &OPTIONS, &directory)
 }
 
 /// Where the questions are asked.
@@ -155,6 +164,8 @@ impl Scene {
             }
         } else if rows(all)? == 0 {
             return fault("no rows");
+        } else if query.expr.contains("$job") && rows(Choice::all("native"))? == 0 {
+            return fault("no rows of native histograms");
         }
         let nobody = [
             ("$peer", Choice { peer: "nobody", ..all }),

@@ -29,8 +29,9 @@ pub(crate) use dashboard::run as dashboard;
 use crate::root;
 use crate::setup::{self, Process, now, server_port};
 
-/// In its own directory, and not where Debian has it.
-const STORAGE: [&str; 1] = ["--storage.tsdb.path=data"];
+/// Its data in its own directory, and not where Debian has it. Who does not offer native histograms is
+/// asked for the others as before.
+const OPTIONS: [&str; 2] = ["--storage.tsdb.path=data", "--enable-feature=native-histograms"];
 
 /// For a Go program to start on a busy machine.
 const START: Duration = Duration::from_secs(30);
@@ -101,7 +102,7 @@ impl Daemon {
             alerting.unwrap_or_default(),
             scraped.concat()
         );
-        Self::start("prometheus", &conf, &STORAGE, directory)
+        Self::start("prometheus", &conf, &OPTIONS, directory)
     }
 
     /// The data of an answer of Prometheus's API.

@@ -19,10 +19,20 @@ pub(crate) struct Serving {
 
 impl Serving {
     pub(crate) fn start(finrace: &Path, directory: &Path) -> Result<Self> {
+        Self::start_with(finrace, "serve", &[], directory)
+    }
+
+    /// Starts it with more arguments; its log is `name.log`.
+    pub(crate) fn start_with(
+        finrace: &Path,
+        name: &str,
+        arguments: &[&str],
+        directory: &Path,
+    ) -> Result<Self> {
         let address = SocketAddr::from(([127, 0, 0, 1], server_port()?));
         let mut command = Command::new(finrace);
-        command.args(["serve", "--web.listen-address", &address.to_string()]);
-        let mut process = Process::spawn("serve", command, directory)?;
+        command.args(["serve", "--web.listen-address", &address.to_string()]).args(arguments);
+        let mut process = Process::spawn(name, command, directory)?;
         process.wait_output("attached", ATTACH)?;
         Ok(Self { address, _process: process })
     }
