@@ -30,6 +30,10 @@ const CGROUP2: u64 = 0x6367_7270;
 /// Id of the root of the hierarchy: no socket of a container or unit has it.
 const ROOT: u64 = 1;
 
+/// Links of a directory without another one within, each of which is one more
+/// (`kernfs_refresh_inode`, v6.12 fs/kernfs/inode.c).
+const EMPTY: u64 = 2;
+
 /// Ids that are remembered, and for how long at least, in use or not.
 const MOST: usize = 16_384;
 const KEPT: Duration = Duration::from_mins(10);
@@ -50,7 +54,7 @@ impl Mount {
     /// The directory that was given, else where it usually is.
     ///
     /// # Errors
-    /// If there is none, or only a part of it: the one of a container.
+    /// If there is none, or only the part that a container has for itself.
     pub fn find(given: Option<&Path>) -> Result<Self> {
         match given {
             Some(path) => Self::at(path),
@@ -69,8 +73,10 @@ impl Mount {
         let name = || path.display();
         let kind = statfs(path).with_context(|| format!("{}", name()))?.f_type;
         ensure!(kind.cast_unsigned() == CGROUP2, "{} has no cgroups of version 2", name());
-        let inode = fs::metadata(path).with_context(|| format!("{}", name()))?.ino();
-        ensure!(inode == ROOT, "{} is a part of the host's cgroups, not all of them", name());
+        let root = fs::metadata(path).with_context(|| format!("{}", name()))?;
+        // The one of a container has nothing in it, unless that container is a node itself.
+        let is_useful = root.ino() == ROOT || root.nlink() > EMPTY;
+        ensure!(is_useful, "{} is the cgroup of this container alone", name());
         Ok(Self(path.to_owned()))
     }
 }
@@ -143,9 +149,8 @@ fn look_into(
     found: &mut impl FnMut(u64, &str),
     directories: &mut Vec<PathBuf>,
 ) -> io::Result<()> {
-    // Most have no other directory within, only some sixty files (`kernfs_refresh_inode`, v6.12
-    // fs/kernfs/inode.c: two links, and one for each).
-    if fs::symlink_metadata(directory)?.nlink() == 2 {
+    // Most have no other directory within, only some sixty files.
+    if fs::symlink_metadata(directory)?.nlink() == EMPTY {
         return Ok(());
     }
     for entry in fs::read_dir(directory)? {
