@@ -455,7 +455,7 @@ pub async fn serve_over(
     session.engine.table.keep(args.keeps());
     let (asking, receiver) = scrape::requests(args.max_requests.into());
     session.engine.table.forget_after(args.stale_after);
-    let naming = Naming { labels: args.labels.clone(), who: session.who.clone() };
+    let naming = Naming::new(args.labels.clone(), session.who.clone());
     let shape = Shape { series_max: args.series_max, naming };
     let requests = Requests { receiver, shape };
     let (stop, stopped) = oneshot::channel::<()>();

@@ -1,8 +1,8 @@
 //! Every metric: name, help, unit, labels and buckets.
 //!
 //! A scrape shows the rows as they were when they were collected. Series of a peer carry `role` and
-//! the labels that were chosen ([`Label`]), and end when its row is evicted, or when there are too
-//! many series; its counts go on in `peer="other"`. Series of a port count the same events again, under names of
+//! the labels that were chosen ([`Label`]), and end when its row leaves, or when there are too many
+//! series; its counts go on in `peer="other"`. Series of a port count the same events again, under names of
 //! their own, so that a sum over a family counts nothing twice. Zeros are left out: which classes a
 //! row may have is a closed set, and most never happen.
 

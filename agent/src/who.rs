@@ -4,6 +4,7 @@
 
 use std::collections::HashMap;
 use std::net::IpAddr;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, UNIX_EPOCH};
 
@@ -18,6 +19,8 @@ const MOST: usize = 16_384;
 #[derive(Clone, Debug, Default)]
 pub struct Who {
     owners: Arc<Mutex<Owners>>,
+    /// How often owners were forgotten.
+    forgotten: Arc<AtomicU32>,
     names: Option<Names>,
 }
 
@@ -27,7 +30,7 @@ struct Owners {
     known: HashMap<Owner, Known>,
     /// The number that was given last; none is given twice.
     last: u32,
-    /// Sockets whose cgroup has no name, by why.
+    /// Cgroups of sockets that were not found, by why.
     errors: [u64; Unnamed::ALL.len()],
 }
 
@@ -53,12 +56,12 @@ pub struct Source {
     pub objects: Vec<(&'static str, u64)>,
 }
 
-/// Why a socket's owner has no name.
+/// Why the cgroup of a socket has no name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Unnamed {
-    /// Its cgroup was not there any more when it was looked for.
+    /// It was not there any more when it was looked for.
     Gone,
-    /// It was not looked for, having been looked for others just before.
+    /// It is still to be looked for: counted for each batch of records meanwhile.
     Busy,
 }
 
@@ -76,7 +79,7 @@ impl Unnamed {
 impl Who {
     /// With names from Kubernetes, if there are any.
     pub fn with(names: Option<Names>) -> Self {
-        Self { owners: Arc::default(), names }
+        Self { names, ..Self::default() }
     }
 
     /// The number of a place, the same one each time.
@@ -87,6 +90,7 @@ impl Who {
         }
         if owners.known.len() >= MOST {
             owners.forget();
+            self.forgotten.fetch_add(1, Ordering::Relaxed);
         }
         owners.last += 1;
         let owner = Owner(owners.last);
@@ -129,10 +133,16 @@ impl Who {
         }
     }
 
-    /// So many sockets' owners have no name.
-    pub fn count(&self, why: Unnamed, sockets: usize) {
+    /// Another number than before says that owners have been forgotten: a number that somebody
+    /// remembers may stand for nobody.
+    pub fn forgotten(&self) -> u32 {
+        self.forgotten.load(Ordering::Relaxed)
+    }
+
+    /// So many cgroups have no name.
+    pub fn count(&self, why: Unnamed, cgroups: usize) {
         if let Some(count) = self.lock().errors.get_mut(why as usize) {
-            *count += sockets as u64;
+            *count += cgroups as u64;
         }
     }
 
@@ -193,7 +203,8 @@ impl From<SourceStatus> for Source {
 }
 
 impl Owners {
-    /// The older half leaves. Of these, those that still have connections get a new number.
+    /// The older half leaves. Those of them that still have connections get a new number, once whoever
+    /// remembers the old one has asked [`Who::forgotten`].
     fn forget(&mut self) {
         let mut numbers: Vec<_> = self.known.keys().copied().collect();
         let middle = numbers.len() / 2;

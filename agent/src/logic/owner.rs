@@ -80,6 +80,11 @@ impl Place {
         let mut place = Self::default();
         let mut last = None;
         for part in path.split('/').filter(|part| !part.is_empty() && *part != "..") {
+            // What comes below is named by that user.
+            if part.starts_with("user@") && place.pod_uid.is_none() {
+                last = Some(part);
+                break;
+            }
             if let Some(uid) = pod_uid(part) {
                 // The node's own container, around it.
                 place.container_id = None;
@@ -198,6 +203,9 @@ mod tests {
             "/user.slice/user-1000.slice/user@1000.service/app.slice/a.service",
             "unit a.service",
         );
+        // A user may give his cgroups any name.
+        let own = "/user.slice/user-1000.slice/user@1000.service/x-pod<uid_>.slice";
+        check(&format!("{own}/cri-containerd-<id>.scope"), "unit cri-containerd-<id>.scope");
         check("/lxc.payload.web/system.slice/nginx.service", "unit nginx.service");
         check("/lxc.payload.web/other", "unit lxc.payload.web");
         check("/podruntime/kubelet", "unit kubelet");

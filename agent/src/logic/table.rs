@@ -1,8 +1,9 @@
 //! Everything that was observed, by peer and by port, in bounded memory.
 //!
-//! What surprises: a row can leave (the table is full and others matter more), its port's roll-up
-//! cannot. The counts of a row that left stay in the row `other` of its role, so that a sum over
-//! the rows never goes back.
+//! What surprises: a row can leave, since the table is full and others matter more, or since nothing
+//! is seen of it any more; its port's roll-up only for the latter. The counts of what left stay, in
+//! the row `other` of its role or with those that are shown under the same labels ([`Left`]), so
+//! that a sum over the rows never goes back.
 
 mod counts;
 mod export;
@@ -19,14 +20,16 @@ use foldhash::HashMap;
 
 use super::estimate::Estimate;
 use super::model::{Cause, Class, Close, Closer, Incident, Nanos, Observation, Origin, Role};
+use super::owner::Owner;
 use super::peer::{PortKey, RowKey};
 pub use counts::{Counts, Example, Keeps, Kinds, Measure, Tally};
-pub use export::{Collection, Export, Level, OF_OTHERS, Shown};
+pub use export::{Collection, Export, Left, Level, OF_OTHERS, Shown};
 use stats::RecentCloses;
 pub use stats::{IdleTimes, Stats};
 pub use survey::{Badness, Picture, Survey};
 
-/// Roll-ups are few: a port of a namespace. They are never evicted, so there must be an end.
+/// Roll-ups are few: a port of an owner in a namespace. They are never evicted, so there must be an
+/// end.
 const MAX_PORTS: usize = 4096;
 
 /// A row that raced, or that told us something, is kept this long after.
@@ -109,6 +112,9 @@ pub struct Table {
     ports: HashMap<PortKey, Box<Port>>,
     /// What ports had counted that left, by role: clients', servers'.
     other_ports: [Counts; 2],
+    /// Those that left since the last scrape had shown them.
+    left_rows: Vec<Left<RowKey>>,
+    left_ports: Vec<Left<PortKey>>,
     /// Of whom nothing is seen for so long, he leaves; none ever does without it.
     stale_after: Option<Duration>,
     stale: u64,
@@ -136,6 +142,8 @@ impl Table {
             other_server: Stats::new(start, Keeps::default()),
             ports: HashMap::default(),
             other_ports: Default::default(),
+            left_rows: Vec::new(),
+            left_ports: Vec::new(),
             stale_after: None,
             stale: 0,
             scrape: 1,
@@ -241,10 +249,7 @@ impl Table {
             let slot = victim.2;
             let old = std::mem::replace(self.rows.get_mut(slot)?, row);
             self.index.remove(&old.key);
-            self.other_mut(old.key.role()).absorb(&old.stats);
-            if old.taken == self.scrape {
-                of_role(&mut self.gone, old.key.role()).absorb(&old.stats.counts);
-            }
+            self.let_go(&old);
             self.evictions += 1;
             slot
         };
@@ -269,13 +274,41 @@ impl Table {
             self.order.insert((moved.rank, moved.since, slot));
             self.index.insert(moved.key, slot);
         }
-        self.other_mut(gone.key.role()).absorb(&gone.stats);
+        self.let_go(&gone);
         self.stale += 1;
     }
 
+    /// Sees to it that nothing is lost of what a row had counted.
+    fn let_go(&mut self, row: &Row) {
+        let (shown, rest) = row.stats.parts();
+        if let Some(rest) = rest {
+            self.other_mut(row.key.role()).absorb(&rest);
+            if row.taken == self.scrape {
+                of_role(&mut self.gone, row.key.role()).absorb(&rest);
+            }
+        }
+        if let Some(counts) = shown {
+            let (process, owner) = (row.stats.process_name(), row.stats.process_owner());
+            let taken = row.taken;
+            self.left_rows.push(Left {
+                key: row.key,
+                counts,
+                process,
+                process_owner: owner,
+                taken,
+            });
+        }
+    }
+
     fn remove_port(&mut self, key: &PortKey) {
-        if let Some(gone) = self.ports.remove(key) {
-            of_role(&mut self.other_ports, key.role).absorb(&gone.stats.counts);
+        let Some(gone) = self.ports.remove(key) else { return };
+        let (shown, rest) = gone.stats.parts();
+        if let Some(rest) = rest {
+            of_role(&mut self.other_ports, key.role).absorb(&rest);
+        }
+        if let Some(counts) = shown {
+            let (process, process_owner, taken) = (None, Owner::UNKNOWN, 0);
+            self.left_ports.push(Left { key: *key, counts, process, process_owner, taken });
         }
     }
 

@@ -3,8 +3,10 @@
 
 use std::borrow::Cow;
 use std::cmp::Ordering;
+use std::collections::HashMap;
 use std::fmt;
 use std::mem;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use clap::ValueEnum;
 
@@ -13,7 +15,7 @@ use crate::logic::estimate::Population;
 use crate::logic::model::{Closer, Endpoint, Name, Role};
 use crate::logic::owner::{End, Owner};
 use crate::logic::peer::{PortKey, RowKey};
-use crate::logic::table::{Counts, Level, Shown};
+use crate::logic::table::{Counts, Export, Left, Level, Shown};
 use crate::logic::verdict::State;
 use crate::who::Who;
 
@@ -34,16 +36,81 @@ pub enum Label {
 pub struct Naming {
     pub labels: Vec<Label>,
     pub who: Who,
+    past: Past,
+}
+
+/// What rows and ports had counted that left, by the labels of their series. A series goes on as long
+/// as there is another row with these labels, and must not go back.
+#[derive(Clone, Debug, Default)]
+struct Past(Arc<Mutex<HashMap<Labels, Counts>>>);
+
+impl Past {
+    /// Each change is whole, so what a panic leaves behind is true.
+    fn lock(&self) -> MutexGuard<'_, HashMap<Labels, Counts>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl Default for Naming {
     /// All labels, and nobody has a name.
     fn default() -> Self {
-        Self { labels: Label::value_variants().to_vec(), who: Who::default() }
+        Self::new(Label::value_variants().to_vec(), Who::default())
     }
 }
 
 impl Naming {
+    pub fn new(labels: Vec<Label>, who: Who) -> Self {
+        Self { labels, who, past: Past::default() }
+    }
+
+    /// Takes in what has left; once for each scrape.
+    pub(super) fn remember(&self, export: &mut Export) {
+        let mut past = self.past.lock();
+        self.remember_all(&mut past, mem::take(&mut export.rows.left));
+        self.remember_all(&mut past, mem::take(&mut export.ports.left));
+    }
+
+    fn remember_all<K: Called>(&self, past: &mut HashMap<Labels, Counts>, left: Vec<Left<K>>) {
+        for Left { key, counts, process, process_owner, .. } in left {
+            let labels = self.labels_of(&key, process, process_owner);
+            past.entry(labels).or_default().absorb(&counts);
+        }
+    }
+
+    fn is_named<K: Called>(&self) -> bool {
+        K::NAME == "port" || self.has(Label::Peer)
+    }
+
+    fn labels_of<K: Called>(&self, key: &K, process: Option<Name>, of_process: Owner) -> Labels {
+        let ends = self.who.ends(key.role(), key.owner().or(of_process), key.remote());
+        let [client, server] = ends.map(|end| self.chosen(end));
+        Labels {
+            is_other: false,
+            netns: self.has(Label::Netns).then(|| key.netns()),
+            role: key.role().as_str(),
+            name: K::NAME,
+            value: self.is_named::<K>().then(|| key.value().into()),
+            process: process.filter(|_| self.has(Label::Process)),
+            client,
+            server,
+        }
+    }
+
+    /// Of the sum of what has no series of its own.
+    fn labels_of_others<K: Called>(&self, role: &'static str) -> Labels {
+        let is_named = self.is_named::<K>();
+        Labels {
+            is_other: is_named,
+            netns: None,
+            role,
+            name: K::NAME,
+            value: is_named.then(|| "other".into()),
+            process: None,
+            client: End::default(),
+            server: End::default(),
+        }
+    }
+
     fn has(&self, label: Label) -> bool {
         self.labels.contains(&label)
     }
@@ -61,7 +128,7 @@ impl Naming {
 }
 
 /// Labels of a row or a port; in the order of these fields.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct Labels {
     /// Sums of what has no series of its own come last.
     is_other: bool,
@@ -189,19 +256,15 @@ impl Called for PortKey {
 
 /// Those that are shown, in order, and what sums up the others; no two with the same labels.
 pub(super) fn lines<'a, K: Called>(level: &'a Level<K>, naming: &Naming) -> Vec<Line<'a>> {
-    let shown = level.shown.iter().map(|row| line(row, naming));
-    let is_named = K::NAME == "port" || naming.has(Label::Peer);
+    let shown = level.shown.iter().map(|row| {
+        let Shown { key, counts, process, process_owner, .. } = row;
+        let labels = naming.labels_of(key, *process, *process_owner);
+        let Shown { timeouts, expected, verdict, .. } = *row;
+        let judged = Some(Judged { timeouts, expected, verdict });
+        Line { labels, counts: Cow::Borrowed(&**counts), judged }
+    });
     let others = level.others.iter().map(|(role, counts)| {
-        let labels = Labels {
-            is_other: is_named,
-            netns: None,
-            role: role.as_str(),
-            name: K::NAME,
-            value: is_named.then(|| "other".into()),
-            process: None,
-            client: End::default(),
-            server: End::default(),
-        };
+        let labels = naming.labels_of_others::<K>(role.as_str());
         Line { labels, counts: Cow::Borrowed(counts), judged: None }
     });
     let mut lines: Vec<_> = shown.chain(others).collect();
@@ -213,27 +276,30 @@ pub(super) fn lines<'a, K: Called>(level: &'a Level<K>, naming: &Naming) -> Vec<
         }
         is_same
     });
+    add_past::<K>(&mut lines, naming);
     lines
 }
 
-fn line<'a, K: Called>(row: &'a Shown<K>, naming: &Naming) -> Line<'a> {
-    let Shown { key, timeouts, expected, verdict, .. } = row;
-    let role = key.role();
-    let ends = naming.who.ends(role, key.owner().or(row.process_owner), key.remote());
-    let [client, server] = ends.map(|end| naming.chosen(end));
-    let is_named = K::NAME == "port" || naming.has(Label::Peer);
-    let labels = Labels {
-        is_other: false,
-        netns: naming.has(Label::Netns).then(|| key.netns()),
-        role: role.as_str(),
-        name: K::NAME,
-        value: is_named.then(|| key.value().into()),
-        process: row.process.filter(|_| naming.has(Label::Process)),
-        client,
-        server,
-    };
-    let judged = Judged { timeouts: *timeouts, expected: *expected, verdict: *verdict };
-    Line { labels, counts: Cow::Borrowed(&row.counts), judged: Some(judged) }
+/// Adds what those had counted that left; what was under labels that nobody has any more goes to the
+/// others.
+fn add_past<K: Called>(lines: &mut [Line<'_>], naming: &Naming) {
+    let mut past = naming.past.lock();
+    let ended =
+        past.extract_if(|labels, _| labels.name == K::NAME && find(lines, labels).is_none());
+    for (labels, counts) in ended.collect::<Vec<_>>() {
+        past.entry(naming.labels_of_others::<K>(labels.role)).or_default().absorb(&counts);
+    }
+    for (labels, counts) in past.iter().filter(|(labels, _)| labels.name == K::NAME) {
+        if let Some(at) = find(lines, labels)
+            && let Some(line) = lines.get_mut(at)
+        {
+            line.counts.to_mut().absorb(counts);
+        }
+    }
+}
+
+fn find(lines: &[Line<'_>], labels: &Labels) -> Option<usize> {
+    lines.binary_search_by(|line| line.labels.cmp(labels)).ok()
 }
 
 impl Line<'_> {

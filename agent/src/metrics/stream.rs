@@ -22,13 +22,14 @@ pub(super) const BLOCK: usize = 8 * 1024;
 
 /// Writes all of it, a chunk after the other, until `send` takes no more.
 pub fn write(
-    table: Export,
+    mut table: Export,
     status: Status,
     naming: Naming,
     (format, is_gzip): (Format, bool),
     send: impl FnMut(Bytes) -> io::Result<()>,
 ) -> io::Result<()> {
     let mut chunks = Chunks { buffer: Vec::with_capacity(CHUNK), send };
+    naming.remember(&mut table);
     let scrape = Scrape { table, status, naming, format };
     if is_gzip {
         let mut gzip = GzEncoder::new(chunks, Compression::fast());

@@ -349,7 +349,7 @@ fn ends_are_named_and_labels_chosen() {
     let text = |labels: &[Label]| {
         let (mut table, who) = owned();
         let export = Collection::begin(&mut table, 10_000, None).finish(&mut table);
-        let naming = Naming { labels: labels.to_vec(), who };
+        let naming = Naming::new(labels.to_vec(), who);
         stream::to_text(export, Status::default(), naming, Format::OpenMetrics)
     };
     let all = text(&Naming::default().labels);
@@ -407,4 +407,78 @@ fn owners_that_have_the_same_name_are_one() {
     let counts = series_of(&text, "finrace_reuse_gap_seconds_count");
     assert_eq!(counts.len(), 2, "{counts:?}");
     assert!(counts[0].ends_with(" 3"), "{counts:?}");
+}
+
+/// The sum of a series' values over the lines that begin like this.
+fn sum_of(text: &str, start: &str) -> u64 {
+    let values = series_of(text, start).into_iter().map(|line| line.rsplit_once(' ').unwrap().1);
+    values.map(|value| value.parse::<u64>().unwrap()).sum()
+}
+
+#[test]
+fn no_series_goes_back_when_one_of_its_rows_leaves() {
+    // Two pods of a workload, one of which is seen no more.
+    let mut table = Table::new(10, Duration::from_millis(200), Nanos(0));
+    table.forget_after(Duration::from_secs(100));
+    let at = |secs: u64| Nanos(secs * 1_000_000_000);
+    let reuse = |table: &mut Table, secs, ip: u8| {
+        let origin = origin(Role::Client, [10, 0, 0, ip], None);
+        let (time, gap) = (at(secs), Duration::from_secs(3));
+        table.add(&Observation::Reuse(Reuse { time, origin, gap, bytes: 1 }));
+    };
+    (0..5).for_each(|secs| reuse(&mut table, secs, 1));
+    (0..7).for_each(|secs| reuse(&mut table, secs, 2));
+    let naming = Naming::new(vec![Label::Netns], Who::default());
+    let scrape = |table: &mut Table, secs| {
+        let export = Collection::begin(table, 10_000, Some(at(secs))).finish(table);
+        stream::to_text(export, Status::default(), naming.clone(), Format::OpenMetrics)
+    };
+    let (peers, ports) =
+        ("finrace_reuse_gap_seconds_count", "finrace_port_reuse_gap_seconds_count");
+    let of_netns = format!("{peers}{{role=\"client\",netns=\"4026531840\"}} ");
+    for _ in 0..2 {
+        assert_eq!(sum_of(&scrape(&mut table, 10), &of_netns), 12);
+    }
+    reuse(&mut table, 200, 2);
+    for _ in 0..3 {
+        let text = scrape(&mut table, 201);
+        assert_eq!(table.rows().len(), 1);
+        assert_eq!((sum_of(&text, &of_netns), sum_of(&text, peers)), (13, 13), "{text}");
+    }
+    // Once the last of them is gone, its series ends and the others take it over.
+    for _ in 0..2 {
+        let text = scrape(&mut table, 900);
+        assert_eq!((series_of(&text, &of_netns).len(), sum_of(&text, peers)), (0, 13), "{text}");
+        assert_eq!(sum_of(&text, ports), 13);
+    }
+    // Another one begins anew.
+    reuse(&mut table, 901, 3);
+    let text = scrape(&mut table, 902);
+    assert_eq!((sum_of(&text, &of_netns), sum_of(&text, peers)), (1, 14), "{text}");
+}
+
+#[test]
+fn a_row_that_gives_way_while_others_are_taken_is_counted_once() {
+    let mut table = Table::new(2, Duration::from_millis(200), Nanos(0));
+    let reuse = |table: &mut Table, secs: u64, ip: u8| {
+        let origin = origin(Role::Client, [10, 0, 0, ip], None);
+        let (time, gap) = (Nanos(secs * 1_000_000_000), Duration::from_secs(3));
+        table.add(&Observation::Reuse(Reuse { time, origin, gap, bytes: 1 }));
+    };
+    let naming = Naming::new(vec![Label::Netns], Who::default());
+    let mut added = 0;
+    for step in 0..40 {
+        let mut collection = Collection::begin(&mut table, 10_000, None);
+        // At another point of the collection each time, somebody comes and another leaves.
+        for _ in 0..step % 13 {
+            collection.step(&mut table);
+        }
+        reuse(&mut table, step, step as u8);
+        added += 1;
+        let export = collection.finish(&mut table);
+        let text = stream::to_text(export, Status::default(), naming.clone(), Format::OpenMetrics);
+        let counted = sum_of(&text, "finrace_reuse_gap_seconds_count{");
+        // The newcomer may have come too late for this one.
+        assert!([added, added - 1].contains(&counted), "{step}: {counted}");
+    }
 }

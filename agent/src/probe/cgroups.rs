@@ -2,9 +2,10 @@
 //! mounted.
 //!
 //! The id is the inode number of the directory, so it takes a walk through all of them to find one.
-//! A walk is made when there are sockets whose cgroup is not known yet, and not too often.
+//! A walk is made when there are sockets whose cgroup is not known yet, not too often, and in turns, so
+//! that the rings need not wait for it.
 
-use std::collections::HashSet;
+use std::collections::{HashSet, VecDeque};
 use std::fs;
 use std::io;
 use std::os::unix::fs::{DirEntryExt as _, MetadataExt as _};
@@ -42,6 +43,9 @@ const KEPT: Duration = Duration::from_mins(10);
 /// processor while short-lived containers come and go.
 const PAUSE: Duration = Duration::from_millis(200);
 const PAUSE_TIMES: u32 = 20;
+
+/// How long a walk may take until it lets the rings have their turn: they fill meanwhile.
+const TURN: Duration = Duration::from_millis(10);
 
 /// Directories of a walk.
 const MOST_DIRECTORIES: usize = 65_536;
@@ -86,86 +90,126 @@ pub struct Cgroups {
     mount: Option<Mount>,
     who: Who,
     known: Recent<u64, Owner>,
+    /// As it was when `known` began.
+    forgotten: u32,
+    walk: Option<Walk>,
     next_walk: Nanos,
+}
+
+/// A walk through the directories, which may take several turns.
+struct Walk {
+    /// The nearest to the root first: who makes many below one of them keeps nobody else nameless.
+    directories: VecDeque<PathBuf>,
+    wanted: HashSet<u64>,
+    seen: usize,
+    took: Duration,
 }
 
 impl Cgroups {
     pub fn new(mount: Option<Mount>, who: Who) -> Self {
-        Self { mount, who, known: Recent::new(MOST, KEPT), next_walk: Nanos(0) }
+        let (known, forgotten) = (Recent::new(MOST, KEPT), who.forgotten());
+        Self { mount, who, known, forgotten, walk: None, next_walk: Nanos(0) }
     }
 
     /// Tells each event whose socket it is.
     pub fn name(&mut self, events: &mut [Event], now: Nanos) {
-        let Some(Mount(mount)) = &self.mount else { return };
+        if self.mount.is_none() {
+            return;
+        }
+        let forgotten = self.who.forgotten();
+        if self.forgotten != forgotten {
+            self.known = Recent::new(MOST, KEPT);
+            self.forgotten = forgotten;
+        }
         let is_new =
             |event: &&Event| event.raw.cgroup > ROOT && self.known.get(&event.raw.cgroup).is_none();
-        let mut wanted: HashSet<u64> =
+        let mut new: HashSet<u64> =
             events.iter().filter(is_new).map(|event| event.raw.cgroup).collect();
-        if !wanted.is_empty() {
-            if now < self.next_walk {
-                self.who.count(Unnamed::Busy, wanted.len());
-            } else {
-                let start = monotonic();
-                let (who, known) = (&self.who, &mut self.known);
-                walk(mount, &mut wanted, |id, path| {
-                    let owner = Place::of(path).map_or(Owner::UNKNOWN, |place| who.owner(place));
-                    known.insert(id, now, owner);
-                });
-                self.who.count(Unnamed::Gone, wanted.len());
-                // An id is never used again, so they need not be looked for again.
-                for id in wanted.drain() {
-                    known.insert(id, now, Owner::UNKNOWN);
-                }
-                let took = monotonic().since(start);
-                self.next_walk = now + PAUSE.max(took * PAUSE_TIMES);
-            }
+        if self.walk.is_none() && !new.is_empty() && now >= self.next_walk {
+            self.walk = self.mount.as_ref().map(|mount| Walk::new(mount, new.clone()));
+        }
+        self.go_on(now);
+        new.retain(|id| self.known.get(id).is_none());
+        if !new.is_empty() {
+            self.who.count(Unnamed::Busy, new.len());
         }
         for event in events {
             event.owner = self.known.get(&event.raw.cgroup).copied().unwrap_or_default();
         }
     }
+
+    /// Walks for as long as the rings may wait.
+    fn go_on(&mut self, now: Nanos) {
+        let (Some(walk), Some(Mount(mount))) = (&mut self.walk, &self.mount) else { return };
+        let (who, known) = (&self.who, &mut self.known);
+        let is_over = walk.go(mount, |id, path| {
+            let owner = Place::of(path).map_or(Owner::UNKNOWN, |place| who.owner(place));
+            known.insert(id, now, owner);
+        });
+        if is_over && let Some(Walk { wanted, seen, took, .. }) = self.walk.take() {
+            self.next_walk = now + PAUSE.max(took * PAUSE_TIMES);
+            // One that there was no time to find is looked for again.
+            if seen < MOST_DIRECTORIES && !wanted.is_empty() {
+                self.who.count(Unnamed::Gone, wanted.len());
+                // An id is never used again, so they need not be looked for again.
+                for id in wanted {
+                    self.known.insert(id, now, Owner::UNKNOWN);
+                }
+            }
+        }
+    }
 }
 
-/// Gives the path of each directory that is wanted, until there is none left.
-fn walk(mount: &Path, wanted: &mut HashSet<u64>, mut found: impl FnMut(u64, &str)) {
-    let mut directories = vec![mount.to_owned()];
-    let mut seen = 0;
-    while let Some(directory) = directories.pop()
-        && !wanted.is_empty()
-        && seen < MOST_DIRECTORIES
-    {
-        seen += 1;
-        // One that has just gone has nothing in it.
-        if let Err(error) = look_into(mount, &directory, wanted, &mut found, &mut directories) {
-            log::debug!("reading {}: {error}", directory.display());
-        }
+impl Walk {
+    fn new(Mount(mount): &Mount, wanted: HashSet<u64>) -> Self {
+        Self { directories: [mount.clone()].into(), wanted, seen: 0, took: Duration::ZERO }
     }
-}
 
-fn look_into(
-    mount: &Path,
-    directory: &Path,
-    wanted: &mut HashSet<u64>,
-    found: &mut impl FnMut(u64, &str),
-    directories: &mut Vec<PathBuf>,
-) -> io::Result<()> {
-    // Most have no other directory within, only some sixty files.
-    if fs::symlink_metadata(directory)?.nlink() == EMPTY {
-        return Ok(());
+    /// Gives the path of each directory that is wanted; false if it has to go on another time.
+    fn go(&mut self, mount: &Path, mut found: impl FnMut(u64, &str)) -> bool {
+        let start = monotonic();
+        let is_over = loop {
+            let Some(directory) = self.directories.pop_front() else { break true };
+            // One that has just gone has nothing in it.
+            if let Err(error) = self.look_into(mount, &directory, &mut found) {
+                log::debug!("reading {}: {error}", directory.display());
+            }
+            self.seen += 1;
+            if self.wanted.is_empty() || self.seen >= MOST_DIRECTORIES {
+                break true;
+            }
+            if monotonic().since(start) > TURN {
+                break false;
+            }
+        };
+        self.took += monotonic().since(start);
+        is_over
     }
-    for entry in fs::read_dir(directory)? {
-        let entry = entry?;
-        if !entry.file_type()?.is_dir() {
-            continue;
+
+    fn look_into(
+        &mut self,
+        mount: &Path,
+        directory: &Path,
+        found: &mut impl FnMut(u64, &str),
+    ) -> io::Result<()> {
+        // Most have no other directory within, only some sixty files.
+        if fs::symlink_metadata(directory)?.nlink() == EMPTY {
+            return Ok(());
         }
-        let path = entry.path();
-        if wanted.remove(&entry.ino()) {
-            let below = path.strip_prefix(mount).unwrap_or(&path).to_string_lossy();
-            found(entry.ino(), &below);
+        for entry in fs::read_dir(directory)? {
+            let entry = entry?;
+            if !entry.file_type()?.is_dir() {
+                continue;
+            }
+            let path = entry.path();
+            if self.wanted.remove(&entry.ino()) {
+                let below = path.strip_prefix(mount).unwrap_or(&path).to_string_lossy();
+                found(entry.ino(), &below);
+            }
+            self.directories.push_back(path);
         }
-        directories.push(path);
+        Ok(())
     }
-    Ok(())
 }
 
 /// What a process belongs to, as its file `cgroup` in `/proc` has it, for hosts where sockets do not
@@ -243,6 +287,40 @@ mod tests {
             assert_eq!(name(id, at(5)), "");
         }
         assert_eq!(who.sources(true)[0].errors, [("gone", 1), ("busy", 1)]);
+    }
+
+    #[test]
+    fn owners_that_were_forgotten_are_looked_up_again() {
+        let tree = Tree::new("forgotten", &["a.slice/b.service"]);
+        let who = Who::default();
+        let mut cgroups = Cgroups::new(Some(Mount(tree.0.clone())), who.clone());
+        let mut name = |secs| {
+            let mut events = [event(tree.id("a.slice/b.service"))];
+            cgroups.name(&mut events, Nanos(0) + Duration::from_secs(secs));
+            who.end(events[0].owner).text()
+        };
+        assert_eq!(name(1).as_deref(), Some("b.service"));
+        for number in 0..20_000 {
+            who.owner(Place::of(&format!("/{number}.service")).unwrap());
+        }
+        assert_eq!(name(2).as_deref(), Some("b.service"));
+    }
+
+    #[test]
+    fn the_nearest_to_the_root_are_found_first() {
+        let deep: Vec<String> = (0..300).map(|n| format!("a/b/c/{n}/x")).collect();
+        let mut directories: Vec<&str> = deep.iter().map(String::as_str).collect();
+        directories.push("z.service");
+        let tree = Tree::new("nearest", &directories);
+        let wanted = [tree.id("z.service")].into();
+        let mut walk = Walk::new(&Mount(tree.0.clone()), wanted);
+        let mut found = Vec::new();
+        while !walk.go(&tree.0, |_, path| found.push(path.to_owned())) {}
+        assert_eq!((found, walk.seen), (vec!["z.service".to_owned()], 1));
+        // What is nowhere takes the whole of it, in as many turns as needed.
+        let mut walk = Walk::new(&Mount(tree.0.clone()), [u64::MAX].into());
+        while !walk.go(&tree.0, |_, _| panic!("found")) {}
+        assert_eq!((walk.seen, walk.wanted.len()), (1 + 3 + 2 * 300 + 1, 1));
     }
 
     #[test]

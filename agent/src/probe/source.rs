@@ -40,7 +40,7 @@ const PAUSE: Duration = Duration::from_millis(1);
 /// Records that are taken from one ring before the other gets its turn; a third of what it holds.
 const TURN: usize = 2_048;
 
-/// Events that may wait for the run loop, at 232 bytes each: a tenth of a second at a million a
+/// Events that may wait for the run loop, at 248 bytes each: a tenth of a second at a million a
 /// second. Beyond, records wait in the rings, and are lost there, and counted, when these are full.
 const BACKLOG: usize = 100_000;
 

@@ -60,12 +60,26 @@ pub struct Shown<K> {
     pub verdict: Option<State>,
 }
 
+/// A row or a port that left after a scrape had shown it, with what that and later ones showed or
+/// would have: others may be shown under the same labels, whose series must not go back.
+#[derive(Clone, Debug)]
+pub struct Left<K> {
+    pub key: K,
+    pub counts: Arc<Counts>,
+    pub process: Option<Name>,
+    pub process_owner: Owner,
+    /// By which collection it was taken last.
+    pub(super) taken: u32,
+}
+
 /// All rows, or all ports.
 #[derive(Clone, Debug)]
 pub struct Level<K> {
     pub shown: Vec<Shown<K>>,
     /// The others together, those that left included.
     pub others: [(Role, Counts); 2],
+    /// Those that are here no more, since the last scrape.
+    pub left: Vec<Left<K>>,
     /// So many found no room.
     pub left_out: usize,
     /// For so many series more.
@@ -75,7 +89,7 @@ pub struct Level<K> {
 impl<K> Level<K> {
     fn new(room: usize) -> Self {
         let others = [Role::Client, Role::Server].map(|role| (role, Counts::default()));
-        Self { shown: Vec::new(), others, left_out: 0, room }
+        Self { shown: Vec::new(), others, left: Vec::new(), left_out: 0, room }
     }
 
     /// Shows the row if there is room for it, sums it up if not.
@@ -285,6 +299,10 @@ impl Collection {
     /// Everything as it was taken.
     pub fn finish(mut self, table: &mut Table) -> Export {
         while self.step(table) {}
+        // A row that left once it was taken is shown this time.
+        let is_due = |left: &mut Left<RowKey>| left.taken != table.scrape;
+        self.rows.left = table.left_rows.extract_if(.., is_due).collect();
+        self.ports.left = std::mem::take(&mut table.left_ports);
         // From here on no row counts as taken.
         table.scrape += 1;
         let gone = std::mem::take(&mut table.gone);

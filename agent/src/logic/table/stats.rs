@@ -216,9 +216,9 @@ impl Stats {
         self.lately.note_seen(cause, time);
     }
 
-    /// Adds the counts of a row that leaves. What is known of late goes: a mixture has no timeout.
-    pub(super) fn absorb(&mut self, gone: &Self) {
-        Arc::make_mut(&mut self.counts).absorb(&gone.counts);
+    /// Adds counts of a row that leaves. What is known of late goes: a mixture has no timeout.
+    pub(super) fn absorb(&mut self, gone: &Counts) {
+        Arc::make_mut(&mut self.counts).absorb(gone);
     }
 
     /// As of the last assessment.
@@ -228,6 +228,17 @@ impl Stats {
         let expected = self.expected().map_or(0, |races| (races * 1e6) as u64);
         let state = self.verdict().unwrap_or(State::Unknown);
         (state, Reverse((self.counts.races(), expected, closes)))
+    }
+
+    /// What series of its own show of it, and the rest.
+    pub(super) fn parts(&self) -> (Option<Arc<Counts>>, Option<Arc<Counts>>) {
+        match (self.place, &self.base) {
+            (Place::Shown, None) => (Some(Arc::clone(&self.counts)), None),
+            (Place::Shown, Some(base)) => {
+                (Some(Arc::new(self.counts.since(base))), Some(Arc::clone(base)))
+            }
+            (Place::New | Place::LeftOut, _) => (None, Some(Arc::clone(&self.counts))),
+        }
     }
 
     /// How much it matters that this has series of its own.

@@ -546,8 +546,13 @@ fn those_that_lost_requests_have_series_then_those_that_had_them() {
     assert_eq!(shown(&mut table, 4), [0, 2, 5]);
 }
 
-/// What a scrape at this time shows: rows and ports by key, and all reuses of rows and of ports.
-fn scraped(table: &mut Table, time: f64) -> (Vec<RowKey>, Vec<PortKey>, [u64; 2]) {
+/// What a scrape at this time shows: rows and ports by key, and all reuses of rows and of ports, with
+/// those of what has left by now.
+fn scraped(
+    table: &mut Table,
+    time: f64,
+    left: &mut [u64; 2],
+) -> (Vec<RowKey>, Vec<PortKey>, [u64; 2]) {
     let export = Collection::begin(table, 10_000, Some(at(time))).finish(table);
     let reuses = |counts: &Counts| counts.histogram(Measure::ReuseGap).count();
     let others = |others: &[(Role, Counts); 2]| others.iter().map(|(_, c)| reuses(c)).sum::<u64>();
@@ -555,7 +560,11 @@ fn scraped(table: &mut Table, time: f64) -> (Vec<RowKey>, Vec<PortKey>, [u64; 2]
     let ports: u64 = export.ports.shown.iter().map(|port| reuses(&port.counts)).sum();
     let mut keys: Vec<_> = export.rows.shown.iter().map(|row| row.key).collect();
     keys.sort_unstable();
-    let sums = [rows + others(&export.rows.others), ports + others(&export.ports.others)];
+    let [left_rows, left_ports] = left;
+    *left_rows += export.rows.left.iter().map(|left| reuses(&left.counts)).sum::<u64>();
+    *left_ports += export.ports.left.iter().map(|left| reuses(&left.counts)).sum::<u64>();
+    let rows = rows + others(&export.rows.others) + *left_rows;
+    let sums = [rows, ports + others(&export.ports.others) + *left_ports];
     (keys, export.ports.shown.iter().map(|port| port.key).collect(), sums)
 }
 
@@ -569,22 +578,23 @@ fn peers_of_whom_nothing_is_seen_leave_and_their_counts_stay() {
     (0..40).for_each(|n| table.add(&reuse(f64::from(n), peer(n))));
     (0..3).for_each(|_| table.add(&reuse(1.0, server())));
     (0..40).step_by(3).for_each(|n| table.add(&reuse(150.0, peer(n))));
+    let mut left = [0; 2];
     let stays: Vec<_> = (0..40).step_by(3).map(|n| key(Client, [10, 0, 0, n])).collect();
-    assert_eq!(scraped(&mut table, 90.0).0.len(), 41);
-    let (rows, ports, sums) = scraped(&mut table, 145.0);
+    assert_eq!(scraped(&mut table, 90.0, &mut left).0.len(), 41);
+    let (rows, ports, sums) = scraped(&mut table, 145.0, &mut left);
     assert_eq!((rows.as_slice(), ports.len(), sums), (stays.as_slice(), 1, [57, 57]));
     // All is in order: those that stayed can be found and evicted, newcomers get in.
     for (n, key) in (0..40).step_by(3).zip(&stays) {
         assert_eq!(table.row(key).unwrap().last_seen(), at(150.0), "{n}");
     }
     (100..200).for_each(|n| table.add(&reuse(160.0, peer(n))));
-    let (rows, _, sums) = scraped(&mut table, 160.0);
+    let (rows, _, sums) = scraped(&mut table, 160.0, &mut left);
     assert_eq!((rows.len(), sums), (100, [157, 157]));
     assert_eq!(table.rows().len(), 100);
     // Without a limit nobody leaves.
     let mut table = Table::new(100, THRESHOLD, Nanos(0));
     table.add(&reuse(1.0, peer(1)));
-    assert_eq!(scraped(&mut table, 1e6).0.len(), 1);
+    assert_eq!(scraped(&mut table, 1e6, &mut left).0.len(), 1);
 }
 
 #[test]
