@@ -67,9 +67,16 @@ impl<K: Clone + Eq + Hash, V> Directory<K, V> {
 
     /// Takes what an object is found by now, and returns how many of its keys found no room.
     pub(super) fn put(&mut self, uid: Uid, names: Vec<(K, V)>, now: Instant) -> usize {
+        let old = self.objects.remove(&uid).map(|object| object.keys).unwrap_or_default();
         let mut keys = Vec::with_capacity(names.len());
         let mut refused = 0;
         for (key, value) in names {
+            let other = self.entries.get(&key).filter(|entry| entry.owner != uid);
+            // A pod that ends is told of a few times more when its address is another's already.
+            if other.is_some_and(|other| other.gone.is_none()) && old.contains(&key) {
+                keys.push(key);
+                continue;
+            }
             if !self.entries.contains_key(&key) && !self.has_room() {
                 refused += 1;
                 continue;
@@ -77,16 +84,14 @@ impl<K: Clone + Eq + Hash, V> Directory<K, V> {
             self.entries.insert(key.clone(), Entry { value, owner: uid, gone: None });
             keys.push(key);
         }
-        let generation = self.generation;
-        let old = if keys.is_empty() {
-            self.objects.remove(&uid)
-        } else {
-            self.objects.insert(uid, Object { keys: keys.clone().into(), generation })
-        };
-        for key in old.into_iter().flat_map(|old| old.keys) {
+        for key in old {
             if !keys.contains(&key) {
                 self.bury(key, uid, now);
             }
+        }
+        if !keys.is_empty() {
+            let generation = self.generation;
+            self.objects.insert(uid, Object { keys: keys.into(), generation });
         }
         refused
     }
@@ -206,6 +211,27 @@ mod tests {
         directory.remove(2, after(1000));
         directory.expire(KEEP, after(2000));
         assert_eq!((names(&directory).as_str(), directory.objects()), ("", 0));
+    }
+
+    /// Nor do updates of the old one on its way out take it back.
+    #[test]
+    fn a_key_is_not_taken_back() {
+        let mut directory = Directory::new(10);
+        directory.put(1, vec![(1, "old"), (2, "old")], after(0));
+        directory.put(2, vec![(1, "new")], after(0));
+        for _ in 0..2 {
+            directory.put(1, vec![(1, "older"), (2, "older")], after(0));
+            assert_eq!((names(&directory).as_str(), directory.objects()), ("1=new 2=older", 2));
+        }
+        directory.remove(1, after(0));
+        directory.expire(KEEP, after(1000));
+        assert_eq!((names(&directory).as_str(), directory.objects()), ("1=new", 1));
+        // But whoever is there gets it when it is free, and so does whoever never had it.
+        directory.put(1, vec![(1, "third")], after(1000));
+        assert_eq!(names(&directory), "1=third");
+        directory.remove(1, after(1000));
+        directory.put(2, vec![(1, "new")], after(1000));
+        assert_eq!(names(&directory), "1=new");
     }
 
     #[test]
