@@ -112,7 +112,11 @@ impl<K: Clone + Eq + Hash, V: Clone> Follower<'_, K, V> {
         loop {
             let version = match position.version.take() {
                 Some(version) => version,
-                None => self.list(&client, std::mem::take(&mut position.is_strict)).await?,
+                None => {
+                    let version = self.list(&client, position.is_strict).await?;
+                    position.is_strict = false;
+                    version
+                }
             };
             let version = position.version.insert(version);
             let begun = Instant::now();

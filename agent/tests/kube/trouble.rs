@@ -90,6 +90,26 @@ async fn what_is_gone_is_listed_again() {
     }
 }
 
+/// What fails in between is no reason to trust the server's memory again.
+#[tokio::test]
+async fn what_is_gone_is_listed_from_the_database_whatever_fails_before() {
+    let (server, _files, names) = asked("", |world| world.put(PODS, pod(1))).await;
+    until(&names, is_up).await;
+    server.with(|world| {
+        world.compact();
+        world.forbidden = vec![("list", PODS)];
+        world.end_watches();
+    });
+    until(&names, |names| errors(names, Reason::Forbidden) > 1).await;
+    server.with(|world| world.forbidden.clear());
+    until(&names, is_up).await;
+    let from_memory = server.with(|world| {
+        let lists = world.requests.iter().filter(|request| request.starts_with("list"));
+        lists.filter(|list| list.contains("resourceVersion=0")).count()
+    });
+    assert_eq!((errors(&names, Reason::Gone), from_memory), (1, 1), "only the first");
+}
+
 #[tokio::test]
 async fn a_server_that_comes_back_is_found() {
     let (mut server, _files, names) = asked("", |world| world.put(PODS, pod(1))).await;
