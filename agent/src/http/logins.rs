@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use bcrypt::HashParts;
 use hyper::header::HeaderValue;
 use sha2::{Digest as _, Sha256};
 use tokio::sync::Semaphore;
@@ -54,8 +55,7 @@ impl Logins {
             return Login::Wrong;
         };
         let known = users.get(&user);
-        // Whoever is not known takes as long, with the hash of somebody else.
-        let Some(hash) = known.or_else(|| users.values().next()).cloned() else {
+        let Some(hash) = known.or_else(|| stand_in(users)).cloned() else {
             return Login::Wrong;
         };
         let digest = digest(&hash, &password);
@@ -85,6 +85,11 @@ impl Logins {
         let mut right = self.right.lock().unwrap_or_else(PoisonError::into_inner);
         right.retain(|user, _| users.contains_key(user));
     }
+}
+
+/// Whoever is not known takes as long, with the hash of somebody else: of whom it takes longest.
+fn stand_in(users: &BTreeMap<String, String>) -> Option<&String> {
+    users.values().max_by_key(|hash| hash.parse().ok().map(|hash: HashParts| hash.get_cost()))
 }
 
 fn digest(hash: &str, password: &[u8]) -> [u8; 32] {
@@ -158,6 +163,20 @@ pub(super) mod tests {
         }
         assert_eq!(logins.check(&users, None).await, Login::Wrong);
         assert_eq!(logins.right.lock().unwrap().len(), 2);
+    }
+
+    #[test]
+    fn whoever_is_not_known_takes_longest() {
+        let costs = [("alice", 4), ("bob", 6), ("carol", 10), ("dave", 5)];
+        let hashed = costs.map(|(user, cost)| {
+            (
+                user.to_owned(),
+                format!("$2y${cost:02}$X0h1gDsPszWURQaxFh.zoubFi6DXncSjhoQNJgRrnGs7EsimhC7zG"),
+            )
+        });
+        let users = BTreeMap::from(hashed);
+        assert_eq!(stand_in(&users), users.get("carol"));
+        assert_eq!(stand_in(&BTreeMap::new()), None);
     }
 
     #[tokio::test]
