@@ -58,14 +58,26 @@ pub(super) enum Pem {
     Inline { field: &'static str, text: String },
 }
 
-/// Go's names for what is asked of a client, the weakest first.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+/// Go's names for what is asked of a client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum ClientAuth {
     NoClientCert,
     RequestClientCert,
     RequireAnyClientCert,
     VerifyClientCertIfGiven,
     RequireAndVerifyClientCert,
+}
+
+impl ClientAuth {
+    /// Whether a client must have a certificate.
+    pub(super) const fn requires(self) -> bool {
+        matches!(self, Self::RequireAnyClientCert | Self::RequireAndVerifyClientCert)
+    }
+
+    /// Whether the certificate that a client has must be signed by one of `client_ca`.
+    pub(super) const fn verifies(self) -> bool {
+        matches!(self, Self::VerifyClientCertIfGiven | Self::RequireAndVerifyClientCert)
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -166,7 +178,7 @@ fn tls(section: TlsSection, directory: &Path) -> Result<Tls> {
     let client_ca =
         pem("client_ca", section.client_ca, "client_ca_file", section.client_ca_file, directory)?;
     let client_auth = client_auth(given(section.client_auth_type).as_deref())?;
-    let verifies = client_auth >= ClientAuth::VerifyClientCertIfGiven;
+    let verifies = client_auth.verifies();
     let client_allowed_sans = section.client_allowed_sans.unwrap_or_default();
     ensure!(
         !verifies || client_ca.is_some(),
@@ -179,9 +191,9 @@ fn tls(section: TlsSection, directory: &Path) -> Result<Tls> {
          RequireAndVerifyClientCert"
     );
     ensure!(
-        verifies || client_allowed_sans.is_empty(),
-        "client_allowed_sans protects nothing with client_auth_type {client_auth:?}, with which \
-         anybody may claim any name: set it to RequireAndVerifyClientCert"
+        client_auth == ClientAuth::RequireAndVerifyClientCert || client_allowed_sans.is_empty(),
+        "client_allowed_sans protects nothing with client_auth_type {client_auth:?}, which lets in \
+         clients without a verified certificate: set it to RequireAndVerifyClientCert"
     );
     Ok(Tls {
         certificate,
@@ -391,10 +403,12 @@ mod tests {
         check(&tls("- client_auth_type: Require\n"), "client_auth_type `Require` is not one of");
         check(&tls("- client_auth_type: VerifyClientCertIfGiven\n"), "needs client_ca");
         check(&tls("- client_ca_file: c\n"), "client_ca is not asked");
-        check(
-            &tls("- client_auth_type: RequireAnyClientCert\n- client_allowed_sans: [a]\n"),
-            "client_allowed_sans protects nothing",
-        );
+        for weak in ["RequireAnyClientCert", "VerifyClientCertIfGiven\n- client_ca: c"] {
+            check(
+                &tls(&format!("- client_auth_type: {weak}\n- client_allowed_sans: [a]\n")),
+                "client_allowed_sans protects nothing",
+            );
+        }
         check(&tls("- min_version: TLS10\n"), "min_version `TLS10` is not one of TLS12, TLS13");
         check(&tls("- min_version: TLS13\n- max_version: TLS12\n"), "above max_version");
         check("http_server_config:\n  headers:\n    Server: a\n", "`Server` is not one of");

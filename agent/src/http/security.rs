@@ -136,17 +136,17 @@ impl Current {
 
     /// What it asks for, each no less than `before` did.
     fn is_no_weaker(&self, before: &Self) -> Result<()> {
-        let client = |current: &Self| {
-            let tls = current.config.tls.as_ref();
-            tls.map_or(ClientAuth::NoClientCert, |tls| tls.client_auth)
+        let client = |current: &Self, asks: fn(ClientAuth) -> bool| {
+            current.config.tls.as_ref().is_some_and(|tls| asks(tls.client_auth))
         };
+        let is_kept = |asks: fn(ClientAuth) -> bool| client(self, asks) >= client(before, asks);
         let names = |current: &Self| {
             current.config.tls.as_ref().is_some_and(|tls| !tls.client_allowed_sans.is_empty())
         };
         for (what, holds) in [
             ("TLS", self.tls.is_some() >= before.tls.is_some()),
             ("basic_auth_users", self.config.users.is_empty() <= before.config.users.is_empty()),
-            ("client_auth_type", client(self) >= client(before)),
+            ("client_auth_type", is_kept(ClientAuth::requires) && is_kept(ClientAuth::verifies)),
             ("client_allowed_sans", names(self) >= names(before)),
         ] {
             ensure!(holds, "{what} asks for less than before: that takes a restart");

@@ -138,7 +138,7 @@ impl Clients {
             _ => None,
         };
         ensure!(
-            verifier.is_some() || tls.client_auth < ClientAuth::VerifyClientCertIfGiven,
+            verifier.is_some() || !tls.client_auth.verifies(),
             "client_auth_type without client_ca"
         );
         Ok(Self {
@@ -164,10 +164,7 @@ impl ClientCertVerifier for Clients {
     }
 
     fn client_auth_mandatory(&self) -> bool {
-        matches!(
-            self.auth,
-            ClientAuth::RequireAnyClientCert | ClientAuth::RequireAndVerifyClientCert
-        )
+        self.auth.requires()
     }
 
     fn root_hint_subjects(&self) -> &[DistinguishedName] {

@@ -308,7 +308,7 @@ async fn nothing_falls_open_while_it_runs() {
         &format!("{TLS}{policy}{names}"),
         &format!("{TLS}{policy}{USERS}"),
         &format!(
-            "{TLS}  client_auth_type: VerifyClientCertIfGiven\n  client_ca_file: ca.crt\n{names}{USERS}"
+            "{TLS}  client_auth_type: VerifyClientCertIfGiven\n  client_ca_file: ca.crt\n{USERS}"
         ),
     ] {
         place.config(broken);
@@ -321,6 +321,36 @@ async fn nothing_falls_open_while_it_runs() {
     check("no key").await;
     fs::remove_file(place.path.join("web.yaml")).unwrap();
     check("no file").await;
+}
+
+/// That a certificate is there, and that it is verified, are two things, and neither may go.
+#[tokio::test]
+async fn a_certificate_is_asked_for_no_less_while_it_runs() {
+    let authority = Authority::new("ours");
+    let place = place(&authority);
+    place.write("ca.crt", &authority.pem);
+    let config = |policy: &str| place.config(&format!("{TLS}  client_auth_type: {policy}\n"));
+    let foreign = Authority::new("other").client("prometheus", |_| {});
+    let client = || Client::new(&authority);
+    let (any, if_given) =
+        ("RequireAnyClientCert", "VerifyClientCertIfGiven\n  client_ca_file: ca.crt");
+
+    config(any);
+    let address = place.start().await;
+    config(if_given);
+    client().check(address, "CertificateRequired").await;
+    client().with(&foreign).check(address, " 200 ").await;
+
+    config(if_given);
+    let address = place.start().await;
+    config(any);
+    client().check(address, " 200 ").await;
+    client().with(&foreign).check(address, "alert: ").await;
+
+    // More may be asked for.
+    config("RequireAndVerifyClientCert\n  client_ca_file: ca.crt");
+    client().check(address, "CertificateRequired").await;
+    client().with(&foreign).check(address, "alert: ").await;
 }
 
 #[test]
