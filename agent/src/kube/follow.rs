@@ -110,13 +110,12 @@ impl<K: Clone + Eq + Hash, V: Clone> Follower<'_, K, V> {
     ) -> Result<Infallible, Failure> {
         let client = self.access.client()?;
         loop {
-            let version = match position.version.take() {
-                Some(version) => version,
-                None => {
-                    let version = self.list(&client, position.is_strict).await?;
-                    position.is_strict = false;
-                    version
-                }
+            let version = if let Some(version) = position.version.take() {
+                version
+            } else {
+                let version = self.list(&client, position.is_strict).await?;
+                position.is_strict = false;
+                version
             };
             let version = position.version.insert(version);
             let begun = Instant::now();
