@@ -238,11 +238,11 @@ impl Session {
         ])
     }
 
-    /// Finds the verdicts as of now.
-    pub fn assess(&mut self) -> Nanos {
-        let now = monotonic();
+    /// Finds the verdicts as of now, which is returned, by either clock.
+    pub fn assess(&mut self) -> (Nanos, SystemTime) {
+        let (now, wall) = (monotonic(), wall_clock());
         self.engine.table.assess(now);
-        now
+        (now, wall)
     }
 
     pub fn elapsed(&self) -> Duration {
@@ -390,6 +390,7 @@ impl Session {
             host: rustix::system::uname().nodename().to_string_lossy().into_owned(),
             kernel: self.features.release.clone(),
             clock: self.clock,
+            wall: wall_clock(),
             incidents: self.incidents.clone(),
             who: self.who.clone(),
         }

@@ -12,12 +12,6 @@ pub struct Clock {
 }
 
 impl Clock {
-    /// The wall time of a stamp, in UTC.
-    pub fn rfc3339(&self, time: Nanos) -> String {
-        let time = self.started.checked_add(self.since_start(time)).unwrap_or(self.started);
-        rfc3339(time)
-    }
-
     pub fn since_start(&self, time: Nanos) -> Duration {
         time.since(self.start)
     }

@@ -1,13 +1,13 @@
 //! The report as its JSON form has it. Durations are in seconds.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use serde::Serialize;
 
 use super::against::{Against, Before};
 use crate::app::Session;
-use crate::clock::Clock;
+use crate::clock::{Clock, rfc3339};
 use crate::logic::advice::{self, Advice, Alternative, advise};
 use crate::logic::estimate::{Estimate, Population};
 use crate::logic::explain::{notes, sentence};
@@ -203,6 +203,8 @@ pub(super) struct AlternativeReport {
 pub(super) struct Run {
     pub(super) clock: Clock,
     pub(super) now: Nanos,
+    /// What the wall clock says now, from which other times are reckoned: as those of events are.
+    pub(super) wall: SystemTime,
     /// The gap from which a write counts as a reuse.
     pub(super) threshold: Duration,
     pub(super) who: Who,
@@ -210,10 +212,10 @@ pub(super) struct Run {
 
 impl Document {
     pub(super) fn of(session: &mut Session) -> Self {
-        let now = session.assess();
+        let (now, wall) = session.assess();
         let table = &session.engine.table;
         let (clock, who) = (session.clock, session.who.clone());
-        let run = Run { clock, now, threshold: table.threshold(), who };
+        let run = Run { clock, now, wall, threshold: table.threshold(), who };
         let mut peers: Vec<_> = table.rows().into_iter().map(|row| run.of_row(row)).collect();
         for (role, stats) in table.others() {
             let other =
@@ -254,7 +256,7 @@ impl Document {
         Self {
             schema: SCHEMA,
             knobs: knobs::CHECKED,
-            started: run.clock.rfc3339(run.clock.start),
+            started: rfc3339(run.clock.started),
             seconds: run.clock.since_start(run.now).as_secs_f64(),
             kernel,
             hooks,
@@ -370,7 +372,10 @@ impl Run {
             state: verdict,
             badness: stats.badness(),
         };
-        report.add_incidents(stats, |time| self.clock.rfc3339(time));
+        report.add_incidents(stats, |time| {
+            let age = self.now.since(time);
+            rfc3339(self.wall.checked_sub(age).unwrap_or(self.wall))
+        });
         if let Some(Advice { change, alternatives }) = advice {
             report.advice.push(AdviceReport::of(change));
             report.alternatives = alternatives.into_iter().map(AlternativeReport::of).collect();

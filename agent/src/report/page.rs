@@ -13,6 +13,8 @@ mod peer;
 mod tests;
 mod text;
 
+use std::time::SystemTime;
+
 use crate::clock::Clock;
 use crate::http::Reply;
 use crate::logic::model::Nanos;
@@ -63,7 +65,7 @@ pub struct Ask {
     pub form: Form,
     /// Peers, or events, at most.
     pub limit: u16,
-    /// Of one peer alone, in one network namespace.
+    /// Of one peer alone, in one network namespace; there may be a row of it for each owner.
     pub only: Option<(u32, Peer)>,
 }
 
@@ -119,14 +121,16 @@ pub struct About {
     pub host: String,
     pub kernel: String,
     pub clock: Clock,
+    /// What the wall clock says now. It may have been set since the start.
+    pub wall: SystemTime,
     pub incidents: Incidents,
     pub who: Who,
 }
 
 impl About {
     fn run(&self, picture: &Picture) -> Run {
-        let (clock, who) = (self.clock, self.who.clone());
-        Run { clock, now: picture.now, threshold: picture.threshold, who }
+        let (clock, wall, who) = (self.clock, self.wall, self.who.clone());
+        Run { clock, now: picture.now, wall, threshold: picture.threshold, who }
     }
 }
 

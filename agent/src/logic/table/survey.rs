@@ -23,8 +23,6 @@ pub struct Picture {
     pub rows: Vec<Row>,
     /// All rows by verdict.
     pub states: BTreeMap<State, usize>,
-    /// Of all rows, ever since watching began.
-    pub races: u64,
     pub threshold: Duration,
     pub max_rows: usize,
     pub evictions: u64,
@@ -48,7 +46,6 @@ impl Survey {
             now,
             rows: Vec::new(),
             states: BTreeMap::new(),
-            races: 0,
             threshold: table.threshold,
             max_rows: table.max_rows,
             evictions: table.evictions,
@@ -73,7 +70,6 @@ impl Survey {
     fn note(&mut self, row: &Row) {
         let badness = row.stats.badness();
         *self.picture.states.entry(badness.0).or_default() += 1;
-        self.picture.races += row.stats.counts.races();
         if self.only.is_none_or(|only| only == (row.key.netns, row.key.peer)) {
             self.worst.insert((badness, row.key));
             if self.worst.len() > self.limit {

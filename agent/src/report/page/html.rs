@@ -41,15 +41,17 @@ struct View<'a> {
 pub(super) fn page(about: &About, ask: Ask, picture: &Picture) -> Option<String> {
     let run = about.run(picture);
     let peers: Vec<_> = picture.rows.iter().map(|row| run.of_row(row)).collect();
-    let since = about.clock.since_start(picture.now);
-    let now = about.clock.started.checked_add(since).unwrap_or(about.clock.started);
-    let view = View { about, ask, picture, now, peers };
-    let (title, main) = match (ask.only, view.peers.first()) {
+    let view = View { about, ask, picture, now: about.wall, peers };
+    let (title, main) = match (ask.only, &*view.peers) {
         (None, _) => (view.title(), view.all()),
-        (Some(_), Some(peer)) => {
-            (format!("{}: {}", peer.verdict, peer::plain(peer)), view.one(peer))
+        (Some(_), []) => return None,
+        (Some(_), [worst, rest @ ..]) => {
+            let more = match rest.len() {
+                0 => String::new(),
+                more => format!(" and {more} more"),
+            };
+            (format!("{}: {}{more}", worst.verdict, peer::plain(worst)), view.one())
         }
-        (Some(_), None) => return None,
     };
     let body = html! {
         head {
@@ -184,14 +186,18 @@ impl View<'_> {
         }
     }
 
-    fn one(&self, peer: &PeerReport) -> Markup {
+    /// Units of a host, or containers of a pod, that use one server are rows of one peer.
+    fn one(&self) -> Markup {
         html! {
             nav aria-label="Up" { a href="/" { "← All peers" } }
-            article aria-labelledby="peer-h" {
-                h1 id="peer-h" { (badge(peer)) " " (between(peer)) }
-                (peer::body(peer, "peer", Detail::All))
+            @for (number, peer) in (1..).zip(&self.peers) {
+                @let id = format!("p{number}");
+                article id=(id) aria-labelledby={ (id) "-h" } {
+                    h1 id={ (id) "-h" } { (badge(peer)) " " (between(peer)) }
+                    (peer::body(peer, &id, Detail::All))
+                }
+                section aria-label="Evidence" { (peer::evidence(peer)) }
             }
-            section aria-label="Evidence" { (peer::evidence(peer)) }
             (self.events())
             (glossary())
         }
@@ -208,7 +214,7 @@ impl View<'_> {
             }
             @match last {
                 Some(last) => {
-                    (count(self.picture.races, "request")) " lost so far, the last "
+                    (count(self.about.incidents.total_races(), "request")) " lost so far, the last "
                     (long(ago)) " ago, at " (self.time(last)) " UTC."
                 }
                 None => "No request was seen to be lost."
@@ -236,7 +242,7 @@ impl View<'_> {
     }
 
     /// Of a server's row of connections that this host has with itself, the client's, which says the
-    /// same and what to change.
+    /// same and what to change. Of several clients at one address, the worst.
     fn other_end(&self, peer: &PeerReport) -> Option<&PeerReport> {
         let client = peer.to_client()?;
         self.peers.iter().find(|other| {

@@ -18,21 +18,28 @@ type Timed = (SystemTime, Incident);
 pub struct Incidents {
     races: VecDeque<Timed>,
     others: VecDeque<Timed>,
+    /// Races since the start, those that are not kept any more too.
+    total: u64,
 }
 
 impl Incidents {
     /// Takes what is an incident.
     pub fn add(&mut self, observation: Observation, time: SystemTime) {
         let Observation::Incident(incident) = observation else { return };
-        let (kept, most) = if incident.class.is_race() {
-            (&mut self.races, RACES)
-        } else {
-            (&mut self.others, OTHERS)
-        };
+        let is_race = incident.class.is_race();
+        self.total += u64::from(is_race);
+        let (kept, most) =
+            if is_race { (&mut self.races, RACES) } else { (&mut self.others, OTHERS) };
         if kept.len() == most {
             kept.pop_front();
         }
         kept.push_back((time, incident));
+    }
+
+    /// Requests that were lost since the start. Other than the table's counts, which leave with
+    /// rows, it never gets less.
+    pub(super) const fn total_races(&self) -> u64 {
+        self.total
     }
 
     /// When a request was lost last.

@@ -6,6 +6,7 @@ use serde::Serialize;
 
 use super::incidents::Which;
 use super::{About, Ask};
+use crate::clock::rfc3339;
 use crate::logic::table::Picture;
 use crate::logic::verdict::State;
 use crate::report::document::Document;
@@ -48,7 +49,7 @@ struct HookReport<'a> {
 }
 
 pub(super) fn status(about: &About, picture: &Picture) -> String {
-    let About { status, host, kernel, clock, .. } = about;
+    let About { status, host, kernel, clock, wall, .. } = about;
     let hooks = status.hooks.iter().map(|hook| HookReport {
         purpose: hook.job,
         hook: hook.hook,
@@ -65,8 +66,8 @@ pub(super) fn status(about: &About, picture: &Picture) -> String {
         revision: status.revision,
         host,
         kernel,
-        started: clock.rfc3339(clock.start),
-        time: clock.rfc3339(picture.now),
+        started: rfc3339(clock.started),
+        time: rfc3339(*wall),
         seconds: clock.since_start(picture.now).as_secs_f64(),
         attached: status.attached,
         hooks: hooks.collect(),
@@ -74,7 +75,7 @@ pub(super) fn status(about: &About, picture: &Picture) -> String {
         records: status.events.iter().copied().collect(),
         lost: status.lost.iter().copied().collect(),
         reuse_threshold_seconds: picture.threshold.as_secs_f64(),
-        races: picture.races,
+        races: about.incidents.total_races(),
         verdicts: verdicts.collect(),
         peers: picture.states.values().sum(),
         peers_max: picture.max_rows,

@@ -83,7 +83,7 @@ pub(super) fn between(peer: &PeerReport) -> Markup {
     }
 }
 
-/// Where all of a peer is shown.
+/// Where all of a peer is shown, with others that have the same peer.
 pub(super) fn link(peer: &PeerReport) -> String {
     let netns = peer.netns.map_or_else(String::new, |netns| format!("&netns={netns}"));
     format!("/?peer={}{netns}", encoded(&peer.peer))

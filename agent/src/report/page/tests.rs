@@ -13,6 +13,9 @@ use crate::metrics::Hook;
 
 const ALL: Ask = Ask { form: Form::Page, limit: LIMIT, only: None };
 
+/// When the page is made, since the start.
+const NOW: Duration = Duration::from_secs(40);
+
 /// What an agent has seen.
 struct World {
     table: Table,
@@ -64,14 +67,22 @@ impl World {
             host: "node-1".to_owned(),
             kernel: "6.1.0".to_owned(),
             clock: Clock { started: start(), start: Nanos(0) },
+            wall: start() + NOW,
             incidents: Incidents::default(),
             who: Who::default(),
         };
         Self { table: Table::new(500, Duration::from_millis(200), Nanos(0)), about }
     }
 
+    /// The first peer's connections, as a unit has them.
+    fn owned(&self, unit: &str) -> Origin {
+        let place = Place { unit: Some(unit.into()), ..Place::default() };
+        let owner = self.about.who.owner(place);
+        Origin { owner, ..origin(Role::Client, 1, Some("nginx")) }
+    }
+
     fn add(&mut self, observation: Observation) {
-        let time = start() + Duration::from_nanos(observation.time().0);
+        let time = self.about.wall + Duration::from_nanos(observation.time().0) - NOW;
         self.table.add(&observation);
         self.about.incidents.add(observation, time);
     }
@@ -249,9 +260,8 @@ fn names_are_text_whatever_they_look_like() {
 #[test]
 fn an_owner_is_named() {
     let mut world = World::new();
-    let named = |unit: &str| Place { unit: Some(unit.into()), ..Place::default() };
-    let owner = world.about.who.owner(named("<b>.service"));
-    world.traffic(Origin { owner, ..origin(Role::Client, 1, Some("nginx")) }, Closer::Peer, 5000);
+    let owned = world.owned("<b>.service");
+    world.traffic(owned, Closer::Peer, 5000);
     let page = world.page(ALL);
     balanced(&page);
     assert!(page.contains("<bdi>&lt;b&gt;.service (nginx)</bdi>"), "{page}");
@@ -259,8 +269,8 @@ fn an_owner_is_named() {
     let json = json::peers(&world.about, ALL, &picture).unwrap();
     assert!(json.contains(r#""workload": "<b>.service""#), "{json}");
     // A process that has the name of its unit says nothing more.
-    let owner = world.about.who.owner(named("nginx.service"));
-    world.traffic(Origin { owner, ..origin(Role::Client, 2, Some("nginx")) }, Closer::Peer, 5000);
+    let owned = world.owned("nginx.service");
+    world.traffic(owned, Closer::Peer, 5000);
     assert!(world.page(ALL).contains("<bdi>nginx.service</bdi>"));
 }
 
@@ -404,6 +414,58 @@ fn a_peer_on_this_host_is_one_problem() {
     let stranger = Origin { remote: origin(Role::Server, 9, None).remote, ..server };
     world.traffic(stranger, Closer::Local, 2000);
     assert!(world.page(ALL).contains("2 peers are at risk"));
+}
+
+/// As two units of a host that use one database.
+#[test]
+fn owners_with_the_same_peer_are_on_its_page() {
+    let mut world = World::new();
+    let (cart, shop) = (world.owned("cart.service"), world.owned("shop.service"));
+    world.traffic(cart, Closer::Peer, 5000);
+    world.incident(at(39_000), cart, Class::StaleWrite);
+    world.traffic(shop, Closer::Peer, 2000);
+    world.traffic(origin(Role::Client, 2, None), Closer::Peer, 2000);
+    let page = world.page(only("10.0.1.1:8080"));
+    balanced(&page);
+    let title = "<title>racing: cart.service (nginx) → 10.0.1.1:8080 and 1 more – finrace";
+    assert!(page.contains(title), "{page}");
+    let count = |part: &str| page.matches(part).count();
+    assert_eq!((count("<article"), count("<h1"), count("Latest lost requests")), (2, 2, 1));
+    assert!(count("cart.service") > 0 && count("shop.service") > 0 && count("10.0.1.2") == 0);
+}
+
+/// Whatever becomes of the row that counted it.
+#[test]
+fn a_lost_request_stays_lost() {
+    let mut world = World::new();
+    world.incident(at(39_000), origin(Role::Client, 1, None), Class::StaleWrite);
+    world.incident(at(39_000), origin(Role::Client, 1, None), Class::Farewell);
+    world.table = Table::new(500, Duration::from_millis(200), Nanos(0));
+    (0..200).for_each(|n| world.incident(at(n), origin(Role::Client, 2, None), Class::StaleWrite));
+    assert!(world.page(ALL).contains("201 requests lost so far"));
+    let picture = world.picture(ALL);
+    assert!(json::status(&world.about, &picture).contains(r#""races": 201,"#));
+}
+
+/// As after the start of a machine whose clock was an hour late.
+#[test]
+fn a_clock_that_was_set_is_the_one_that_counts() {
+    let mut world = World::new();
+    world.about.wall += Duration::from_hours(1);
+    world.traffic(origin(Role::Client, 1, None), Closer::Peer, 5000);
+    world.incident(at(38_000), origin(Role::Client, 1, None), Class::StaleWrite);
+    let page = world.page(ALL);
+    for part in [
+        "2023-11-14T23:14:00.000000Z\">23:14:00</time> UTC, after 40 s of watching",
+        "the last 2 s ago, at <time datetime=\"2023-11-14T23:13:58.000000Z\">23:13:58</time>",
+        "stale_write 1 (last 2023-11-14 23:13:58 UTC)",
+    ] {
+        assert!(page.contains(part), "{part}: {page}");
+    }
+    let picture = world.picture(ALL);
+    let status = json::status(&world.about, &picture);
+    assert!(status.contains(r#""time": "2023-11-14T23:14:00.000000Z","#), "{status}");
+    assert!(status.contains(r#""seconds": 40.0"#), "{status}");
 }
 
 #[test]
