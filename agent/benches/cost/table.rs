@@ -295,6 +295,7 @@ impl World {
             host: String::new(),
             kernel: String::new(),
             clock,
+            wall: SystemTime::UNIX_EPOCH,
             incidents: Incidents::default(),
             who: Who::default(),
         }
