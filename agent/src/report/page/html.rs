@@ -1,19 +1,20 @@
 //! The page: is anything wrong, between whom, what to change; then the rest.
 
-use std::time::{Duration, SystemTime};
+mod agent;
+mod events;
+
+use std::time::SystemTime;
 
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 
-use super::incidents::Which;
 use super::peer::{self, Detail, badge, between};
 use super::text::{count, long, visible};
 use super::{About, Ask, LIMIT_MAX};
 use crate::clock::rfc3339;
-use crate::logic::model::{Incident, Role};
+use crate::logic::model::Role;
 use crate::logic::table::Picture;
 use crate::logic::verdict::State;
 use crate::report::document::PeerReport;
-use crate::watch::describe;
 
 const STYLE: &str = include_str!("style.css");
 
@@ -21,9 +22,6 @@ const STYLE: &str = include_str!("style.css");
 pub const SECURITY_POLICY: &str = "default-src 'none'; style-src \
     'sha256-mSA/ORHYCKLpqN/t/o/Ew2l9UbhjKaf+/RuhEYsQmqg='; base-uri 'none'; \
     form-action 'none'; frame-ancestors 'none'";
-
-/// Events of each kind, on the page of all peers and on that of one.
-const EVENTS: usize = 50;
 
 /// The worst peers, of which more is said.
 const LONG: usize = 10;
@@ -296,58 +294,6 @@ impl View<'_> {
         }
     }
 
-    fn events(&self) -> Markup {
-        let only = self.ask.only;
-        let races = self.about.incidents.newest(Which::Races, only);
-        let others = self.about.incidents.newest(Which::Others, only);
-        html! {
-            section aria-labelledby="events" {
-                h2 id="events" { "Latest lost requests" }
-                @if races.is_empty() { p { "None so far." } } @else {
-                    (self.incidents("Requests that were lost, or probably lost, the newest first", &races))
-                }
-                @if !others.is_empty() {
-                    details {
-                        summary { "What looks alike and is no race: " (others.len()) }
-                        (self.incidents("Other incidents, the newest first", &others))
-                    }
-                }
-            }
-        }
-    }
-
-    fn incidents(&self, caption: &str, incidents: &[&(SystemTime, Incident)]) -> Markup {
-        html! {
-            table class="events" {
-                caption class="unseen" { (caption) }
-                thead { tr {
-                    th scope="col" { "UTC" } th scope="col" { "What" } th scope="col" { "Which" }
-                } }
-                tbody {
-                    @for (time, incident) in incidents.iter().take(EVENTS) {
-                        @let origin = &incident.origin;
-                        @let ends = if origin.role == Role::Server {
-                            [origin.remote, origin.local]
-                        } else {
-                            [origin.local, origin.remote]
-                        };
-                        tr {
-                            td { (self.time(*time)) }
-                            th scope="row" { (incident.class) }
-                            td {
-                                @if let Some(process) = origin.process {
-                                    bdi { (process.name.as_str()) } "/" (process.pid) " "
-                                }
-                                span class="address" { (ends[0]) " → " (ends[1]) } ": "
-                                (describe(incident))
-                            }
-                        }
-                    }
-                }
-            }
-        }
-    }
-
     /// The time of day, with the date if it is another one.
     fn time(&self, time: SystemTime) -> Markup {
         let (stamp, now) = (rfc3339(time), rfc3339(self.now));
@@ -355,63 +301,6 @@ impl View<'_> {
             if stamp.get(..10) == now.get(..10) { stamp.get(11..19) } else { stamp.get(..19) };
         let short = short.unwrap_or(&stamp).replace('T', " ");
         html! { time datetime=(stamp) { (short) } }
-    }
-
-    fn agent(&self) -> Markup {
-        let About { status, host, kernel, clock, .. } = self.about;
-        let Picture { threshold, states, max_rows, evictions, .. } = self.picture;
-        let revision = Some(status.revision).filter(|revision| !revision.is_empty());
-        let records: u64 = status.events.iter().map(|(_, count)| count).sum();
-        let lost: Vec<_> = status.lost.iter().filter(|(_, count)| *count > 0).collect();
-        html! {
-            section aria-labelledby="agent" {
-                h2 id="agent" { "This agent" }
-                dl {
-                    dt { "Version" }
-                    dd {
-                        (status.version) @if let Some(revision) = revision { " (" (revision) ")" }
-                    }
-                    dt { "Host" } dd { bdi { (host) } ", Linux " (kernel) }
-                    dt { "Watching since" } dd { (self.time(clock.started)) " UTC" }
-                    dt { "Counts as a reuse" }
-                    dd { "a write after more than " (milliseconds(*threshold)) }
-                    dt { "Peers" }
-                    dd {
-                        (states.values().sum::<usize>()) " of at most " (max_rows) ", "
-                        (evictions) " gave way"
-                    }
-                    dt { "Records" } dd { (records) " read" }
-                    dt { "Lost" }
-                    dd {
-                        @if lost.is_empty() { "none" }
-                        @for (number, (reason, count)) in lost.iter().enumerate() {
-                            @if number > 0 { ", " } (reason) " " (count)
-                        }
-                    }
-                    @if !status.missing_fields.is_empty() {
-                        dt { "This kernel lacks" } dd { (status.missing_fields.join(", ")) }
-                    }
-                }
-                div class="scroll" role="region" aria-label="Hooks" tabindex="0" {
-                    table {
-                        caption { "Hooks in the kernel" }
-                        thead { tr {
-                            th scope="col" { "For" } th scope="col" { "Hook" }
-                            th scope="col" { "At" } th scope="col" { "Not seen" }
-                        } }
-                        tbody {
-                            @for hook in &status.hooks {
-                                tr {
-                                    th scope="row" { (hook.job) } td { (hook.hook) }
-                                    td class="address" { (hook.attached_to) }
-                                    td { (hook.loses.unwrap_or("–")) }
-                                }
-                            }
-                        }
-                    }
-                }
-            }
-        }
     }
 }
 
@@ -490,8 +379,4 @@ fn glossary() -> Markup {
             }
         }
     }
-}
-
-fn milliseconds(duration: Duration) -> String {
-    format!("{} ms", duration.as_millis())
 }
