@@ -53,7 +53,7 @@ pub(crate) fn run(args: DeployArgs) -> Result<()> {
     let rules = source(&python, RULES)?;
     for (case, Validated { objects, problems }) in &validated {
         ensure!(problems.is_empty(), "{case}:\n{}", problems.join("\n"));
-        policy::check(objects, &rules).with_context(|| case.clone())?;
+        policy::check(case, objects, &rules).with_context(|| case.clone())?;
     }
     let everything: Vec<&Value> = validated.values().flat_map(|case| &case.objects).collect();
     let typos = refuses_typos(&python, &everything)?;

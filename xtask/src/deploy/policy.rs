@@ -9,19 +9,25 @@ use serde_json::{Value, json};
 
 use crate::root;
 
-/// Checks one set of manifests; `rules` is what alerts and recording rules have to be.
-pub(super) fn check(objects: &[Value], rules: &Value) -> Result<()> {
+/// Where the kubelet is too old to know a right that is not also one to run commands in containers.
+const NODES_PROXY: [&str; 2] = ["kustomize kubelet-proxy", "helm kubelet before 1.33"];
+
+/// Where the kernel counts BPF maps as locked memory.
+const MEMLOCK: [&str; 2] = ["kustomize linux-5.10", "helm much"];
+
+/// Checks the manifests of one case; `rules` is what alerts and recording rules have to be.
+pub(super) fn check(case: &str, objects: &[Value], rules: &Value) -> Result<()> {
     let set = Set(objects);
     let daemonset = set.only("DaemonSet")?;
     let pod = at(daemonset, "/spec/template")?;
-    check_pod(pod).context("DaemonSet")?;
+    check_pod(case, pod).context("DaemonSet")?;
     ensure!(
         daemonset.pointer("/spec/updateStrategy/rollingUpdate/maxUnavailable").is_some(),
         "DaemonSet: no maxUnavailable"
     );
     let labels = at(pod, "/metadata/labels")?;
     selects(at(daemonset, "/spec/selector/matchLabels")?, labels).context("DaemonSet")?;
-    check_rights(&set, pod)?;
+    check_rights(case, &set, pod)?;
 
     for object in objects {
         let kind = kind(object);
@@ -96,7 +102,7 @@ fn texts(value: &Value) -> BTreeSet<&str> {
     value.as_array().into_iter().flatten().filter_map(Value::as_str).collect()
 }
 
-fn check_pod(pod: &Value) -> Result<()> {
+fn check_pod(case: &str, pod: &Value) -> Result<()> {
     let spec = at(pod, "/spec")?;
     for key in ["hostPID", "hostIPC", "hostNetwork", "initContainers"] {
         ensure!(spec.get(key).is_none(), "{key} is set");
@@ -116,16 +122,17 @@ fn check_pod(pod: &Value) -> Result<()> {
     is(spec, "/volumes", &hosts)?;
     let containers = at(spec, "/containers")?.as_array().map_or(0, Vec::len);
     ensure!(containers == 1, "{containers} containers");
-    check_container(at(spec, "/containers/0")?)
+    check_container(case, at(spec, "/containers/0")?)
 }
 
-fn check_container(container: &Value) -> Result<()> {
+fn check_container(case: &str, container: &Value) -> Result<()> {
     let mut context = at(container, "/securityContext")?.clone();
     let added = context.pointer("/capabilities/add").map(texts).unwrap_or_default();
-    let needed = BTreeSet::from(["BPF", "PERFMON"]);
-    let memlock = BTreeSet::from(["SYS_RESOURCE"]);
-    ensure!(added.is_superset(&needed), "no BPF or no PERFMON");
-    ensure!((&added - &needed).is_subset(&memlock), "capabilities {added:?}");
+    let mut needed = BTreeSet::from(["BPF", "PERFMON"]);
+    if MEMLOCK.contains(&case) {
+        needed.insert("SYS_RESOURCE");
+    }
+    ensure!(added == needed, "capabilities are {added:?} instead of {needed:?}");
     if let Some(capabilities) = context.pointer_mut("/capabilities").and_then(Value::as_object_mut)
     {
         capabilities.remove("add");
@@ -158,7 +165,7 @@ fn check_container(container: &Value) -> Result<()> {
 }
 
 /// The rights at the API server are those that the arguments need, and no others.
-fn check_rights(set: &Set<'_>, pod: &Value) -> Result<()> {
+fn check_rights(case: &str, set: &Set<'_>, pod: &Value) -> Result<()> {
     let arguments = texts(at(pod, "/spec/containers/0/args")?);
     let mut needed = BTreeSet::new();
     let mut watch =
@@ -169,11 +176,9 @@ fn check_rights(set: &Set<'_>, pod: &Value) -> Result<()> {
     if arguments.iter().any(|argument| argument.starts_with("--kube.remote=")) {
         watch("services");
     }
-    let mut alternatives = vec![needed.clone()];
     if arguments.contains("--kube.source=kubelet") {
-        alternatives = ["pods", "proxy"]
-            .map(|part| &needed | &BTreeSet::from([format!("get nodes/{part}.")]))
-            .to_vec();
+        let part = if NODES_PROXY.contains(&case) { "proxy" } else { "pods" };
+        needed.insert(format!("get nodes/{part}."));
     }
     let mut granted = BTreeSet::new();
     for rule in
@@ -186,7 +191,7 @@ fn check_rights(set: &Set<'_>, pod: &Value) -> Result<()> {
             }
         }
     }
-    ensure!(alternatives.contains(&granted), "rights are {granted:?} instead of {alternatives:?}");
+    ensure!(granted == needed, "rights are {granted:?} instead of {needed:?}");
 
     let account = at(pod, "/spec/serviceAccountName")?;
     for kind in ["ClusterRoleBinding", "RoleBinding"] {
@@ -242,15 +247,15 @@ fn has_port(port: &Value, pod: &Value) -> Result<()> {
 mod tests {
     use super::*;
 
-    /// A set that is as promised, but for one change.
-    fn with(pointer: &str, value: Value) -> String {
+    /// A set that is as promised, but for some changes.
+    fn with(case: &str, changes: &[(&str, Value)]) -> String {
         let text = include_str!("promised.json");
-        let mut objects: Vec<Value> = serde_json::from_str(text).unwrap();
-        let (parent, key) = pointer.rsplit_once('/').unwrap();
-        let mut list = Value::Array(objects);
-        list.pointer_mut(parent).expect(parent)[key] = value;
-        objects = list.as_array().unwrap().clone();
-        match check(&objects, &Value::Null) {
+        let mut list: Value = serde_json::from_str(text).unwrap();
+        for (pointer, value) in changes {
+            let (parent, key) = pointer.rsplit_once('/').unwrap();
+            list.pointer_mut(parent).expect(parent)[key] = value.clone();
+        }
+        match check(case, list.as_array().unwrap(), &Value::Null) {
             Ok(()) => "fine".to_owned(),
             Err(error) => format!("{error:#}"),
         }
@@ -259,7 +264,7 @@ mod tests {
     #[test]
     fn each_broken_promise_is_found() {
         let check = |pointer: &str, value: Value, expected: &str| {
-            let found = with(pointer, value);
+            let found = with("kustomize base", &[(pointer, value)]);
             assert!(found.contains(expected), "{pointer}: {found}");
         };
         let spec = "/0/spec/template/spec";
@@ -270,11 +275,11 @@ mod tests {
         check(&format!("{context}/allowPrivilegeEscalation"), json!(true), "securityContext");
         check(&format!("{context}/readOnlyRootFilesystem"), json!(false), "securityContext");
         check(&format!("{context}/capabilities/drop"), json!(["NET_RAW"]), "securityContext");
-        check(&format!("{context}/capabilities/add"), json!(["BPF"]), "no PERFMON");
+        check(&format!("{context}/capabilities/add"), json!(["BPF"]), "capabilities");
         let too_much = json!(["BPF", "PERFMON", "SYS_ADMIN"]);
         check(&format!("{context}/capabilities/add"), too_much, "SYS_ADMIN");
         let old = json!(["BPF", "PERFMON", "SYS_RESOURCE"]);
-        check(&format!("{context}/capabilities/add"), old, "fine");
+        check(&format!("{context}/capabilities/add"), old, "SYS_RESOURCE");
         check(&format!("{spec}/hostPID"), json!(true), "hostPID");
         check(&format!("{spec}/hostNetwork"), json!(true), "hostNetwork");
         check(&format!("{spec}/securityContext/runAsUser"), json!(0), "runAsUser");
@@ -301,5 +306,82 @@ mod tests {
         check("/5/spec/selector", json!({}), "an empty selector");
         check("/6/spec/endpoints/0/port", json!("metrics"), "no port");
         check("/3/kind", json!("Secret"), "nothing is promised of a Secret");
+    }
+
+    #[test]
+    fn more_rights_only_where_they_are_meant() {
+        let container = "/0/spec/template/spec/containers/0";
+        let add = format!("{container}/securityContext/capabilities/add");
+        let args = format!("{container}/args");
+        let memlock = [(&*add, json!(["BPF", "PERFMON", "SYS_RESOURCE"]))];
+        assert_eq!(with("kustomize linux-5.10", &memlock), "fine");
+        assert!(with("helm default", &memlock).contains("SYS_RESOURCE"));
+        assert!(with("kustomize linux-5.10", &[]).contains("SYS_RESOURCE"));
+
+        let kubelet = |resource| {
+            let of_kubelet =
+                json!(["serve", "--web.listen-address=:9502", "--kube.source=kubelet"]);
+            [
+                (&*args, of_kubelet),
+                ("/1/rules/0/resources", json!([resource])),
+                ("/1/rules/0/verbs", json!(["get"])),
+            ]
+        };
+        let (pods, proxy) = (kubelet("nodes/pods"), kubelet("nodes/proxy"));
+        assert_eq!(with("kustomize kubelet", &pods), "fine");
+        assert!(with("kustomize kubelet", &proxy).contains("get nodes/proxy"));
+        assert!(with("helm kubelet", &proxy).contains("get nodes/proxy"));
+        assert_eq!(with("kustomize kubelet-proxy", &proxy), "fine");
+        assert_eq!(with("helm kubelet before 1.33", &proxy), "fine");
+        assert!(with("helm kubelet before 1.33", &pods).contains("get nodes/pods"));
+    }
+
+    #[test]
+    fn seccomp_allows_no_namespaces_and_changes_no_directories() {
+        let profile = include_str!("../../../deploy/seccomp/finrace.json");
+        let profile: Value = serde_json::from_str(profile).unwrap();
+        // What is not allowed does not exist, so that libraries do without clone3.
+        is(&profile, "/defaultAction", &json!("SCMP_ACT_ERRNO")).unwrap();
+        is(&profile, "/defaultErrnoRet", &json!(38)).unwrap();
+        let rules = profile["syscalls"].as_array().unwrap();
+        let (filtered, plain): (Vec<_>, Vec<_>) =
+            rules.iter().partition(|rule| rule.get("args").is_some());
+        let plain: BTreeSet<&str> = plain.iter().flat_map(|rule| texts(&rule["names"])).collect();
+        for name in [
+            "clone",
+            "clone3",
+            "fork",
+            "vfork",
+            "unshare",
+            "setns",
+            "mount",
+            "chroot",
+            "pivot_root",
+            "open",
+            "creat",
+            "mkdir",
+            "mkdirat",
+            "mknod",
+            "mknodat",
+            "link",
+            "linkat",
+            "symlink",
+            "symlinkat",
+            "rename",
+            "renameat",
+            "renameat2",
+            "rmdir",
+            "unlink",
+            "unlinkat",
+        ] {
+            assert!(!plain.contains(name), "{name}");
+        }
+        let [clone] = filtered.as_slice() else { panic!("{filtered:?}") };
+        is(clone, "/names", &json!(["clone"])).unwrap();
+        // NEWNS, NEWCGROUP, NEWUTS, NEWIPC, NEWUSER, NEWPID, NEWNET.
+        let flags = json!({
+            "index": 0, "value": 0x7e02_0000, "valueTwo": 0, "op": "SCMP_CMP_MASKED_EQ",
+        });
+        is(clone, "/args", &json!([flags])).unwrap();
     }
 }

@@ -14,7 +14,7 @@ use crate::{deploy, setup};
 const FOREIGN: [&str; 2] = ["monitoring.coreos.com", "security.openshift.io"];
 
 /// What others have that an agent might ask for, or ought never to get.
-const RESOURCES: [&str; 12] = [
+const RESOURCES: [&str; 13] = [
     "pods",
     "pods/exec",
     "pods/log",
@@ -22,6 +22,7 @@ const RESOURCES: [&str; 12] = [
     "discovery.k8s.io/endpointslices",
     "endpoints",
     "nodes",
+    "nodes/pods",
     "nodes/proxy",
     "secrets",
     "configmaps",
