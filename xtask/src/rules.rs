@@ -40,8 +40,7 @@ pub(crate) fn run() -> Result<()> {
 
 /// That finrace takes it, a unit test says.
 fn web_example(directory: &Path) -> Result<()> {
-    let place = root().join("target/web");
-    fs::create_dir_all(&place).context("making target/web")?;
+    let place = setup::empty_directory(setup::target_dir().join("web"))?;
     fs::copy(directory.join(WEB), place.join(WEB)).with_context(|| format!("copying {WEB}"))?;
     // promtool looks at the certificates, too.
     let request =
