@@ -47,7 +47,9 @@ def lose(source, peer):
         connection.sendall(REQUEST)
         got = 0
         while got < len(RESPONSE):
-            got += len(connection.recv(65536))
+            part = connection.recv(65536)
+            assert part, f"{got} bytes of an answer"
+            got += len(part)
         time.sleep(GAP)
         connection.sendall(REQUEST)
         try:
@@ -59,12 +61,22 @@ def lose(source, peer):
 
 
 def race(source, rounds, *peers):
+    failures = []
+
+    def attempt(peer):
+        try:
+            lose(source, peer)
+        except (AssertionError, OSError) as error:
+            failures.append(f"{peer}: {error!r}")
+
     for _ in range(int(rounds)):
-        threads = [threading.Thread(target=lose, args=(source, peer)) for peer in peers]
+        threads = [threading.Thread(target=attempt, args=(peer,)) for peer in peers]
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join()
+    if failures:
+        sys.exit("\n".join(failures))
 
 
 if __name__ == "__main__":
