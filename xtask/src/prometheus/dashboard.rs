@@ -27,8 +27,11 @@ use crate::servers::metrics::Serving;
 use crate::setup::{self, now, server_port};
 use crate::{report, root};
 
-/// Long enough for a verdict, and for rates.
-const WATCH: Duration = Duration::from_secs(45);
+/// For verdicts and rates to come.
+const PATIENCE: Duration = Duration::from_mins(2);
+
+/// Between two looks.
+const PAUSE: Duration = Duration::from_secs(5);
 
 const PAGE: &str = "docs/fleet.md";
 
@@ -83,8 +86,14 @@ pub(crate) fn run(args: PrometheusArgs) -> Result<()> {
     let [hits, others] = racing.racing();
     let loads = [hits, others, close.idle()];
     let (found, _) = during(&loads, || {
-        sleep(WATCH);
-        scene.check(&board, &queries)
+        let end = now() + PATIENCE;
+        loop {
+            let found = scene.check(&board, &queries)?;
+            if found.is_empty() || now() > end {
+                return Ok(found);
+            }
+            sleep(PAUSE);
+        }
     })?;
     faults.extend(found);
     for fault in &faults {
