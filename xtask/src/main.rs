@@ -2,6 +2,7 @@
 
 mod bench;
 mod bpf;
+mod cgroup;
 mod ci;
 mod client;
 mod deploy;

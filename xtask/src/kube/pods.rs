@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 use super::cluster::Cluster;
+use crate::cgroup::remove_tree;
 
 /// The node that the agent runs on.
 pub(super) const NODE: &str = "node-a";
@@ -222,21 +223,5 @@ impl Cgroups {
 impl Drop for Cgroups {
     fn drop(&mut self) {
         self.remove();
-    }
-}
-
-/// Removes a cgroup and those below it; what cannot be removed is found by the next run.
-pub(super) fn remove_tree(directory: &Path) {
-    for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
-        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-            remove_tree(&entry.path());
-        }
-    }
-    // What was killed just now may not be gone yet.
-    for _ in 0..50 {
-        if fs::remove_dir(directory).is_ok() || !directory.exists() {
-            return;
-        }
-        std::thread::sleep(std::time::Duration::from_millis(20));
     }
 }

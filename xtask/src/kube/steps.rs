@@ -10,8 +10,9 @@ use rustix::process::Signal;
 use serde_json::{Value, json};
 
 use super::manifests;
-use super::pods::{Driver, NODE, Pod, Spec, remove_tree};
+use super::pods::{Driver, NODE, Pod, Spec};
 use super::scene::{Port, REMOTES, Race, SERVICE, SERVICE_PORTS, Scene};
+use crate::cgroup::remove_tree;
 use crate::setup::run;
 
 pub(super) type Step = (&'static str, fn(&mut Scene, &mut Cast) -> Result<()>);

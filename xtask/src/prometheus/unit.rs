@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
+use crate::cgroup::remove_tree;
+
 /// A cgroup of version 2, without systemd. It goes with this, once its processes have ended.
 pub(super) struct Unit {
     mount: PathBuf,
@@ -37,7 +39,7 @@ impl Unit {
 impl Drop for Unit {
     fn drop(&mut self) {
         // Refused where another pair is in it, or in the slice.
-        fs::remove_dir(&self.path).ok();
+        remove_tree(&self.path);
         if let Some(slice) = self.path.parent() {
             fs::remove_dir(slice).ok();
         }
