@@ -15,6 +15,7 @@ mod lab;
 mod link;
 mod live;
 mod lookalikes;
+mod memory;
 mod prometheus;
 mod proxy;
 mod rules;

@@ -12,9 +12,10 @@ use anyhow::{Context, Result, ensure};
 use serde::Serialize;
 
 use super::figure::Figure;
-use super::machine::{field, read};
+use super::machine::read;
 use super::stats::median;
 use super::workload::Stand;
+use crate::memory::Memory;
 use crate::setup::{Process, now, server_port};
 
 const STARTS: usize = 11;
@@ -53,18 +54,14 @@ pub(super) fn run(stand: &Stand) -> Result<Agent> {
     let before = cpu_ns(agent.pid())?;
     sleep(IDLE);
     let spent = cpu_ns(agent.pid())? - before;
-    let status = read(&format!("/proc/{}/status", agent.pid()))?;
-    let kib = |name| {
-        let value = field(&status, name).and_then(|value| value.strip_suffix(" kB"));
-        value.and_then(|value| value.parse().ok()).with_context(|| format!("no {name}"))
-    };
+    let memory = Memory::of(agent.pid())?;
     #[expect(clippy::cast_precision_loss, reason = "of seconds")]
     let idle_cpu_percent = 100.0 * spent as f64 / IDLE.as_nanos() as f64;
     Ok(Agent {
         binary_bytes,
         start_ms,
-        idle_rss_kb: kib("VmRSS")?,
-        peak_rss_kb: kib("VmHWM")?,
+        idle_rss_kb: memory.now,
+        peak_rss_kb: memory.peak,
         idle_cpu_percent,
     })
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
+use crate::memory::Memory;
 use crate::setup::{self, now};
 
 /// Limits may not be higher than this machine's own, which podman's defaults would be. crun does not
@@ -60,18 +61,19 @@ impl Container {
 
     /// What the kernel says of its first process.
     pub(super) fn status(&self) -> Result<String> {
-        let mut podman = Command::new("podman");
-        let pid = setup::run(podman.args(["inspect", "--format={{.State.Pid}}", &self.name]))?;
-        let path = format!("/proc/{}/status", pid.trim());
+        let path = format!("/proc/{}/status", self.pid()?);
         fs::read_to_string(&path).with_context(|| path)
     }
 
-    /// The most memory that was ever resident.
-    pub(super) fn peak_kib(&self) -> Result<u64> {
-        let status = self.status()?;
-        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
-        let number = line.and_then(|line| line.split_whitespace().next()?.parse().ok());
-        number.with_context(|| format!("no VmHWM of {}", self.name))
+    /// Of its first process.
+    pub(super) fn memory(&self) -> Result<Memory> {
+        Memory::of(self.pid()?).with_context(|| self.name.clone())
+    }
+
+    fn pid(&self) -> Result<u32> {
+        let mut podman = Command::new("podman");
+        let pid = setup::run(podman.args(["inspect", "--format={{.State.Pid}}", &self.name]))?;
+        pid.trim().parse().with_context(|| format!("{} has the pid `{}`", self.name, pid.trim()))
     }
 }
 

@@ -133,7 +133,7 @@ fn races(image: &str, profile: &Path, directory: &Path) -> Result<()> {
         "image of {} KiB; resident memory of the agent {:.0} KiB, at its start {} KiB",
         build::size(image)? / 1024,
         metrics.plain("process_resident_memory_bytes").unwrap_or_default() / 1024.0,
-        agent.peak_kib()?,
+        agent.memory()?.peak,
     ));
     Ok(())
 }

@@ -15,6 +15,7 @@ use super::cluster::Cluster;
 use super::manifests;
 use super::pods::{NODE, container_id};
 use super::scene::{CLIENTS, Scene};
+use crate::memory::Memory;
 use crate::setup::{now, run, until};
 
 /// What the agent may take, at its peak.
@@ -81,7 +82,7 @@ pub(super) fn measure(scene: &mut Scene, finrace: &Path, count: u32) -> Result<(
     let churned = wait_known(scene, remote)?;
     println!("kube: {} pods replaced; it takes {churned}", coming.len());
     scene.agents.clear();
-    ensure!(churned.peak < MEMORY_MB, "{churned}: more than {MEMORY_MB} MB");
+    ensure!(churned.peak_mb() < MEMORY_MB, "{churned}: more than {MEMORY_MB} MB");
     Ok(())
 }
 
@@ -123,31 +124,6 @@ fn wait_known(scene: &Scene, remote: u32) -> Result<Memory> {
     })
     .with_context(|| format!("{last} instead of {remote}"))?;
     Memory::of(agent.process().pid())
-}
-
-/// Resident, of the agent, in units of a million bytes.
-struct Memory {
-    now: f64,
-    peak: f64,
-}
-
-impl Memory {
-    fn of(pid: u32) -> Result<Self> {
-        let path = format!("/proc/{pid}/status");
-        let text = fs::read_to_string(&path).with_context(|| path.clone())?;
-        let value = |name: &str| {
-            let line = text.lines().find_map(|line| line.strip_prefix(name));
-            let kib = line.and_then(|line| line.split_whitespace().next()?.parse::<f64>().ok());
-            kib.map(|kib| kib * 1024.0 / 1e6).with_context(|| format!("{path}: no {name}"))
-        };
-        Ok(Self { now: value("VmRSS:")?, peak: value("VmHWM:")? })
-    }
-}
-
-impl std::fmt::Display for Memory {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{:.1} MB, at the most {:.1} MB", self.now, self.peak)
-    }
 }
 
 /// One pod of many.

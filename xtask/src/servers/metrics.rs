@@ -41,10 +41,6 @@ impl Serving {
         &self.process
     }
 
-    pub(super) const fn address(&self) -> SocketAddr {
-        self.address
-    }
-
     /// The metrics, as they are now.
     pub(crate) fn scrape(&self) -> Result<Metrics> {
         Metrics::scrape(self.address)

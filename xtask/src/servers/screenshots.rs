@@ -144,7 +144,7 @@ pub(crate) fn run(args: &ScreenshotArgs) -> Result<()> {
     let loads: Vec<Load<'_>> = stands.iter().map(Stand::load).collect();
     during(&loads, || {
         wait(&serving, &stands)?;
-        PICTURES.iter().try_for_each(|picture| picture.take(serving.address(), &directory))
+        PICTURES.iter().try_for_each(|picture| picture.take(serving.address, &directory))
     })?;
     Ok(())
 }
