@@ -8,7 +8,6 @@ mod client;
 mod deploy;
 mod docs;
 mod guest;
-mod histograms;
 mod image;
 mod kube;
 mod lab;
@@ -75,7 +74,7 @@ enum Task {
     /// Take the pictures of the status page that are in README.md (root, Debian)
     Screenshots(servers::ScreenshotArgs),
     /// Native histograms and exemplars, as a real Prometheus takes them (root, Debian)
-    Histograms(histograms::HistogramsArgs),
+    Histograms(prometheus::HistogramsArgs),
     /// Traffic that looks like a race and is none (root, Debian)
     Lookalikes(lookalikes::LookalikeArgs),
 }
@@ -108,7 +107,7 @@ fn run(task: Task) -> Result<()> {
         Task::Kube(args) => kube::run(args),
         Task::Servers(args) => servers::run(args),
         Task::Screenshots(args) => servers::screenshots(&args),
-        Task::Histograms(args) => histograms::run(args),
+        Task::Histograms(args) => prometheus::histograms(args),
         Task::Lookalikes(args) => lookalikes::run(args),
     }
 }

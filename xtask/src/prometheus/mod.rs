@@ -1,11 +1,12 @@
 //! A real Prometheus that scrapes a real finrace while real software races: `cargo xtask dashboard`
 //! runs the queries of the dashboard and of the documentation, `cargo xtask alerts` follows an alert
-//! to a webhook and back.
+//! to a webhook and back, `cargo xtask histograms` is about native histograms and exemplars.
 
 mod alerts;
 mod board;
 mod dashboard;
 mod endpoint;
+mod histograms;
 mod queries;
 mod stand;
 mod unit;
@@ -25,6 +26,7 @@ use serde_json::Value;
 
 pub(crate) use alerts::run as alerts;
 pub(crate) use dashboard::run as dashboard;
+pub(crate) use histograms::{HistogramsArgs, run as histograms};
 
 use crate::root;
 use crate::setup::{self, Process, now, server_port};
@@ -36,7 +38,7 @@ const OPTIONS: [&str; 2] = ["--storage.tsdb.path=data", "--enable-feature=native
 /// For a Go program to start on a busy machine.
 const START: Duration = Duration::from_secs(30);
 
-/// Options of both.
+/// Options of all.
 #[derive(Args, Debug)]
 pub(crate) struct PrometheusArgs {
     /// The program under test
@@ -61,19 +63,26 @@ struct Daemon {
 impl Daemon {
     /// Starts `program` in this directory, where its configuration is written to, and waits until it
     /// says that it is ready.
-    fn start(program: &str, conf: &str, arguments: &[&str], directory: &Path) -> Result<Self> {
+    fn start(
+        program: impl AsRef<Path>,
+        conf: &str,
+        arguments: &[&str],
+        directory: &Path,
+    ) -> Result<Self> {
+        let program = program.as_ref();
+        let name = program.file_name().unwrap_or_default().display().to_string();
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, server_port()?));
-        let file = directory.join(format!("{program}.yaml"));
+        let file = directory.join(format!("{name}.yaml"));
         fs::write(&file, conf).with_context(|| format!("writing {}", file.display()))?;
         let mut command = Command::new(program);
         command.current_dir(directory).arg(format!("--config.file={}", file.display()));
         command.arg(format!("--web.listen-address={address}")).arg("--log.level=warn");
         command.args(arguments);
-        let mut process = Process::spawn(program, command, directory)?;
+        let mut process = Process::spawn(&name, command, directory)?;
         let end = now() + START;
         while !get(address, "/-/ready").is_ok_and(|(status, _)| status == 200) {
-            ensure!(process.is_running()?, "{program} ended: {}", process.output()?);
-            ensure!(now() < end, "{program} is not ready: {}", process.output()?);
+            ensure!(process.is_running()?, "{name} ended: {}", process.output()?);
+            ensure!(now() < end, "{name} is not ready: {}", process.output()?);
             sleep(Duration::from_millis(50));
         }
         Ok(Self { address, _process: process })

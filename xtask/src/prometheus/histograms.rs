@@ -15,12 +15,11 @@ use anyhow::{Context, Result, anyhow, bail, ensure};
 use clap::Args;
 use serde_json::Value;
 
+use super::{Daemon, PrometheusArgs, START, prepare};
 use crate::client::{Answer, Client};
-use crate::setup::{self, Process, empty_directory, now, server_port, target_dir, wait_port};
-use crate::{report, root};
-
-/// For programs to start, also on a busy machine.
-const START: Duration = Duration::from_secs(30);
+use crate::report;
+use crate::servers::metrics::Serving;
+use crate::setup::{self, now, server_port};
 
 /// A server's idle timeout, which no gap before a good request comes near to.
 const TIMEOUT: Duration = Duration::from_millis(1500);
@@ -31,36 +30,31 @@ const GAPS: [u64; 9] = [250, 260, 270, 300, 330, 480, 700, 710, 900];
 /// Options of `cargo xtask histograms`.
 #[derive(Args, Debug)]
 pub(crate) struct HistogramsArgs {
-    /// The program under test
-    #[arg(long, value_name = "PATH", default_value = "target/release/finrace")]
-    finrace: PathBuf,
+    #[command(flatten)]
+    common: PrometheusArgs,
     /// Prometheus, from version 2.40 on
     #[arg(long, value_name = "PATH", default_value = "/usr/bin/prometheus")]
     prometheus: PathBuf,
 }
 
 pub(crate) fn run(args: HistogramsArgs) -> Result<()> {
-    ensure!(rustix::process::geteuid().is_root(), "an agent that sees traffic needs root");
-    setup::ensure(&["prometheus"])?;
-    let version = version(&args.prometheus)?;
-    let directory = empty_directory(target_dir().join("histograms"))?;
-    let finrace = root().join(args.finrace);
+    let finrace = args.common.finrace()?;
+    let directory = prepare("histograms")?;
+    // It is started in a directory of its own.
+    let program = std::path::absolute(&args.prometheus).context("the path of Prometheus")?;
+    let version = version(&program)?;
     let with = ["--metrics.native-histograms", "--metrics.exemplars"];
-    let with = Agent::start(&finrace, &with, "with", &directory)?;
-    let without = Agent::start(&finrace, &[], "without", &directory)?;
+    let with = Serving::start_with(&finrace, "with", &with, &directory)?;
+    let without = Serving::start_with(&finrace, "without", &[], &directory)?;
 
-    let start = |name, agent: &Agent, features: &str, keeps_classic: bool| {
-        Prometheus::start(
-            &args.prometheus,
-            name,
-            agent.address,
-            features,
-            keeps_classic,
-            &directory,
-        )
+    let start = |name, agent: &Serving, features: &str, keeps_classic: bool| {
+        Prometheus::start(&program, name, agent, features, keeps_classic, &directory)
     };
     // Before 2.45 there is no way to keep the classic ones, and the option has had this name since 3.
     let keeps_classic = version >= 3;
+    if !keeps_classic {
+        report("SKIP classic beside native histograms: Prometheus before 3");
+    }
     let all = "native-histograms,exemplar-storage";
     let native = start("native", &with, all, keeps_classic)?;
     let classic = start("classic", &with, "exemplar-storage", false)?;
@@ -95,23 +89,6 @@ fn version(prometheus: &Path) -> Result<u32> {
     let version = text.split("version ").nth(1).and_then(|rest| rest.split('.').next());
     let version = version.and_then(|version| version.parse().ok());
     version.with_context(|| format!("a version in `{text}`"))
-}
-
-/// A `finrace serve` at work.
-struct Agent {
-    address: SocketAddr,
-    _process: Process,
-}
-
-impl Agent {
-    fn start(finrace: &Path, options: &[&str], name: &str, directory: &Path) -> Result<Self> {
-        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, server_port()?));
-        let mut command = Command::new(finrace);
-        command.args(["serve", "--web.listen-address", &address.to_string()]).args(options);
-        let mut process = Process::spawn(name, command, directory)?;
-        process.wait_output("attached", START)?;
-        Ok(Self { address, _process: process })
-    }
 }
 
 /// What was done, and what came of it.
@@ -214,37 +191,28 @@ fn answer(mut stream: &TcpStream) -> Result<()> {
 /// A Prometheus that scrapes one agent.
 struct Prometheus {
     name: &'static str,
-    address: SocketAddr,
-    _process: Process,
+    daemon: Daemon,
 }
 
 impl Prometheus {
     fn start(
         program: &Path,
         name: &'static str,
-        agent: SocketAddr,
+        agent: &Serving,
         features: &str,
         keeps_classic: bool,
         directory: &Path,
     ) -> Result<Self> {
-        let directory = empty_directory(directory.join(name))?;
+        let directory = setup::empty_directory(directory.join(name))?;
         let keeps = if keeps_classic { "always_scrape_classic_histograms: true" } else { "" };
-        let config = format!(
+        let conf = format!(
             "scrape_configs:\n  - job_name: finrace\n    scrape_interval: 1s\n    scrape_timeout: 1s\n\
-            \x20   static_configs: [{{targets: ['{agent}']}}]\n    {keeps}\n"
+             \x20   static_configs: [{{targets: ['{}']}}]\n    {keeps}\n",
+            agent.address
         );
-        let file = directory.join("prometheus.yml");
-        std::fs::write(&file, config).with_context(|| format!("writing {}", file.display()))?;
-        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, server_port()?));
-        let mut command = Command::new(program);
-        command
-            .arg(format!("--config.file={}", file.display()))
-            .arg(format!("--storage.tsdb.path={}", directory.join("data").display()))
-            .arg(format!("--web.listen-address={address}"))
-            .arg(format!("--enable-feature={features}"));
-        let process = Process::spawn("prometheus", command, &directory)?;
-        wait_port(address, START)?;
-        Ok(Self { name, address, _process: process })
+        let options = ["--storage.tsdb.path=data", &format!("--enable-feature={features}")];
+        let daemon = Daemon::start(program, &conf, &options, &directory).context(name)?;
+        Ok(Self { name, daemon })
     }
 
     /// Waits until it has scraped all that was done.
@@ -264,22 +232,9 @@ impl Prometheus {
         }
     }
 
-    fn get(&self, path: &str) -> Result<Value> {
-        let mut stream = TcpStream::connect(self.address).context("connecting to Prometheus")?;
-        stream.set_read_timeout(Some(START))?;
-        write!(stream, "GET /api/v1/{path} HTTP/1.0\r\n\r\n")?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).context("reading from Prometheus")?;
-        let (_, body) = answer.split_once("\r\n\r\n").context("an answer without a body")?;
-        let value: Value = serde_json::from_str(body).with_context(|| format!("{path}: {body}"))?;
-        let is_success = value.get("status") == Some(&"success".into());
-        ensure!(is_success, "{}: {path}: {value}", self.name);
-        value.get("data").cloned().with_context(|| format!("{path}: no data"))
-    }
-
     /// Of a query for one number, which may find nothing.
     fn value(&self, query: &str) -> Result<Option<f64>> {
-        let data = self.get(&format!("query?query={}", encoded(query)))?;
+        let data = self.daemon.api("query", &[("query", query)]).context(self.name)?;
         let result = data.get("result").and_then(Value::as_array);
         let result = result.with_context(|| format!("{query}: {data}"))?;
         match result.as_slice() {
@@ -306,12 +261,9 @@ impl Prometheus {
     /// Those of races, of the last minute by Prometheus' own clock: series and exemplar, for each.
     fn exemplars(&self) -> Result<Vec<(Value, Value)>> {
         let time = self.value("vector(time())")?.context("no time")?;
-        let query = format!(
-            "query_exemplars?query=finrace_races_total&start={}&end={}",
-            time - 60.0,
-            time + 1.0
-        );
-        let data = self.get(&query)?;
+        let (start, end) = ((time - 60.0).to_string(), (time + 1.0).to_string());
+        let parameters = [("query", "finrace_races_total"), ("start", &start), ("end", &end)];
+        let data = self.daemon.api("query_exemplars", &parameters).context(self.name)?;
         let mut exemplars = Vec::new();
         for series in data.as_array().with_context(|| format!("{data}"))? {
             let labels = series.get("seriesLabels").cloned().unwrap_or_default();
@@ -322,15 +274,6 @@ impl Prometheus {
         }
         Ok(exemplars)
     }
-}
-
-/// As part of a URL.
-fn encoded(text: &str) -> String {
-    let byte = |byte: u8| match byte {
-        b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'_' => char::from(byte).to_string(),
-        _ => format!("%{byte:02X}"),
-    };
-    text.bytes().map(byte).collect()
 }
 
 fn check_native(prometheus: &Prometheus, traffic: &Traffic, keeps_classic: bool) -> Result<()> {
