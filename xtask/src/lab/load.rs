@@ -15,6 +15,10 @@ use crate::link::enter;
 use crate::proxy::path;
 use crate::setup::now;
 
+/// So often connections idle out before the load begins: an estimate of the timeout rests on closes
+/// at as many moments, and without one a `read_and_closed` is not told.
+const QUIET_ROUNDS: usize = 3;
+
 /// How to load one proxy.
 pub(super) struct Load<'a> {
     pub(super) namespace: Option<&'a str>,
@@ -28,7 +32,7 @@ pub(super) struct Load<'a> {
 }
 
 impl Load<'_> {
-    /// Lets each worker's first connection idle out, then loads; returns the number of requests.
+    /// Lets each worker's first connections idle out, then loads; returns the number of requests.
     pub(super) fn run(&self) -> Result<usize> {
         scope(|scope| {
             let workers: Vec<_> =
@@ -47,10 +51,12 @@ impl Load<'_> {
         let mut client = Client::connect(self.proxy, &path(index))?;
         let mut random = Random(index as u64);
 
-        request(&mut client)?;
-        // Idles out. All workers stay close together from here on: a server that looks for what
-        // has expired once per turn of its loop (gunicorn) does so in the midst of their requests.
-        sleep(self.idle.mul_f64(1.5));
+        // All workers stay close together from here on: a server that looks for what has expired
+        // once per turn of its loop (gunicorn) does so in the midst of their requests.
+        for _ in 0..QUIET_ROUNDS {
+            request(&mut client)?;
+            sleep(self.idle.mul_f64(1.5));
+        }
         let end = now() + self.duration;
         let mut requests = 1;
         let mut last = request(&mut client)?;
@@ -61,7 +67,7 @@ impl Load<'_> {
             last = request(&mut client)?;
             requests += 1;
         }
-        Ok(requests + 1)
+        Ok(requests + QUIET_ROUNDS)
     }
 }
 
