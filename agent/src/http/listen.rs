@@ -5,6 +5,7 @@ use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::str::FromStr;
 
+use rustix::io::Errno;
 use rustix::net::sockopt::set_ipv6_v6only;
 use tokio::net::{TcpListener, TcpSocket};
 
@@ -23,13 +24,7 @@ impl Listen {
         match self {
             Self::At(address) => TcpListener::bind(address).await,
             Self::All(port) => match both(port) {
-                // With IPv6 left out of the kernel, or switched off.
-                Err(error)
-                    if [rustix::io::Errno::AFNOSUPPORT, rustix::io::Errno::ADDRNOTAVAIL]
-                        .map(rustix::io::Errno::raw_os_error)
-                        .map(Some)
-                        .contains(&error.raw_os_error()) =>
-                {
+                Err(error) if lacks_ipv6(&error) => {
                     TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).await
                 }
                 other => other,
@@ -44,6 +39,11 @@ impl Listen {
             Self::At(address) => !address.ip().to_canonical().is_loopback(),
         }
     }
+}
+
+/// Left out of the kernel, or switched off.
+fn lacks_ipv6(error: &io::Error) -> bool {
+    matches!(Errno::from_io_error(error), Some(Errno::AFNOSUPPORT | Errno::ADDRNOTAVAIL))
 }
 
 fn both(port: u16) -> io::Result<TcpListener> {

@@ -5,7 +5,7 @@
 //! A walk is made when there are sockets whose cgroup is not known yet, not too often, and in turns, so
 //! that the rings need not wait for it.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::VecDeque;
 use std::fs;
 use std::io;
 use std::os::unix::fs::{DirEntryExt as _, MetadataExt as _};
@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
+use foldhash::HashSet;
 use rustix::fs::statfs;
 
 use super::source::monotonic;
@@ -121,20 +122,27 @@ impl Cgroups {
             self.known = Recent::new(MOST, KEPT);
             self.forgotten = forgotten;
         }
-        let is_new =
-            |event: &&Event| event.raw.cgroup > ROOT && self.known.get(&event.raw.cgroup).is_none();
-        let mut new: HashSet<u64> =
-            events.iter().filter(is_new).map(|event| event.raw.cgroup).collect();
+        let mut new = HashSet::default();
+        for event in events.iter_mut() {
+            match self.known.get(&event.raw.cgroup) {
+                Some(owner) => event.owner = *owner,
+                None if event.raw.cgroup > ROOT => drop(new.insert(event.raw.cgroup)),
+                None => {}
+            }
+        }
         if self.walk.is_none() && !new.is_empty() && now >= self.next_walk {
             self.walk = self.mount.as_ref().map(|mount| Walk::new(mount, new.clone()));
         }
         self.go_on(now);
+        if new.is_empty() {
+            return;
+        }
+        for event in events.iter_mut().filter(|event| new.contains(&event.raw.cgroup)) {
+            event.owner = self.known.get(&event.raw.cgroup).copied().unwrap_or_default();
+        }
         new.retain(|id| self.known.get(id).is_none());
         if !new.is_empty() {
             self.who.count(Unnamed::Busy, new.len());
-        }
-        for event in events {
-            event.owner = self.known.get(&event.raw.cgroup).copied().unwrap_or_default();
         }
     }
 
@@ -312,13 +320,13 @@ mod tests {
         let mut directories: Vec<&str> = deep.iter().map(String::as_str).collect();
         directories.push("z.service");
         let tree = Tree::new("nearest", &directories);
-        let wanted = [tree.id("z.service")].into();
+        let wanted = HashSet::from_iter([tree.id("z.service")]);
         let mut walk = Walk::new(&Mount(tree.0.clone()), wanted);
         let mut found = Vec::new();
         while !walk.go(&tree.0, |_, path| found.push(path.to_owned())) {}
         assert_eq!((found, walk.seen), (vec!["z.service".to_owned()], 1));
         // What is nowhere takes the whole of it, in as many turns as needed.
-        let mut walk = Walk::new(&Mount(tree.0.clone()), [u64::MAX].into());
+        let mut walk = Walk::new(&Mount(tree.0.clone()), HashSet::from_iter([u64::MAX]));
         while !walk.go(&tree.0, |_, _| panic!("found")) {}
         assert_eq!((walk.seen, walk.wanted.len()), (1 + 3 + 2 * 300 + 1, 1));
     }
