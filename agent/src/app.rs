@@ -19,10 +19,10 @@ use crate::demo::Demo;
 use crate::http::security::Security;
 use crate::http::{self, Reply, Route};
 use crate::kube::{self, Account, Pace};
-use crate::logic::classify::Settings;
 use crate::logic::engine::Engine;
 use crate::logic::event::{Kind, Ticks};
 use crate::logic::model::{Nanos, Observation};
+use crate::logic::turn::Settings;
 use crate::memory;
 use crate::metrics::{Fill, Hook, Naming, ProcessStatus, Status};
 use crate::output::eprintln_quietly;
@@ -82,6 +82,8 @@ pub struct Counts {
     pub write: u64,
     pub reset_received: u64,
     pub reset_sent: u64,
+    pub destroy: u64,
+    pub retransmit: u64,
     pub malformed: u64,
     /// Records that found their ring full, by [`loss`] index.
     pub rings: [u64; loss::COUNT as usize],
@@ -90,12 +92,14 @@ pub struct Counts {
 }
 
 impl Counts {
-    pub fn events(&self) -> [(&'static str, u64); 4] {
+    pub fn events(&self) -> [(&'static str, u64); 6] {
         [
             ("state", self.state),
             ("write", self.write),
             ("reset_received", self.reset_received),
             ("reset_sent", self.reset_sent),
+            ("destroy", self.destroy),
+            ("retransmit", self.retransmit),
         ]
     }
 }
@@ -167,10 +171,12 @@ impl Session {
         let clock = Clock { started: wall_clock(), start: monotonic() };
         // After the attachment: a port that is listened on in between is seen twice, never missed.
         let listeners = listeners::read(Path::new("/proc"));
+        let is_served = |wanted| serving.iter().any(|job| job.job == wanted && job.by().is_some());
         let settings = Settings {
             ticks: Ticks { hz: features.hz },
             threshold: kernel.reuse_threshold,
-            sees_writes: serving.iter().any(|job| job.job == Job::Write && job.by().is_some()),
+            sees_writes: is_served(Job::Write),
+            sees_ends: is_served(Job::Destroy),
             start: clock.start,
         };
         for job in &serving {
@@ -234,6 +240,7 @@ impl Session {
             ("measures_ring_full", ring(loss::MEASURES_FULL)),
             ("malformed", self.counts.malformed),
             ("tracker_full", self.engine.refused()),
+            ("gaps_full", self.engine.gaps_refused()),
             ("closed_full", self.engine.forgotten()),
         ])
     }
@@ -315,6 +322,8 @@ impl Session {
                 Kind::Write => self.counts.write += 1,
                 Kind::ResetReceived => self.counts.reset_received += 1,
                 Kind::ResetSent => self.counts.reset_sent += 1,
+                Kind::Destroyed => self.counts.destroy += 1,
+                Kind::Retransmitted => self.counts.retransmit += 1,
             }
         }
         for error in &batch.malformed {
@@ -341,7 +350,7 @@ impl Session {
                 return Ok(());
             }
         }
-        let observations = self.engine.finish();
+        let observations = self.engine.finish(monotonic());
         self.show_all(observations, show).map(drop)
     }
 

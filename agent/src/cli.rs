@@ -253,7 +253,7 @@ impl Filter {
     /// Whether to show this observation. A failure with two views is shown if either matches.
     pub fn matches(&self, observation: &Observation) -> bool {
         match observation {
-            Observation::Incident(incident) => {
+            Observation::Incident(incident) | Observation::Outcome(incident) => {
                 self.matches_incident(incident)
                     || incident.other_view.as_deref().is_some_and(|v| self.matches_incident(v))
             }

@@ -407,11 +407,12 @@ fn races(
 ) -> fmt::Result {
     let mut family = out.encode_descriptor(name, help, None, MetricType::Counter)?;
     for Line { labels, counts, .. } in lines {
-        for (kind, tally) in counts.incidents.iter().filter(|((class, _), _)| class.is_race()) {
+        for (kind, tally) in counts.incidents.iter().filter(|((class, ..), _)| class.is_race()) {
             let example = epoch.zip(counts.example(kind));
             let exemplar = example.map(|(epoch, example)| exemplar(example, epoch));
-            let (class, cause) = kind;
-            let kind = [("class", class.as_str()), ("cause", cause.as_str())];
+            let (class, cause, read) = kind;
+            let kind =
+                [("class", class.as_str()), ("cause", cause.as_str()), ("read", read.as_str())];
             family.with(&(labels, kind), |series| {
                 series.encode_counter(&tally.count, exemplar.as_ref())
             })?;

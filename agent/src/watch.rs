@@ -142,7 +142,7 @@ impl Shown {
             Observation::Incident(_) => self.incidents += 1,
             Observation::Close(_) => self.closes += 1,
             Observation::Reuse(_) => self.reuses += 1,
-            Observation::Dwell(_) => {}
+            Observation::Dwell(_) | Observation::Outcome(_) => {}
         }
     }
 }
@@ -158,6 +158,10 @@ pub(crate) struct Line {
     cause: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     outcome: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    certainty: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    read: Option<&'static str>,
     role: &'static str,
     local: String,
     peer: String,
@@ -198,6 +202,9 @@ impl Line {
         let seconds = |duration: Duration| Some(duration.as_secs_f64());
         match observation {
             Observation::Incident(incident) => return Self::of_incident(incident, wall, who),
+            Observation::Outcome(incident) => {
+                return Self { event: "outcome", ..Self::of_incident(incident, wall, who) };
+            }
             Observation::Close(close) => {
                 line.event = "close";
                 line.closer = Some(close.closer.as_str());
@@ -225,6 +232,8 @@ impl Line {
             class: Some(incident.class.as_str()),
             cause: incident.class.is_race().then_some(incident.cause.as_str()),
             outcome: Some(incident.outcome.as_str()),
+            certainty: Some(incident.certainty.as_str()),
+            read: incident.class.is_race().then_some(incident.read.as_str()),
             idle_seconds: incident.idle.map(seconds),
             gap_seconds: incident.gap.map(seconds),
             fin_age_seconds: incident.fin_age.map(seconds),
@@ -283,6 +292,7 @@ fn text(observation: &Observation, wall: SystemTime, who: &Who) -> String {
         .map_or_else(|| "-".to_owned(), |process| format!("{}/{}", process.name, process.pid));
     let (event, mut what) = match observation {
         Observation::Incident(incident) => (incident.class.as_str(), describe(incident)),
+        Observation::Outcome(incident) => ("outcome", describe(incident)),
         Observation::Close(close) => {
             let what = format!(
                 "by {} ({}) after {} idle, {}",
@@ -338,6 +348,8 @@ pub(crate) fn describe(incident: &Incident) -> String {
     say("bytes", incident.bytes.map(|bytes| bytes.to_string()));
     if incident.class.is_race() {
         say("cause", Some(incident.cause.to_string()));
+        say("read", Some(incident.read.to_string()));
+        say("class", Some(incident.certainty.to_string()));
     }
     if let Some(other) = &incident.other_view {
         say("also seen as", Some(format!("{} by the {}", other.class, other.origin.role)));

@@ -12,12 +12,13 @@ use std::net::{IpAddr, Ipv6Addr};
 use std::path::Path;
 use std::time::Duration;
 
-use finrace::logic::classify::Settings;
 use finrace::logic::engine::Engine;
 use finrace::logic::event::{DecodeError, Event, Kind, Ticks, decode};
 use finrace::logic::model::{Close, Dwell, Incident, Nanos, Observation, Origin, Reuse, Role};
+use finrace::logic::turn::Settings;
 use finrace::metrics::{self, Format, Status};
 use finrace_ebpf::abi::{RECORD_SIZE, Record, flag, kind, opener};
+use finrace_ebpf::word;
 use serde_json::{Map, Value};
 
 const STREAMS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/streams");
@@ -98,8 +99,13 @@ fn a_busy_server_still_tells_late_requests() {
 
 fn engine(hz: u32) -> Engine {
     let threshold = Duration::from_millis(200);
-    let settings =
-        Settings { ticks: Ticks { hz }, threshold, sees_writes: true, start: Nanos::default() };
+    let settings = Settings {
+        ticks: Ticks { hz },
+        threshold,
+        sees_writes: true,
+        sees_ends: true,
+        start: Nanos::default(),
+    };
     Engine::new(settings, [], MAX_ROWS)
 }
 
@@ -140,6 +146,7 @@ fn line(observation: &Observation) -> String {
             let other = other.map_or_else(String::new, |other| format!(" + {other}"));
             format!("{event} {}{other}", view(incident))
         }
+        Observation::Outcome(incident) => format!("outcome {}", view(incident)),
     }
 }
 
@@ -210,7 +217,7 @@ impl Fields {
             opener: self.word("opener", OPENERS),
             flags: self.text("flags").split('|').map(|name| value_of(name, FLAGS)).sum(),
             retransmits: self.number("retransmits"),
-            padding: 0,
+            word: self.word("word", WORDS),
             jiffies: self.number("jiffies"),
             lsndtime: self.number("lsndtime"),
             lrcvtime: self.number("lrcvtime"),
@@ -228,6 +235,13 @@ impl Fields {
             max_ack_backlog: self.number("max_ack_backlog"),
             code: self.number("code"),
             rcv_wup: self.number("rcv_wup"),
+            sent_us: self.number("sent_us"),
+            acked_us: self.number("acked_us"),
+            spoke_ns: self.number("spoke_ns"),
+            snd_wl1: self.number("snd_wl1"),
+            app_limited: self.number("app_limited"),
+            data_segs_in: self.number("data_segs_in"),
+            padding: 0,
         };
         assert!(self.0.is_empty(), "unknown fields: {:?}", self.0);
         record
@@ -268,6 +282,16 @@ const KINDS: &[(&str, u8)] = &[
     ("WRITE", kind::WRITE),
     ("RESET_RECEIVED", kind::RESET_RECEIVED),
     ("RESET_SENT", kind::RESET_SENT),
+    ("DESTROYED", kind::DESTROYED),
+    ("RETRANSMITTED", kind::RETRANSMITTED),
+];
+
+const WORDS: &[(&str, u8)] = &[
+    ("REQUEST", word::REQUEST),
+    ("FAREWELL", word::FAREWELL),
+    ("CONTROL", word::CONTROL),
+    ("PROBE", word::PROBE),
+    ("SEALED", word::SEALED),
 ];
 
 const STATES: &[(&str, u8)] = &[
@@ -304,7 +328,7 @@ fn value_of(name: &str, words: &[(&str, u8)]) -> u8 {
 }
 
 fn bytes(record: Record) -> [u8; RECORD_SIZE] {
-    // SAFETY: integers only, and no padding between them: the fields are 168 bytes long.
+    // SAFETY: integers only, and no padding between them: the fields are 208 bytes long.
     unsafe { std::mem::transmute(record) }
 }
 
@@ -338,7 +362,8 @@ impl Random {
         // SAFETY: `Record` is integers only, so every bit pattern is valid.
         let record: Record = unsafe { std::mem::transmute(self.bytes()) };
         let (old_state, new_state) = (self.below(13) as u8, self.below(13) as u8);
-        Record { kind: 1 + self.below(4) as u8, old_state, new_state, ..record }
+        let word = self.below(6) as u8;
+        Record { kind: 1 + self.below(6) as u8, old_state, new_state, word, ..record }
     }
 
     /// Few sockets, states on the way to the end, numbers that nearly fit together: what gets
@@ -372,11 +397,18 @@ impl Random {
             &mut record.skb_seq,
             &mut record.skb_ack,
             &mut record.rcv_wup,
+            &mut record.snd_wl1,
         ] {
             // About where they wrap.
             *sequence = 100_u32.wrapping_sub(self.below(200) as u32);
         }
         record.size = self.below(200) as u32;
+        record.retransmits = self.below(4) as u8;
+        let now_us = time.0 / 1_000;
+        let ago = |random: &mut Self| now_us.saturating_sub(random.below(1_200_000));
+        (record.sent_us, record.acked_us) = (ago(self), ago(self));
+        record.spoke_ns = ago(self) * 1_000;
+        record.app_limited = self.below(2) as u32;
         record.rtt_us = self.below(100_000) as u32;
         record.code = if self.one_in(4) { 110 } else { 104 }; // ETIMEDOUT, ECONNRESET
         record
@@ -391,7 +423,7 @@ fn malformed_bytes_are_refused() {
     for length in (0..2 * RECORD_SIZE).filter(|length| *length != RECORD_SIZE) {
         assert_eq!(decode(&vec![0; length]), Err(DecodeError::Length(length)));
     }
-    for kind in (0..=u8::MAX).filter(|kind| !(1..=4).contains(kind)) {
+    for kind in (0..=u8::MAX).filter(|kind| !(1..=6).contains(kind)) {
         assert_eq!(decode(&bytes(Record { kind, ..good })), Err(DecodeError::Kind(kind)));
     }
     for state in 13..=u8::MAX {
@@ -399,8 +431,11 @@ fn malformed_bytes_are_refused() {
         assert_eq!(decode(&bytes(Record { old_state: state, ..good })), expected);
         assert_eq!(decode(&bytes(Record { new_state: state, ..good })), expected);
     }
+    for word in 6..=u8::MAX {
+        assert_eq!(decode(&bytes(Record { word, ..good })), Err(DecodeError::Word(word)));
+    }
     let decoded = (0..10_000).filter(|_| decode(&random.bytes()).is_ok()).count();
-    // Of 2^24 values of kind and states, 4 * 13 * 13 are known.
+    // Of 2^32 values of kind, states and first bytes, 6 * 13 * 13 * 6 are known.
     assert!(decoded < 10, "{decoded}");
 }
 
@@ -443,7 +478,10 @@ fn any_order_of_likely_records_is_borne() {
         .iter()
         .filter_map(|o| match o {
             Observation::Incident(incident) => Some(incident.class),
-            Observation::Close(_) | Observation::Reuse(_) | Observation::Dwell(_) => None,
+            Observation::Close(_)
+            | Observation::Reuse(_)
+            | Observation::Dwell(_)
+            | Observation::Outcome(_) => None,
         })
         .collect();
     classes.sort_unstable();

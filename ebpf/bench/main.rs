@@ -44,10 +44,14 @@ twins! {
     btf_tracepoint(function = "tcp_sendmsg_locked") no_write_btf(BtfTracePointContext) -> i32;
     btf_tracepoint(function = "inet_sock_set_state") no_state_btf(BtfTracePointContext) -> i32;
     btf_tracepoint(function = "tcp_receive_reset") no_rrst_btf(BtfTracePointContext) -> i32;
+    btf_tracepoint(function = "tcp_destroy_sock") no_dest_btf(BtfTracePointContext) -> i32;
+    btf_tracepoint(function = "tcp_retransmit_skb") no_retr_btf(BtfTracePointContext) -> i32;
     btf_tracepoint(function = "tcp_send_reset") no_srst_btf(BtfTracePointContext) -> i32;
     raw_tracepoint(tracepoint = "tcp_sendmsg_locked") no_write_raw(RawTracePointContext) -> i32;
     raw_tracepoint(tracepoint = "inet_sock_set_state") no_state_raw(RawTracePointContext) -> i32;
     raw_tracepoint(tracepoint = "tcp_receive_reset") no_rrst_raw(RawTracePointContext) -> i32;
+    raw_tracepoint(tracepoint = "tcp_destroy_sock") no_dest_raw(RawTracePointContext) -> i32;
+    raw_tracepoint(tracepoint = "tcp_retransmit_skb") no_retr_raw(RawTracePointContext) -> i32;
     raw_tracepoint(tracepoint = "tcp_send_reset") no_srst_raw3(RawTracePointContext) -> i32;
     raw_tracepoint(tracepoint = "tcp_send_reset") no_srst_raw2(RawTracePointContext) -> i32;
     fentry(function = "tcp_sendmsg_locked") no_write_fent(FEntryContext) -> i32;

@@ -78,6 +78,16 @@ pub struct Layout {
     pub rcv_wup: u32,
     /// `tcp_sock.copied_seq`.
     pub copied_seq: u32,
+    /// `tcp_sock.snd_wl1` (sequence number of the latest segment that told of the peer's window).
+    pub snd_wl1: u32,
+    /// `tcp_sock.first_tx_mstamp` (u64).
+    pub first_tx_mstamp: u32,
+    /// `tcp_sock.delivered_mstamp` (u64).
+    pub delivered_mstamp: u32,
+    /// `tcp_sock.tcp_wstamp_ns` (u64).
+    pub tcp_wstamp_ns: u32,
+    /// `tcp_sock.app_limited`.
+    pub app_limited: u32,
     /// `tcp_sock.srtt_us` (eight times the smoothed RTT).
     pub srtt_us: u32,
     /// `tcp_sock.bytes_acked` (u64).
@@ -90,6 +100,8 @@ pub struct Layout {
     pub bytes_received: u32,
     /// `tcp_sock.data_segs_out`.
     pub data_segs_out: u32,
+    /// `tcp_sock.data_segs_in`.
+    pub data_segs_in: u32,
     /// `tcp_sock.rx_opt`'s 16 bits that hold `saw_tstamp` and `tstamp_ok`: byte offset.
     pub rx_opt_flags: u32,
     /// Bit of `saw_tstamp` within those 16 bits.
@@ -116,8 +128,22 @@ pub struct Layout {
     pub cb_end_seq: u32,
     /// `tcp_skb_cb.ack_seq` within `cb`.
     pub cb_ack_seq: u32,
+    /// `tcp_skb_cb.tcp_flags` within `cb`.
+    pub cb_tcp_flags: u32,
     /// `msghdr.msg_iter` `count` (bytes still to be copied).
     pub msg_count: u32,
+    /// `msghdr.msg_iter` `iov_offset` (bytes of the first buffer that are copied already).
+    pub msg_iov_offset: u32,
+    /// `msghdr.msg_iter` `ubuf`, or `iov`, which shares its place.
+    pub msg_buffer: u32,
+    /// `msghdr.msg_iter` `iter_type`, before 5.14 `type` (8cd54c1c8480).
+    pub msg_iter_type: u32,
+    /// Its width: 8 bits, or 32 where it is `type`, whose lowest bit is a direction.
+    pub msg_iter_type_bits: u32,
+    /// Not an offset: the number of `ITER_UBUF`, 6.0+ (fcb14cb1bdac).
+    pub iter_ubuf: u32,
+    /// Nor this: the number of `ITER_IOVEC`.
+    pub iter_iovec: u32,
     /// Not an offset: the id of `struct tcp_sock` in the kernel's BTF.
     pub tcp_sock_id: u32,
     /// Nor this: the id of the function `bpf_rdonly_cast`, 6.2+.
@@ -142,6 +168,8 @@ pub struct Settings {
     pub wake_bytes: u32,
     /// Whose calling convention kprobes meet: one of [`registers`].
     pub registers: u32,
+    /// Whether `bpf_probe_read_kernel` may be called: not under lockdown=confidentiality.
+    pub probe_read: u32,
 }
 
 /// What [`Settings::registers`] says.
@@ -162,6 +190,11 @@ pub mod kind {
     pub const RESET_RECEIVED: u8 = 3;
     /// `tcp_send_reset`.
     pub const RESET_SENT: u8 = 4;
+    /// `tcp_destroy_sock`: the application has let go of a socket that was reset, or that had
+    /// something unacknowledged when it was closed.
+    pub const DESTROYED: u8 = 5;
+    /// `tcp_retransmit_skb`: a request went unacknowledged for the third time.
+    pub const RETRANSMITTED: u8 = 6;
 }
 
 /// What [`Record::opener`] says.
@@ -209,6 +242,14 @@ pub struct Record {
     pub netns: u32,
     /// Process id (thread group) of the current task, with [`flag::TASK`].
     pub tgid: u32,
+    /// When the first segment of the last flight went out: `first_tx_mstamp`, microseconds of
+    /// `CLOCK_MONOTONIC`.
+    pub sent_us: u64,
+    /// When data of ours was last acknowledged, or a flight began with nothing in it:
+    /// `delivered_mstamp`, likewise.
+    pub acked_us: u64,
+    /// When we last sent any segment, data or not: `tcp_wstamp_ns`, nanoseconds of the same.
+    pub spoke_ns: u64,
     /// Name of the current task, with [`flag::TASK`].
     pub comm: [u8; 16],
     /// Local address; IPv4 as IPv4-mapped IPv6.
@@ -233,8 +274,8 @@ pub struct Record {
     pub flags: u8,
     /// `icsk_retransmits`.
     pub retransmits: u8,
-    /// Zero.
-    pub padding: u8,
+    /// WRITE: what its first bytes are, see [`crate::word`].
+    pub word: u8,
     /// Low 32 bits of jiffies now.
     pub jiffies: u32,
     /// Jiffies of the last data sent.
@@ -269,10 +310,19 @@ pub struct Record {
     pub code: u32,
     /// `rcv_nxt` when we last sent anything: what came since is not acknowledged yet.
     pub rcv_wup: u32,
+    /// Sequence number of the latest segment of the peer that told of its window: of any, in order.
+    pub snd_wl1: u32,
+    /// `app_limited`: not zero from a write until it is acknowledged, also of one that fails since the
+    /// socket was reset (`tcp_rate_check_app_limited` comes before that test, v6.12 net/ipv4/tcp.c).
+    pub app_limited: u32,
+    /// Segments with data received. This, `snd_wl1` and the three times above are filled in ESTABLISHED alone.
+    pub data_segs_in: u32,
+    /// Zero.
+    pub padding: u32,
 }
 
 /// Size of a [`Record`]; a record of any other length is refused by the decoder.
-pub const RECORD_SIZE: usize = 168;
+pub const RECORD_SIZE: usize = 208;
 const _: () = assert!(size_of::<Record>() == RECORD_SIZE);
 const _: () = assert!(align_of::<Record>() == 8);
 

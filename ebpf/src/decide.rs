@@ -1,6 +1,7 @@
 //! What leaves the kernel, decided over plain integers; tested on the host.
 
 use crate::abi::opener;
+use crate::word;
 
 /// TCP states, as in the kernel's `include/net/tcp_states.h` (v6.12, unchanged since 5.10).
 pub mod state {
@@ -17,9 +18,13 @@ pub mod state {
     pub const NEW_SYN_RECV: u8 = 12;
 }
 
-/// A write of at most this many bytes may be a farewell (`close_notify`, GOAWAY, QUIT) instead of
-/// a request; so may a segment that arrives after a close.
-pub const FAREWELL_BYTES: u32 = 96;
+/// What is at most as long may be anything but a request: it is worth a record where a longer write or
+/// answer is not. Decides nothing else.
+pub const FEW_BYTES: u32 = 96;
+
+/// The retransmission of a request at which it counts as hanging: with Linux's first timeout of 200 ms
+/// and more after 1.4 s and more.
+pub const HANGS_AFTER: u8 = 3;
 
 /// The way out of the kernel for an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -80,7 +85,7 @@ pub const fn state_change(
 }
 
 /// Whether this end sent data so lately that no gap can lie between: the healthy path of nearly
-/// every write of the host. What [`may_be_reuse`] is true for is never in use.
+/// every write of the host. What [`is_told`] may be true for is never in use.
 #[inline(always)]
 pub const fn is_in_use(now: u32, lsndtime: u32, reuse_jiffies: u32) -> bool {
     now.wrapping_sub(lsndtime) <= reuse_jiffies
@@ -97,30 +102,51 @@ pub const fn may_be_reuse(now: u32, lsndtime: u32, lrcvtime: u32, reuse_jiffies:
     silence >= 0 && (distance(now, lrcvtime) > threshold || silence > threshold)
 }
 
-/// Whether a write that [`may_be_reuse`] is worth a record: requests after a gap on the client,
-/// first answers on the server, and small writes that may turn out to be farewells on both; also
-/// any write of a client that ends a silence of the peer which it broke with a few bytes, for those
-/// may have been its farewell. `heard` is what of them is not acknowledged yet: none, if that went
-/// out at once.
+/// What is known of a write in ESTABLISHED after a while without one.
+#[derive(Clone, Copy, Debug)]
+pub struct Write {
+    /// See [`opener`].
+    pub opener: u8,
+    /// See [`word`].
+    pub word: u8,
+    /// Bytes of this call.
+    pub size: u32,
+    /// What of the peer's is not acknowledged yet.
+    pub heard: u32,
+    /// What of the peer's the application has not read.
+    pub unread: u32,
+    /// Jiffies now.
+    pub now: u32,
+    /// Jiffies of our last data.
+    pub lsndtime: u32,
+    /// Jiffies of the peer's.
+    pub lrcvtime: u32,
+}
+
+/// Whether it is worth a record: requests after a gap, first answers to such, and what may be a farewell,
+/// or come after one. If we spoke last, only what is no request by its own words.
 #[inline(always)]
-pub const fn is_reuse(
-    opener: u8,
-    size: u32,
-    heard: u32,
-    now: u32,
-    lsndtime: u32,
-    lrcvtime: u32,
-    reuse_jiffies: u32,
-) -> bool {
+pub const fn is_told(write: Write, reuse_jiffies: u32) -> bool {
+    let Write { opener, word, size, heard, unread, now, lsndtime, lrcvtime } = write;
+    if !may_be_reuse(now, lsndtime, lrcvtime, reuse_jiffies) {
+        return match opener {
+            // What nobody asked for: a farewell, or what may be one.
+            opener::PASSIVE => {
+                word == word::FAREWELL || (word == word::SEALED && size <= FEW_BYTES)
+            }
+            _ => matches!(word, word::FAREWELL | word::CONTROL | word::PROBE),
+        };
+    }
     let threshold = reuse_jiffies.cast_signed();
     let after_gap = distance(now, lrcvtime) > threshold;
     let after_silence = distance(lrcvtime, lsndtime) > threshold;
     match opener {
         opener::ACTIVE => {
-            let after_farewell = heard <= FAREWELL_BYTES;
-            after_gap || (after_silence && (size <= FAREWELL_BYTES || after_farewell))
+            // The peer broke a silence: with an answer that took long, or with a farewell.
+            let after_few = size <= FEW_BYTES || heard <= FEW_BYTES || unread != 0;
+            after_gap || (after_silence && after_few)
         }
-        opener::PASSIVE => after_silence || (after_gap && size <= FAREWELL_BYTES),
+        opener::PASSIVE => after_silence || word == word::FAREWELL,
         _ => true,
     }
 }
@@ -227,22 +253,38 @@ mod tests {
     }
 
     #[test]
-    fn a_reuse_is_recorded_for_the_side_that_speaks() {
-        let check_heard = |who, size, heard, sent: u32, received: u32, expected| {
-            assert_eq!(is_reuse(who, size, heard, 1000, sent, received, 50), expected);
+    fn a_write_is_told_for_the_side_that_speaks() {
+        let write = |opener, size, sent: u32, received: u32| Write {
+            opener,
+            word: word::UNKNOWN,
+            size,
+            heard: 1_000,
+            unread: 0,
+            now: 1000,
+            lsndtime: sent,
+            lrcvtime: received,
         };
-        let check = |who, size, sent, received, expected| {
-            check_heard(who, size, 1_000, sent, received, expected);
-        };
-        check(opener::ACTIVE, 200, 900, 900, true); // request after a gap of 100
-        check(opener::PASSIVE, 200, 900, 900, false); // slow answer or push
-        check(opener::PASSIVE, 31, 900, 900, true); // may be the server's close_notify
-        check(opener::PASSIVE, 200, 900, 1000, true); // answer to a request after a silence
-        check(opener::ACTIVE, 200, 900, 1000, false); // pipelining after a slow answer
-        check(opener::ACTIVE, 24, 900, 1000, true); // may answer the server's close_notify
-        check_heard(opener::ACTIVE, 200, 31, 900, 1000, true); // may come just after it
-        check_heard(opener::ACTIVE, 200, 0, 900, 1000, true); // so too, acknowledged at once
-        check_heard(opener::ACTIVE, 200, 97, 900, 1000, false); // pipelining, as above
+        let check = |write: Write, expected| assert_eq!(is_told(write, 50), expected, "{write:?}");
+        let (active, passive) = (opener::ACTIVE, opener::PASSIVE);
+        check(write(active, 200, 900, 900), true); // request after a gap of 100
+        check(write(passive, 200, 900, 900), false); // slow answer or push
+        check(write(passive, 31, 900, 900), false); // so too, however short
+        check(Write { word: word::FAREWELL, ..write(passive, 31, 900, 900) }, true);
+        check(write(passive, 200, 900, 1000), true); // answer to a request after a silence
+        check(write(active, 200, 900, 1000), false); // pipelining after a slow answer
+        check(write(active, 24, 900, 1000), true); // may answer the server's close_notify
+        let after_few = |heard| Write { heard, ..write(active, 200, 900, 1000) };
+        check(after_few(31), true); // may come just after it
+        check(after_few(0), true); // so too, acknowledged at once
+        check(after_few(97), false); // pipelining, as above
+        check(Write { unread: 212, ..after_few(212) }, true); // nobody has read it: a 408
+        // We spoke last.
+        check(write(active, 31, 900, 890), false);
+        check(Write { word: word::CONTROL, ..write(active, 17, 900, 890) }, true);
+        check(Write { word: word::CONTROL, ..write(passive, 17, 900, 890) }, false);
+        check(Write { word: word::FAREWELL, ..write(passive, 24, 900, 890) }, true);
+        check(Write { word: word::SEALED, ..write(passive, 39, 900, 890) }, true); // GOAWAY, maybe
+        check(Write { word: word::SEALED, ..write(passive, 97, 900, 890) }, false);
     }
 
     #[test]

@@ -1,11 +1,13 @@
 //! The records, limits and decisions that the kernel programs and the agent share, and, for the
 //! agent (feature `user`), the compiled programs themselves.
 #![cfg_attr(not(feature = "user"), no_std)]
+#![cfg_attr(target_arch = "bpf", feature(asm_experimental_arch))]
 #![warn(missing_docs)]
 
 pub mod abi;
 pub mod decide;
 pub mod patch;
+pub mod word;
 
 #[cfg(feature = "user")]
 mod object {

@@ -22,7 +22,7 @@ use aya_ebpf::maps::RingBuf;
 use aya_ebpf::programs::{BtfTracePointContext, FEntryContext, ProbeContext, RawTracePointContext};
 use aya_log_ebpf::debug;
 use finrace_ebpf::abi::{Record, flag, kind, loss, opener, registers};
-use finrace_ebpf::decide::{self, FAREWELL_BYTES, Ring, state};
+use finrace_ebpf::decide::{self, HANGS_AFTER, Ring, state};
 
 use crate::maps::{FR_LOSSES, FR_MEASURES, FR_RACES, frozen};
 use crate::sock::{Cast, Direct, Mem, Probe, field, netns};
@@ -69,6 +69,9 @@ trait Written: Copy {
 
     /// Bytes that are still to be taken from the caller.
     fn size(self) -> u32;
+
+    /// The message, where it is one and not a page.
+    fn message(self) -> *const u8;
 }
 
 /// The tracepoint `tcp_sendmsg_locked` (6.16+; under the socket lock, process context, once per
@@ -106,40 +109,71 @@ fn write_after_gap<W: Written<Mem = M>, M: Mem>(call: W) -> Option<()> {
     if tp.is_null() {
         return None;
     }
-    let sk_state = field!(M, sk, skc_state: u8);
-    let (sent, received) = (field!(M, tp, lsndtime: u32), field!(M, tp, lrcvtime: u32));
-    let (now, threshold) = (sock::jiffies(), frozen!(FR_SETTINGS.reuse_jiffies));
-    match sk_state {
-        state::ESTABLISHED if !decide::may_be_reuse(now, sent, received, threshold) => return None,
-        state::ESTABLISHED => {}
-        // A write that continues an exchange says nothing that the close records do not.
-        state::CLOSE_WAIT if decide::distance(received, sent) >= 0 => {}
-        _ => return None,
-    }
     // Something of ours is queued or unacknowledged: a blocked sender, not a new exchange.
     if field!(M, tp, write_seq: u32) != field!(M, tp, snd_una: u32) || sock::is_mptcp::<M>(tp) {
         return None;
     }
-    let (size, who) = (call.size(), sock::opener::<M>(tp));
+    // Before all else: the verifier goes through it once for each way that leads here.
+    let size = sock::anew(call.size().into()) as u32;
+    let word = sock::word::<M>(call.message(), size);
+    let sk_state = field!(M, sk, skc_state: u8);
+    let (sent, received) = (field!(M, tp, lsndtime: u32), field!(M, tp, lrcvtime: u32));
+    match sk_state {
+        state::ESTABLISHED => {}
+        // Only the first write after the FIN, which is as old as the last acknowledgement.
+        state::CLOSE_WAIT
+            if decide::distance(received, sent) >= 0
+                || decide::distance(field!(M, tp, rcv_tstamp: u32), sent) >= 0 => {}
+        _ => return None,
+    }
+    let who = sock::opener::<M>(tp);
     let ring = if sk_state == state::CLOSE_WAIT {
         if who == opener::PASSIVE {
             return None; // a server that answers a half-closed client
         }
         Ring::Races
     } else {
-        let heard = field!(M, tp, rcv_nxt: u32).wrapping_sub(field!(M, tp, rcv_wup: u32));
-        if !decide::is_reuse(who, size, heard, now, sent, received, threshold) {
+        let rcv_nxt = field!(M, tp, rcv_nxt: u32);
+        let write = decide::Write {
+            opener: who,
+            word,
+            size,
+            heard: rcv_nxt.wrapping_sub(field!(M, tp, rcv_wup: u32)),
+            unread: rcv_nxt.wrapping_sub(field!(M, tp, copied_seq: u32)),
+            now: sock::jiffies(),
+            lsndtime: sent,
+            lrcvtime: received,
+        };
+        if !decide::is_told(write, frozen!(FR_SETTINGS.reuse_jiffies)) {
             return None;
         }
         Ring::Measures
     };
+    let (size, word) = (sock::anew(size.into()) as u32, sock::anew(word.into()) as u8);
+    write_recorded::<M>(sk, size, word, ring == Ring::Races);
+    Some(())
+}
+
+/// The record of a write; apart from what decides on it, whose functions need the stack, too.
+#[inline(never)]
+fn write_recorded<M: Mem>(sk: *const u8, size: u32, word: u8, is_half_closed: bool) {
+    // SAFETY: the context's socket.
+    let tp = unsafe { M::tcp_sock(sk) };
+    if tp.is_null() {
+        return;
+    }
+    let (state, ring) = if is_half_closed {
+        (state::CLOSE_WAIT, Ring::Races)
+    } else {
+        (state::ESTABLISHED, Ring::Measures)
+    };
     let mut place = MaybeUninit::uninit();
-    let record = sock::begin(&mut place, kind::WRITE, sk_state, sk_state);
+    let record = sock::begin(&mut place, kind::WRITE, state, state);
     sock::fill_tcp::<M>(record, sk, tp);
     sock::fill_task(record);
     record.size = size;
+    record.word = word;
     emit(ring, record);
-    Some(())
 }
 
 /// `inet_sock_set_state(sk, old, new)`: before the store, in any context; also for SCTP, DCCP and
@@ -199,6 +233,48 @@ fn reset_received<M: Mem>(sk: *const u8) -> Option<()> {
     Some(())
 }
 
+/// `tcp_destroy_sock(sk)`: the last that is seen of a socket. Only one that was reset, or closed with
+/// something unacknowledged, has a write that is not accounted for; the rest leave at once.
+#[inline(always)]
+fn destroyed<M: Mem>(sk: *const u8) {
+    // SAFETY: the context's socket.
+    let tp = unsafe { M::tcp_sock(sk) };
+    if !tp.is_null()
+        && field!(M, tp, app_limited: u32) != 0
+        && field!(M, sk, skc_state: u8) == state::CLOSE
+    {
+        recorded::<M>(sk, kind::DESTROYED);
+    }
+}
+
+/// `tcp_retransmit_skb(sk, skb[, err])`: after the segment was sent once more.
+#[inline(always)]
+fn retransmitted<M: Mem>(sk: *const u8) {
+    // SAFETY: the context's socket.
+    let tp = unsafe { M::tcp_sock(sk) };
+    if !tp.is_null()
+        && field!(M, tp, icsk_retransmits: u8) == HANGS_AFTER
+        && field!(M, sk, skc_state: u8) == state::ESTABLISHED
+    {
+        recorded::<M>(sk, kind::RETRANSMITTED);
+    }
+}
+
+/// A record of a socket as it is.
+#[inline(never)]
+fn recorded<M: Mem>(sk: *const u8, kind: u8) {
+    // SAFETY: the context's socket.
+    let tp = unsafe { M::tcp_sock(sk) };
+    if tp.is_null() || sock::is_mptcp::<M>(tp) {
+        return;
+    }
+    let sk_state = field!(M, sk, skc_state: u8);
+    let mut place = MaybeUninit::uninit();
+    let record = sock::begin(&mut place, kind, sk_state, sk_state);
+    sock::fill_tcp::<M>(record, sk, tp);
+    emit(Ring::Races, record);
+}
+
 /// `tcp_send_reset(sk, skb[, reason])`: data that met no socket, a TIME_WAIT minisock, or a socket
 /// just aborted by it. `sk` may be null from 6.10 on (19822a980e19); minisocks have only the
 /// common fields, so the state is read first. Without `HEADERS` nothing is read by helper, and
@@ -218,9 +294,9 @@ fn reset_sent<M: Mem, const HEADERS: bool>(
         unsafe { M::read::<u32>(skb, offset) }
     };
     let seq = cb(frozen!(FR_LAYOUT.cb_seq));
-    // Counts a SYN or FIN as a byte; neither comes near the limit.
-    let size = cb(frozen!(FR_LAYOUT.cb_end_seq)).wrapping_sub(seq);
-    if size <= FAREWELL_BYTES || size > 0x0010_0000 {
+    let flags = cb(frozen!(FR_LAYOUT.cb_tcp_flags));
+    let size = cb(frozen!(FR_LAYOUT.cb_end_seq)).wrapping_sub(seq).wrapping_sub(flags & FIN);
+    if size == 0 || size > 0x0010_0000 || flags & SYN != 0 {
         return None;
     }
     let mut place = MaybeUninit::uninit();
@@ -312,8 +388,15 @@ fn fill_from_headers<M: Mem>(record: &mut Record, skb: *const u8) -> Option<()> 
 
 const IPPROTO_TCP: u16 = 6;
 
+/// Flags of a segment, as in its header (RFC 9293 section 3.1). Each counts as a byte of its sequence.
+const FIN: u32 = 1;
+const SYN: u32 = 2;
+
 /// Arguments of a tracepoint: `tcp_sendmsg_locked(sk, msg, skb, size_goal)`.
 struct Traced<M>(*const u64, PhantomData<M>);
+
+/// Where a function that takes a message, its second argument, has the number of bytes.
+const OF_MESSAGE: usize = 2;
 
 /// Arguments of a function, the `SIZE`th (from 0) of which is the number of bytes.
 #[derive(Clone, Copy)]
@@ -342,8 +425,13 @@ impl<M: Mem> Written for Traced<M> {
 
     #[inline(always)]
     fn size(self) -> u32 {
-        let msg = word::<1>(self.0) as *const u8;
+        let msg = self.message();
         saturated(field!(M, msg, msg_count: u64))
+    }
+
+    #[inline(always)]
+    fn message(self) -> *const u8 {
+        word::<1>(self.0) as *const u8
     }
 }
 
@@ -359,6 +447,11 @@ impl<const SIZE: usize> Written for Called<SIZE> {
     fn size(self) -> u32 {
         saturated(word::<SIZE>(self.0))
     }
+
+    #[inline(always)]
+    fn message(self) -> *const u8 {
+        if SIZE == OF_MESSAGE { word::<1>(self.0) as *const u8 } else { core::ptr::null() }
+    }
 }
 
 impl<const SIZE: usize> Written for Probed<SIZE> {
@@ -372,6 +465,11 @@ impl<const SIZE: usize> Written for Probed<SIZE> {
     #[inline(always)]
     fn size(self) -> u32 {
         saturated(argument::<SIZE>(self.0))
+    }
+
+    #[inline(always)]
+    fn message(self) -> *const u8 {
+        if SIZE == OF_MESSAGE { argument::<1>(self.0) as *const u8 } else { core::ptr::null() }
     }
 }
 
@@ -468,6 +566,34 @@ fn fr_rrst_btf(ctx: BtfTracePointContext) -> i32 {
 #[raw_tracepoint(tracepoint = "tcp_receive_reset")]
 fn fr_rrst_raw(ctx: RawTracePointContext) -> i32 {
     reset_received::<Probe>(ctx.arg(0));
+    0
+}
+
+/// A socket's end, first choice.
+#[btf_tracepoint(function = "tcp_destroy_sock")]
+fn fr_dest_btf(ctx: BtfTracePointContext) -> i32 {
+    destroyed::<Direct>(ctx.arg(0));
+    0
+}
+
+/// A socket's end, second choice.
+#[raw_tracepoint(tracepoint = "tcp_destroy_sock")]
+fn fr_dest_raw(ctx: RawTracePointContext) -> i32 {
+    destroyed::<Probe>(ctx.arg(0));
+    0
+}
+
+/// Retransmission, first choice.
+#[btf_tracepoint(function = "tcp_retransmit_skb")]
+fn fr_retr_btf(ctx: BtfTracePointContext) -> i32 {
+    retransmitted::<Direct>(ctx.arg(0));
+    0
+}
+
+/// Retransmission, second choice.
+#[raw_tracepoint(tracepoint = "tcp_retransmit_skb")]
+fn fr_retr_raw(ctx: RawTracePointContext) -> i32 {
+    retransmitted::<Probe>(ctx.arg(0));
     0
 }
 

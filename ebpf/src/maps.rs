@@ -24,8 +24,12 @@ pub(crate) static FR_LAYOUT: Layout = Layout::ABSENT;
 
 /// The agent's settings, frozen likewise.
 #[unsafe(no_mangle)]
-pub(crate) static FR_SETTINGS: Settings =
-    Settings { reuse_jiffies: 50, wake_bytes: u32::MAX, registers: registers::X86_64 };
+pub(crate) static FR_SETTINGS: Settings = Settings {
+    reuse_jiffies: 50,
+    wake_bytes: u32::MAX,
+    registers: registers::X86_64,
+    probe_read: 0,
+};
 
 /// Reads one field of a frozen global, so that the verifier sees a constant and the compiler does
 /// not fold the placeholder.

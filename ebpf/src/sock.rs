@@ -10,7 +10,7 @@ use aya_ebpf::helpers::{bpf_get_current_pid_tgid, bpf_jiffies64};
 use aya_ebpf::helpers::{bpf_ktime_get_ns, generated};
 use finrace_ebpf::abi::{ABSENT, Record, flag, opener};
 use finrace_ebpf::decide::{self, state};
-use finrace_ebpf::patch;
+use finrace_ebpf::{patch, word};
 
 use crate::maps::frozen;
 
@@ -195,6 +195,85 @@ macro_rules! field {
 }
 pub(crate) use field;
 
+/// What the first bytes of a write are, see [`word`]; of a page's, nothing is known.
+///
+/// What is in the caller's buffer decides here and stays here. Lockdown does not forbid to read that, but
+/// the loader (aya 0.14) then takes both helpers that read for one that it does forbid.
+#[inline(never)]
+pub(crate) fn word<M: Mem>(msg: *const u8, size: u32) -> u8 {
+    let is_known = frozen!(FR_SETTINGS.probe_read) != 0
+        && frozen!(FR_LAYOUT.msg_buffer) != ABSENT
+        && frozen!(FR_LAYOUT.msg_iter_type) != ABSENT;
+    // What is copied in part did not begin here.
+    if msg.is_null() || size == 0 || !is_known || field!(M, msg, msg_iov_offset: u64) != 0 {
+        return word::UNKNOWN;
+    }
+    let (kind, wide) = if frozen!(FR_LAYOUT.msg_iter_type_bits) > 8 {
+        (field!(M, msg, msg_iter_type: u32) & !1, true)
+    } else {
+        (u32::from(field!(M, msg, msg_iter_type: u8)), false)
+    };
+    let buffer = field!(M, msg, msg_buffer: u64);
+    let base = if !wide && kind == frozen!(FR_LAYOUT.iter_ubuf) {
+        buffer
+    } else if kind == frozen!(FR_LAYOUT.iter_iovec) {
+        // SAFETY: `Probe` may read any address; the first word of `struct iovec`.
+        unsafe { Probe::read::<u64>(buffer as *const u8, 0) }
+    } else {
+        return word::UNKNOWN;
+    };
+    // Word by word, see `begin`.
+    let mut bytes = MaybeUninit::<[u64; 2]>::uninit();
+    let first = bytes.as_mut_ptr().cast::<u64>();
+    for place in [first, first.wrapping_add(1)] {
+        // SAFETY: within the two words.
+        unsafe { place.write_volatile(0) };
+    }
+    let look = |count: u32| {
+        // SAFETY: at most sixteen bytes to write to, and any address may be asked for.
+        unsafe { generated::bpf_probe_read_user(first.cast(), count, base as *const _) };
+    };
+    if size >= word::LOOK as u32 {
+        look(word::LOOK as u32);
+    } else {
+        look(below_sixteen(size));
+    }
+    // SAFETY: written above, and integers.
+    let [a, b] = unsafe { bytes.assume_init() };
+    fr_word(a, b, size.into()) as u8
+}
+
+/// The same number, of which the verifier forgets what the branches on it have shown: else it would go on
+/// from each of them for itself.
+#[inline(always)]
+pub(crate) fn anew(number: u64) -> u64 {
+    let mut value = number;
+    // SAFETY: one instruction on a register.
+    unsafe {
+        asm!("{value} += 0", value = inout(reg) value, options(pure, nomem, nostack));
+    }
+    value
+}
+
+/// [`word::of`] as a global function: the verifier goes through it once, by itself, and not for each way
+/// that leads to a call of it (5.6+, 51c39bb1d5d1).
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn fr_word(a: u64, b: u64, size: u64) -> u64 {
+    word::of(a, b, size as u32).into()
+}
+
+/// A number that is below sixteen, shown to be so to the verifier, too: the compiler would leave that out.
+#[inline(always)]
+fn below_sixteen(number: u32) -> u32 {
+    let mut value = u64::from(number);
+    // SAFETY: one instruction on a register.
+    unsafe {
+        asm!("{value} &= 15", value = inout(reg) value, options(pure, nomem, nostack));
+    }
+    value as u32
+}
+
 /// Protocol number of a socket.
 #[inline(always)]
 pub(crate) fn protocol<M: Mem>(sk: *const u8) -> u16 {
@@ -353,6 +432,15 @@ pub(crate) fn fill_tcp<M: Mem>(record: &mut Record, sk: *const u8, tp: *const u8
     record.rtt_us = field!(M, tp, srtt_us: u32) >> 3;
     record.data_segs_out = field!(M, tp, data_segs_out: u32);
     record.bytes_received = field!(M, tp, bytes_received: u64);
+    record.app_limited = field!(M, tp, app_limited: u32);
+    // What came before what: a question while neither side has closed.
+    if record.old_state == state::ESTABLISHED {
+        record.data_segs_in = field!(M, tp, data_segs_in: u32);
+        record.snd_wl1 = field!(M, tp, snd_wl1: u32);
+        record.sent_us = field!(M, tp, first_tx_mstamp: u64);
+        record.acked_us = field!(M, tp, delivered_mstamp: u64);
+        record.spoke_ns = field!(M, tp, tcp_wstamp_ns: u64);
+    }
 
     let options = field!(M, tp, rx_opt_flags: u16);
     if options >> (frozen!(FR_LAYOUT.saw_tstamp_bit) & 15) & 1 != 0 {

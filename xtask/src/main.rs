@@ -7,6 +7,7 @@ mod ci;
 mod client;
 mod deploy;
 mod docs;
+mod field;
 mod guest;
 mod image;
 mod kube;
@@ -76,6 +77,7 @@ enum Task {
     /// Native histograms and exemplars, as a real Prometheus takes them (root, Debian)
     Histograms(prometheus::HistogramsArgs),
     /// Traffic that looks like a race and is none (root, Debian)
+    Field(field::FieldArgs),
     Lookalikes(lookalikes::LookalikeArgs),
 }
 
@@ -108,6 +110,7 @@ fn run(task: Task) -> Result<()> {
         Task::Servers(args) => servers::run(args),
         Task::Screenshots(args) => servers::screenshots(&args),
         Task::Histograms(args) => prometheus::histograms(args),
+        Task::Field(args) => field::run(args),
         Task::Lookalikes(args) => lookalikes::run(args),
     }
 }

@@ -7,13 +7,13 @@ use std::time::Duration;
 use anyhow::Result;
 use clap::ValueEnum;
 use finrace::app;
-use finrace::logic::classify::Settings;
 use finrace::logic::engine::Engine;
 use finrace::logic::event::{Event, Ticks, decode};
 use finrace::logic::join::Joiner;
 use finrace::logic::merge::Merge;
 use finrace::logic::model::Nanos;
 use finrace::logic::tracker::Tracker;
+use finrace::logic::turn::Settings;
 use finrace::probe::attach::attach;
 use finrace::probe::names::Names;
 use finrace::probe::source::{Batch, Source, monotonic};
@@ -146,6 +146,7 @@ fn attached(time: Duration) -> Result<()> {
         ticks: Ticks { hz: features.hz },
         threshold: THRESHOLD,
         sees_writes: true,
+        sees_ends: true,
         start,
     };
     let mut engine = Engine::new(settings, [], MAX_ROWS);
@@ -184,8 +185,13 @@ struct Spent {
 fn go(records: &[Record], batch: usize, last: Stage, spent: &mut Spent) -> (usize, usize) {
     let is_timed = spent.is_timed;
     let start = Nanos(records.first().map_or(0, |record| record.time_ns));
-    let settings =
-        Settings { ticks: Ticks { hz: HZ }, threshold: THRESHOLD, sees_writes: true, start };
+    let settings = Settings {
+        ticks: Ticks { hz: HZ },
+        threshold: THRESHOLD,
+        sees_writes: true,
+        sees_ends: true,
+        start,
+    };
     let mut engine = Engine::new(settings, [], MAX_ROWS);
     let (mut tracker, mut joiner) = (Tracker::new(settings, []), Joiner::default());
     let mut names = Names::new(Who::default());

@@ -1,12 +1,12 @@
 //! The whole way from events to observations: follow, join, judge by what the peer is known for.
 
-use super::classify::Settings;
 use super::event::Event;
 use super::join::Joiner;
-use super::model::{Class, Incident, Nanos, Observation, Outcome, Role};
+use super::model::{Incident, Nanos, Observation};
 use super::peer::RowKey;
 use super::table::Table;
 use super::tracker::Tracker;
+use super::turn::{self, Settings};
 
 pub struct Engine {
     tracker: Tracker,
@@ -43,9 +43,14 @@ impl Engine {
         self.settle(out)
     }
 
-    /// The end of the run: races wait no longer for the other end's view.
-    pub fn finish(&mut self) -> Vec<Observation> {
+    /// The end of the run, at `now`: races wait no longer for their outcome, nor for the other end's
+    /// view.
+    pub fn finish(&mut self, now: Nanos) -> Vec<Observation> {
+        self.tracker.finish(now);
         let mut out = Vec::new();
+        for finding in self.tracker.take() {
+            self.joiner.add(finding, &mut out);
+        }
         self.joiner.expire(Nanos(u64::MAX), &mut out);
         self.settle(out)
     }
@@ -54,7 +59,10 @@ impl Engine {
         out.retain_mut(|observation| {
             let is_kept = match observation {
                 Observation::Incident(incident) => self.judge(incident),
-                Observation::Close(_) | Observation::Reuse(_) | Observation::Dwell(_) => true,
+                Observation::Close(_)
+                | Observation::Reuse(_)
+                | Observation::Dwell(_)
+                | Observation::Outcome(_) => true,
             };
             if is_kept {
                 self.table.add(observation);
@@ -70,13 +78,18 @@ impl Engine {
     }
 
     /// What is kept per connection: name, entries and limit.
-    pub fn fill(&self) -> [(&'static str, usize, usize); 4] {
+    pub fn fill(&self) -> [(&'static str, usize, usize); 5] {
         self.tracker.fill()
     }
 
     /// What was not kept for lack of room.
     pub fn refused(&self) -> u64 {
         self.tracker.refused()
+    }
+
+    /// Gaps, and resets of idle sockets, that were not kept for lack of room.
+    pub fn gaps_refused(&self) -> u64 {
+        self.tracker.gaps_refused()
     }
 
     /// Closes of our own that were forgotten early.
@@ -87,24 +100,11 @@ impl Engine {
     /// Names the cause, and decides what only a known timeout can; false if nothing happened
     /// after all.
     fn judge(&self, incident: &mut Incident) -> bool {
-        let at_timeout = || {
-            RowKey::of(&incident.origin)
-                .zip(incident.gap)
-                .is_some_and(|(key, gap)| self.table.is_at_timeout(&key, gap, incident.origin.rtt))
-        };
-        match (incident.class, incident.origin.role) {
-            // A few bytes and our own close: as well a short answer to a last request.
-            (Class::ReadAndClosed, _) if !at_timeout() => {
-                if incident.outcome == Outcome::ClosedByUs {
-                    return false;
-                }
-                incident.class = Class::PrematureClose;
-            }
-            // Our own stamps look the same when we abort a slow upload that we never answered.
-            (Class::UnreadClose, Role::Server) if !at_timeout() => {
-                incident.class = Class::Unknown;
-            }
-            _ => {}
+        let (key, rtt) = (RowKey::of(&incident.origin), incident.origin.rtt);
+        let is_at_timeout =
+            |silence| key.is_some_and(|key| self.table.is_at_timeout(&key, silence, rtt));
+        if !turn::settle(incident, is_at_timeout) {
+            return false;
         }
         incident.cause = self.table.cause(incident);
         if let Some(other) = &mut incident.other_view {

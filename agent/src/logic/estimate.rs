@@ -13,6 +13,8 @@ use std::time::Duration;
 
 pub use crowd::populations;
 
+use super::gaps::Bucket;
+
 /// Closes that must agree before anything is said.
 pub const MIN_CLOSES: u32 = 5;
 
@@ -25,6 +27,15 @@ const MIN_MOMENTS: usize = 3;
 const PER_MOMENT: usize = 2;
 const PER_TICK: usize = 4;
 const TICK: Duration = Duration::from_millis(1800);
+
+/// Uses after a longer gap that refute nothing: so many, or so many for each close.
+const FEW_USES: u32 = 3;
+const USES_FOR_A_CLOSE: u32 = 9;
+
+/// Whether that many uses after a longer gap refute a timeout that so many closes speak for.
+pub fn is_refuted_by(uses: u32, closes: u32) -> bool {
+    uses > FEW_USES.max(USES_FOR_A_CLOSE.saturating_mul(closes))
+}
 
 /// Closes among which a changed timeout has to show.
 const LATEST: usize = 20;
@@ -109,6 +120,28 @@ impl Estimate {
     /// The earliest close of all.
     pub fn lowest(&self) -> f64 {
         self.populations().map(|population| population.low).fold(f64::INFINITY, f64::min)
+    }
+
+    /// Without the timeouts that uses refute: no server closes what is idle for so long if connections
+    /// are used again and again after longer. Several servers may share an address, and then one's
+    /// connections live on; so a few uses prove nothing, nor do some for each close.
+    pub fn surviving(mut self, uses: &[Bucket], closes: &[Bucket]) -> Option<Self> {
+        let outlives = |population: &Population| -> u32 {
+            uses.iter().filter(|gap| gap.low > population.high).map(|gap| gap.count).sum()
+        };
+        let is_refuted = |population: &Population| {
+            let within = |gap: &&Bucket| gap.high >= population.low && gap.low <= population.high;
+            let of_late: u32 = closes.iter().filter(within).map(|gap| gap.count).sum();
+            is_refuted_by(outlives(population), of_late.max(population.count))
+        };
+        self.others.retain(|population| !is_refuted(population));
+        if is_refuted(&self.main) {
+            if self.others.is_empty() {
+                return None;
+            }
+            self.main = self.others.remove(0);
+        }
+        Some(self)
     }
 
     /// Whether `time` is within `slack` of one of the timeouts.

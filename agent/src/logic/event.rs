@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use finrace_ebpf::abi::{RECORD_SIZE, Record, flag, kind, opener};
 use finrace_ebpf::decide::{distance, state};
+use finrace_ebpf::word;
 
 use super::model::{Endpoint, Name, Nanos, Origin, Process, Role};
 use super::owner::Owner;
@@ -21,6 +22,49 @@ pub enum Kind {
     ResetReceived,
     /// A reset sent for a segment.
     ResetSent,
+    /// A socket that was reset, or closed with something unacknowledged, is let go of.
+    Destroyed,
+    /// A segment was sent for the fourth time.
+    Retransmitted,
+}
+
+/// What the first bytes of a write are, where a protocol says so: see [`finrace_ebpf::word`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Word {
+    #[default]
+    Unknown,
+    Request,
+    Farewell,
+    /// Keeps the connection and asks nothing.
+    Control,
+    /// A pool's test query.
+    Probe,
+    /// TLS: nobody can tell.
+    Sealed,
+}
+
+impl Word {
+    const fn decode(number: u8) -> Option<Self> {
+        Some(match number {
+            word::UNKNOWN => Self::Unknown,
+            word::REQUEST => Self::Request,
+            word::FAREWELL => Self::Farewell,
+            word::CONTROL => Self::Control,
+            word::PROBE => Self::Probe,
+            word::SEALED => Self::Sealed,
+            _ => return None,
+        })
+    }
+
+    /// Whether it may ask for something that an application then misses.
+    pub const fn may_ask(self) -> bool {
+        matches!(self, Self::Unknown | Self::Request | Self::Sealed)
+    }
+
+    /// Whether it says nothing of itself.
+    pub const fn is_doubtful(self) -> bool {
+        matches!(self, Self::Unknown | Self::Sealed)
+    }
 }
 
 /// Why bytes are not an event.
@@ -29,6 +73,7 @@ pub enum DecodeError {
     Length(usize),
     Kind(u8),
     State(u8),
+    Word(u8),
 }
 
 impl fmt::Display for DecodeError {
@@ -37,6 +82,7 @@ impl fmt::Display for DecodeError {
             Self::Length(length) => write!(f, "record of {length} bytes, expected {RECORD_SIZE}"),
             Self::Kind(kind) => write!(f, "record of unknown kind {kind}"),
             Self::State(state) => write!(f, "record with unknown TCP state {state}"),
+            Self::Word(word) => write!(f, "record with unknown first bytes {word}"),
         }
     }
 }
@@ -95,12 +141,17 @@ pub fn decode(bytes: &[u8]) -> Result<Event, DecodeError> {
         kind::WRITE => Kind::Write,
         kind::RESET_RECEIVED => Kind::ResetReceived,
         kind::RESET_SENT => Kind::ResetSent,
+        kind::DESTROYED => Kind::Destroyed,
+        kind::RETRANSMITTED => Kind::Retransmitted,
         other => return Err(DecodeError::Kind(other)),
     };
     for state in [raw.old_state, raw.new_state] {
         if state > state::NEW_SYN_RECV {
             return Err(DecodeError::State(state));
         }
+    }
+    if Word::decode(raw.word).is_none() {
+        return Err(DecodeError::Word(raw.word));
     }
     let tuple = Tuple {
         netns: raw.netns,
@@ -153,6 +204,47 @@ impl Event {
     /// Bytes (or FIN) queued and not acknowledged.
     pub fn unacked(&self) -> u32 {
         self.raw.write_seq.wrapping_sub(self.raw.snd_una)
+    }
+
+    /// What the first bytes of a write are.
+    pub fn word(&self) -> Word {
+        Word::decode(self.raw.word).unwrap_or_default()
+    }
+
+    /// Bytes of the peer's latest segment; 0 where it had none, or nothing is known of it.
+    pub fn last_heard(&self) -> u32 {
+        let bytes = self.raw.rcv_nxt.wrapping_sub(self.raw.snd_wl1);
+        if self.raw.snd_wl1 != 0 && u16::try_from(bytes).is_ok() { bytes } else { 0 }
+    }
+
+    /// Whether our last data was acknowledged in a later tick than the peer's last data came: these
+    /// cannot have been its answer.
+    pub fn acked_after_heard(&self, ticks: Ticks) -> bool {
+        let ticks_ago = self.raw.jiffies.wrapping_sub(self.raw.lrcvtime);
+        // The tick in which they came began at most so long ago, and ended this much later.
+        let heard_by =
+            self.time.since(Nanos(0)).saturating_sub(ticks.duration(ticks_ago)) + ticks.duration(1);
+        self.raw.acked_us != 0 && Duration::from_micros(self.raw.acked_us) > heard_by
+    }
+
+    /// How long ago we had acknowledged all that had come before the peer's latest words, FIN included:
+    /// `None` if our last segment had data, if those words are acknowledged too, or where it is not known.
+    pub fn silence_since_ack(&self) -> Option<Duration> {
+        let is_acked = self.raw.rcv_nxt.wrapping_sub(self.raw.rcv_wup) <= 1;
+        (self.spoke_last_with_data() == Some(false) && !is_acked)
+            .then(|| self.time.since(Nanos(self.raw.spoke_ns)))
+    }
+
+    /// Whether the last segment that we sent had data: then nothing of the peer's was acknowledged since
+    /// by itself. `None` where it is not known.
+    pub fn spoke_last_with_data(&self) -> Option<bool> {
+        let (spoke_us, sent_us) = (self.raw.spoke_ns / 1_000, self.raw.sent_us);
+        (spoke_us != 0 && sent_us != 0).then_some(spoke_us <= sent_us)
+    }
+
+    /// Past the peer's FIN: whether the application has read up to its end, and so knows of it.
+    pub fn has_read_fin(&self) -> bool {
+        self.raw.copied_seq == self.raw.rcv_nxt
     }
 
     /// Bytes received in order that the application has not read; `fin` if a FIN is among them.

@@ -40,16 +40,10 @@ pub fn sentence(facts: &Facts, state: State, client: &str, server: &str) -> Stri
                 lost(facts.drops)
             )
         }
-        State::Leaking => match facts.long_dwell().filter(|_| facts.old_fins == 0) {
-            Some(dwell) => format!(
-                "{client} does not watch its idle connections: it keeps those that {server} has closed for {} (median)",
-                short(dwell)
-            ),
-            None => format!(
-                "{client} does not watch its idle connections: {} of {} late requests met a FIN over a second old",
-                facts.old_fins, facts.stale
-            ),
-        },
+        State::Leaking => format!(
+            "{client} does not watch its idle connections: {} of {} late requests met a FIN over a second old",
+            facts.old_fins, facts.stale
+        ),
         State::Exposed => {
             let closes = closes_after
                 .unwrap_or_else(|| format!("{server} closes first, after no certain time"));
@@ -82,8 +76,15 @@ pub fn sentence(facts: &Facts, state: State, client: &str, server: &str) -> Stri
 }
 
 /// Sentences on races whose cure is not a timeout.
-pub fn notes(facts: &Facts, server: &str) -> Vec<String> {
+pub fn notes(facts: &Facts, client: &str, server: &str) -> Vec<String> {
     let mut notes = Vec::new();
+    if let Some(dwell) = facts.long_dwell() {
+        notes.push(capital(&format!(
+            "{client} keeps connections that {server} has closed, for {} (median): it does not watch those \
+             that are idle. That is harmless if it tests each before it uses it",
+            short(dwell)
+        )));
+    }
     let Races { lifetime, rollout, .. } = facts.races;
     if lifetime > 0 {
         notes.push(capital(&format!(

@@ -9,15 +9,16 @@ use finrace_ebpf::decide::distance;
 
 use super::model::{Incident, Nanos, Observation, Role};
 use super::tracker::{Finding, Lost};
+use super::turn;
 
-/// How long a client's race waits for the server's view of it.
+/// How long a client's race waits for the server's view of it, beside two round trips.
 const CLIENT_WAIT: Duration = Duration::from_millis(300);
 
-/// How long a server's race waits for the client's, whose outcome takes longer to be known.
+/// How long a server's race waits for the client's, beside ten: its outcome takes longer to be known.
 const SERVER_WAIT: Duration = Duration::from_secs(3);
 
-/// How long a reported client's race still takes in a server's view that comes late: Apache lingers
-/// for up to 30 s.
+/// How long what was told still takes in the other end's view that comes late: Apache lingers for up to
+/// 30 s.
 const REMEMBER: Duration = Duration::from_secs(35);
 
 /// Most races that wait at a time; beyond, the oldest is let go unjoined.
@@ -27,11 +28,12 @@ const LIMIT: usize = 4_096;
 #[derive(Debug, Default)]
 pub struct Joiner {
     waiting: VecDeque<(Nanos, Lost, Incident)>,
-    told: VecDeque<(Nanos, Lost)>,
+    told: VecDeque<(Nanos, Role, Lost)>,
 }
 
 impl Joiner {
-    /// Takes in a finding; races are held back, all else passes at once.
+    /// Takes in a finding; races are held back, all else passes at once. What a client says of its own
+    /// bytes is the last word on them, also that they were no request.
     pub fn add(&mut self, finding: Finding, out: &mut Vec<Observation>) {
         let Finding { observation, lost } = finding;
         let (incident, lost) = match (observation, lost) {
@@ -42,7 +44,8 @@ impl Joiner {
             }
         };
         let role = incident.origin.role;
-        if role == Role::Server && self.told.iter().any(|(_, told)| same(*told, lost)) {
+        let is_told = |(_, other, told): &(Nanos, Role, Lost)| *other != role && same(*told, lost);
+        if self.told.iter().any(is_told) {
             return;
         }
         let partner = self
@@ -53,16 +56,25 @@ impl Joiner {
             .max_by_key(|(_, (_, _, view))| is_mirror(view, &incident))
             .map(|(index, _)| index);
         if let Some((due, other_lost, other)) = partner.and_then(|at| self.waiting.remove(at)) {
-            let (mut client, server, lost) = if role == Role::Client {
-                (incident, other, lost)
+            let (mut client, server, lost, server_lost) = if role == Role::Client {
+                (incident, other, lost, other_lost)
             } else {
-                (other, incident, other_lost)
+                (other, incident, other_lost, lost)
             };
-            client.other_view = Some(Box::new(server));
+            if turn::reconcile(&mut client, &server, lost.start == server_lost.start) {
+                client.other_view = Some(Box::new(server));
+            }
             self.tell(client, lost, due, out);
             return;
         }
-        let wait = if role == Role::Client { CLIENT_WAIT } else { SERVER_WAIT };
+        if role == Role::Client && !incident.class.is_race() {
+            let now = incident.time;
+            self.tell(incident, lost, now, out);
+            return;
+        }
+        let rtt = incident.origin.rtt.unwrap_or_default();
+        let wait =
+            if role == Role::Client { CLIENT_WAIT + 2 * rtt } else { SERVER_WAIT + 10 * rtt };
         if self.waiting.len() >= LIMIT
             && let Some((due, lost, incident)) = self.waiting.pop_front()
         {
@@ -81,17 +93,17 @@ impl Joiner {
                 self.tell(incident, lost, due, out);
             }
         }
-        while self.told.front().is_some_and(|(until, _)| *until <= now) {
+        while self.told.front().is_some_and(|(until, ..)| *until <= now) {
             self.told.pop_front();
         }
     }
 
     fn tell(&mut self, incident: Incident, lost: Lost, now: Nanos, out: &mut Vec<Observation>) {
-        if incident.origin.role == Role::Client && incident.other_view.is_none() {
+        if incident.other_view.is_none() {
             if self.told.len() >= LIMIT {
                 self.told.pop_front();
             }
-            self.told.push_back((now + REMEMBER, lost));
+            self.told.push_back((now + REMEMBER, incident.origin.role, lost));
         }
         out.push(Observation::Incident(incident));
     }
@@ -124,18 +136,9 @@ mod tests {
             process: None,
             rtt: None,
         };
-        let incident = Incident {
-            time: Nanos(millis * 1_000_000),
-            origin,
-            class,
-            cause: Cause::Idle,
-            outcome: Outcome::Reset,
-            gap: None,
-            fin_age: None,
-            idle: None,
-            bytes: None,
-            other_view: None,
-        };
+        let time = Nanos(millis * 1_000_000);
+        let incident =
+            Incident { cause: Cause::Idle, ..Incident::new(time, origin, class, Outcome::Reset) };
         Finding { observation: Observation::Incident(incident), lost: Some(lost) }
     }
 
@@ -156,7 +159,10 @@ mod tests {
                     Some(other) => format!("{} + {}", view(i), view(other)),
                     None => view(i),
                 }),
-                Observation::Close(_) | Observation::Reuse(_) | Observation::Dwell(_) => None,
+                Observation::Close(_)
+                | Observation::Reuse(_)
+                | Observation::Dwell(_)
+                | Observation::Outcome(_) => None,
             })
             .collect();
         assert_eq!(lines.join("; "), expected);
@@ -180,7 +186,26 @@ mod tests {
         // Others' numbers, or too late.
         let other = Lost { start: 100, end: 300, peer: 900 };
         check(vec![server(10, other), client(11)], "server late_request; client stale_write");
-        check(vec![server(10, lost), client(3_500)], "server late_request; client stale_write");
+        // Told already, on the server's row: counted there only.
+        check(vec![server(10, lost), client(3_500)], "server late_request");
+        // What the client says of its own bytes is the last word on them.
+        let farewell = |at| race(Role::Client, Class::Farewell, at, lost);
+        check(vec![server(10, lost), farewell(11)], "client farewell");
+        check(vec![farewell(10), server(11, lost)], "client farewell");
+        let reset = |gap, at| {
+            let mut finding = race(Role::Client, Class::MidStreamReset, at, lost);
+            if let Observation::Incident(incident) = &mut finding.observation {
+                incident.gap = gap;
+            }
+            finding
+        };
+        let mid_stream = |at| reset(Some(Duration::from_secs(1)), at);
+        let unread = race(Role::Server, Class::UnreadClose, 10, lost);
+        check(vec![unread, mid_stream(11)], "client unread_close + server unread_close");
+        check(vec![mid_stream(11)], "client mid_stream_reset");
+        // Of the rest of an upload it is not known where the request began.
+        let unread = race(Role::Server, Class::UnreadClose, 10, lost);
+        check(vec![unread, reset(None, 11)], "client mid_stream_reset");
         check(vec![client(10), client(10)], "client stale_write; client stale_write");
     }
 }

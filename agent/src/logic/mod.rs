@@ -1,7 +1,6 @@
 //! The decisions of finrace as plain functions over plain data: no I/O, no clock, no aya.
 
 pub mod advice;
-pub mod classify;
 pub mod engine;
 pub mod estimate;
 pub mod event;
@@ -21,5 +20,6 @@ pub mod peer;
 pub mod recent;
 pub mod table;
 pub mod tracker;
+pub mod turn;
 pub mod verdict;
 pub mod window;

@@ -126,6 +126,14 @@ words! {
         ReadAndClosed = "read_and_closed",
         /// Server: a request arrived after we had closed an idle connection.
         LateRequest = "late_request",
+        /// Client: the socket had been reset while it was idle, and stayed in the pool; the next
+        /// request failed before a byte of it was sent.
+        WriteAfterReset = "write_after_reset",
+        /// Client: a ping, pong, heartbeat or test query met a close: nobody misses it.
+        StaleProbe = "stale_probe",
+        /// Client: the first request on a connection met the close of a server that had never sent
+        /// anything on it.
+        UnusedClose = "unused_close",
         /// Client: request acknowledged, then FIN without an answer, no timeout in sight.
         PrematureClose = "premature_close",
         /// Client: the answer had begun while we still sent.
@@ -155,6 +163,7 @@ impl Class {
                 | Self::ResetAfterReuse
                 | Self::ReadAndClosed
                 | Self::LateRequest
+                | Self::WriteAfterReset
         )
     }
 }
@@ -184,9 +193,34 @@ words! {
         ClosedByUs = "closed_by_us",
         /// Nothing came back until we stopped watching.
         Unanswered = "unanswered",
+        /// Sent four times, nothing came back, and it still waits.
+        Pending = "pending",
+        /// The call failed: no byte left the host.
+        Failed = "failed",
         /// The peer's FIN came after the request and closed without an answer.
         Closed = "closed",
         /// Records of this connection were lost.
+        Unknown = "unknown",
+    }
+}
+
+words! {
+    /// How sure a class is.
+    Certainty {
+        /// The order of what happened leaves no other.
+        Certain = "certain",
+        /// What is most likely: two stories look the same from here.
+        Inferred = "inferred",
+    }
+}
+
+words! {
+    /// Whether an application can have read a lost request: what was not may be sent again, whatever
+    /// its method.
+    Read {
+        /// It cannot: no socket was there to take it, or its socket was thrown away with it unread.
+        Never = "never",
+        /// It may have.
         Unknown = "unknown",
     }
 }
@@ -337,6 +371,8 @@ pub struct Incident {
     pub class: Class,
     pub cause: Cause,
     pub outcome: Outcome,
+    pub certainty: Certainty,
+    pub read: Read,
     /// Idle time before the request.
     pub gap: Option<Duration>,
     /// Time from the peer's FIN to our write.
@@ -345,6 +381,8 @@ pub struct Incident {
     pub idle: Option<Duration>,
     /// Bytes at risk.
     pub bytes: Option<u32>,
+    /// The peer's silence at its close, where only its timeout tells whether that was due.
+    pub doubt: Option<Duration>,
     /// The other end's view, when that end is on this host too: the failure counts once, here.
     pub other_view: Option<Box<Incident>>,
 }
@@ -358,10 +396,13 @@ impl Incident {
             class,
             cause: Cause::Unknown,
             outcome,
+            certainty: Certainty::Certain,
+            read: Read::Unknown,
             gap: None,
             fin_age: None,
             idle: None,
             bytes: None,
+            doubt: None,
             other_view: None,
         }
     }
@@ -374,6 +415,8 @@ pub enum Observation {
     Reuse(Reuse),
     Dwell(Dwell),
     Incident(Incident),
+    /// What came of an incident that was told while its outcome was pending; counts nowhere.
+    Outcome(Incident),
 }
 
 impl Observation {
@@ -382,7 +425,8 @@ impl Observation {
             Self::Close(Close { origin, .. })
             | Self::Reuse(Reuse { origin, .. })
             | Self::Dwell(Dwell { origin, .. })
-            | Self::Incident(Incident { origin, .. }) => origin,
+            | Self::Incident(Incident { origin, .. })
+            | Self::Outcome(Incident { origin, .. }) => origin,
         }
     }
 
@@ -391,7 +435,8 @@ impl Observation {
             Self::Close(Close { time, .. })
             | Self::Reuse(Reuse { time, .. })
             | Self::Dwell(Dwell { time, .. })
-            | Self::Incident(Incident { time, .. }) => *time,
+            | Self::Incident(Incident { time, .. })
+            | Self::Outcome(Incident { time, .. }) => *time,
         }
     }
 }

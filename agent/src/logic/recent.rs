@@ -19,11 +19,13 @@ pub struct Recent<K, V> {
     keep: Duration,
     /// Entries pushed out for lack of room.
     pub refused: u64,
+    /// When the youngest of those that left a full map had come: what came later is all there.
+    pub left_until: Nanos,
 }
 
 impl<K: Hash + Eq, V> Recent<K, V> {
     pub fn new(limit: usize, keep: Duration) -> Self {
-        Self { entries: HashMap::default(), limit, keep, refused: 0 }
+        Self { entries: HashMap::default(), limit, keep, refused: 0, left_until: Nanos(0) }
     }
 
     pub fn insert(&mut self, key: K, time: Nanos, value: V) {
@@ -40,7 +42,14 @@ impl<K: Hash + Eq, V> Recent<K, V> {
     fn make_room(&mut self, key: &K, time: Nanos) {
         if self.entries.len() >= self.limit && !self.entries.contains_key(key) {
             let keep = self.keep;
-            self.entries.retain(|_, (stamp, _)| time.since(*stamp) <= keep);
+            let mut left_until = self.left_until;
+            self.entries.retain(|_, (stamp, _)| {
+                let stays = time.since(*stamp) <= keep;
+                if !stays {
+                    left_until = left_until.max(*stamp);
+                }
+                stays
+            });
             // Nearly full of fresh ones: make room by halves, so that scans stay rare.
             if self.entries.len() > self.limit / 4 * 3 {
                 let before = self.entries.len();
@@ -54,7 +63,9 @@ impl<K: Hash + Eq, V> Recent<K, V> {
                     stays
                 });
                 self.refused += (before - self.entries.len()) as u64;
+                left_until = left_until.max(*middle);
             }
+            self.left_until = left_until;
         }
     }
 
@@ -64,6 +75,13 @@ impl<K: Hash + Eq, V> Recent<K, V> {
 
     pub fn get_mut(&mut self, key: &K) -> Option<&mut V> {
         self.entries.get_mut(key).map(|(_, value)| value)
+    }
+
+    pub fn keys(&self) -> Vec<K>
+    where
+        K: Copy,
+    {
+        self.entries.keys().copied().collect()
     }
 
     pub fn remove(&mut self, key: &K) -> Option<V> {

@@ -333,9 +333,15 @@ impl Table {
     }
 
     /// The idle timeout of `closer`: of the row if it has told one, else of its port.
-    pub fn estimate(&self, key: &RowKey, closer: Closer) -> Option<&Estimate> {
-        let of_row = self.row(key).and_then(|row| row.stats.idle(closer).estimate());
-        of_row.or_else(|| self.port(&key.port())?.stats.idle(closer).estimate())
+    pub fn estimate(&self, key: &RowKey, closer: Closer) -> Option<Estimate> {
+        let of_row = self.row(key).and_then(|row| row.stats.timeout(closer));
+        of_row.or_else(|| self.port(&key.port())?.stats.timeout(closer))
+    }
+
+    /// Whether connections of this row were used again after longer gaps.
+    fn is_outlived(&self, key: &RowKey, idle: Duration) -> bool {
+        let closer = server_side(key.role());
+        self.row(key).is_some_and(|row| row.stats.is_outlived(closer, idle))
     }
 
     /// Whether connections of this row closed together around `time` though they had been idle
@@ -347,7 +353,7 @@ impl Table {
         let ip = (key.role() == Role::Client).then(|| key.ip());
         self.port(&key.port()).is_some_and(|port| {
             Closer::ALL.iter().any(|closer| {
-                let spread = self.estimate(key, *closer).map(Estimate::spread);
+                let spread = self.estimate(key, *closer).map(|estimate| estimate.spread());
                 port.recent.are_scattered(time, *closer, ip, spread.unwrap_or_default())
             })
         })
@@ -370,7 +376,8 @@ impl Table {
                 Cause::Idle
             }
             _ if self.burst(&key, incident.time) => Cause::Rollout,
-            None if is_over => Cause::Idle,
+            // Nothing agrees on a timeout, but others were used after longer.
+            None if is_over && !self.is_outlived(&key, idle) => Cause::Idle,
             _ => Cause::Lifetime,
         }
     }

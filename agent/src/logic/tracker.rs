@@ -1,8 +1,11 @@
-//! Follows sockets from their FIN to `->CLOSE` and says what became of bytes at risk.
+//! Follows sockets from their FIN or RST to their end, and hands what it has seen to [`turn`], which says
+//! what became of bytes at risk.
 //!
-//! In the steady state nothing is kept: an entry exists for a socket past a FIN, for a write after
+//! In the steady state nothing is kept: an entry exists for a socket past a FIN or RST, for a write after
 //! a gap until it is answered for, and for our own recent closes. All of it is bounded.
 
+mod after_reset;
+mod habits;
 mod our_close;
 mod peer_close;
 mod resets;
@@ -12,14 +15,16 @@ use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::time::Duration;
 
-use finrace_ebpf::decide::state;
+use finrace_ebpf::decide::{distance, state};
 use foldhash::HashMap;
 
-use super::classify::{Ended, Known, Settings, Started};
+use self::after_reset::Dead;
+use self::habits::Habits;
 use super::event::{Event, Kind, SockKey, Tuple};
-use super::model::{Close, How, Nanos, Observation, Origin, Process, Role};
+use super::model::{Close, Endpoint, How, Nanos, Observation, Origin, Process, Role};
 use super::owner::Owner;
 use super::recent::Recent;
+use super::turn::{Asked, AtRisk, Ended, Known, ServerEnd, Settings};
 
 /// How long a small write is held back, beside two round trips: a farewell if our FIN follows.
 const HOLD: Duration = Duration::from_millis(100);
@@ -34,8 +39,25 @@ const TIME_WAIT: Duration = Duration::from_mins(1);
 /// How often room is given back.
 const TIDY: Duration = Duration::from_mins(1);
 
-/// Most entries of each kind; each takes about 300 bytes.
+/// Most sockets past a FIN, past a RST, and closes of our own.
 const LIMIT: usize = 16_384;
+
+/// Most sockets of whose last gap something is kept: many, since every connection that is used now and
+/// then is among them.
+const GAPS: usize = 65_536;
+
+/// All that is kept of connections takes no more memory than this, however many there are.
+pub const MEMORY: usize = 64 * 1024 * 1024;
+
+const _: () = {
+    const fn of<K, V>() -> usize {
+        // A hash map has room for up to twice as many, an eighth of it empty.
+        2 * (size_of::<(K, (Nanos, V))>() + 1)
+    }
+    let past = of::<SockKey, Followed>() + of::<SockKey, Dead>() + of::<Tuple, OurClose>();
+    let gaps = of::<SockKey, Asked>() + of::<SockKey, u32>();
+    assert!(LIMIT * past / 2 + GAPS * gaps / 2 <= MEMORY);
+};
 
 /// Sequence numbers that both ends of a connection share, whatever NAT does to addresses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -55,22 +77,6 @@ pub struct Finding {
     pub lost: Option<Lost>,
 }
 
-/// Bytes at risk on a socket past the peer's FIN.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum AtRisk {
-    None,
-    /// On their way when the FIN came.
-    Crossed {
-        gap: Duration,
-    },
-    /// Began after the FIN, after a gap.
-    Stale {
-        gap: Option<Duration>,
-    },
-    /// Continue what was under way at the FIN.
-    Continued,
-}
-
 /// A socket past the peer's FIN.
 #[derive(Debug)]
 struct Followed {
@@ -82,7 +88,16 @@ struct Followed {
     at_risk: AtRisk,
     /// Our first write after the FIN, where a hook saw it.
     wrote: Option<Nanos>,
+    /// First byte at risk, and segments with data sent before it.
+    start: u32,
+    segs_out: u32,
     process: Option<Process>,
+    /// How it ended, while only the application's next step can tell what it was.
+    waits: Option<Event>,
+    /// Whether the application had read the peer's end, as it closed.
+    has_noticed: Option<bool>,
+    /// Its socket is gone.
+    is_dead: bool,
     /// Its story is told; only `->CLOSE` is still to come.
     done: bool,
 }
@@ -96,6 +111,10 @@ struct OurClose {
     rcv_nxt: u32,
     /// Ours, with the FIN.
     snd_nxt: u32,
+    /// How far our application had read.
+    read_to: u32,
+    /// Our last words, if it had such: as long as the client's own where those are TLS alerts.
+    said: Option<u32>,
     /// A late request is reported once, however many segments it has.
     reported: bool,
 }
@@ -115,16 +134,29 @@ enum Timer {
     Held(Nanos),
     /// An outcome is overdue.
     Outcome,
+    /// The owner of a socket that was reset has not let go of it.
+    Kept,
+    /// No FIN came after a few late bytes.
+    Late,
 }
 
 #[derive(Debug)]
 pub struct Tracker {
     settings: Settings,
     followed: Recent<SockKey, Followed>,
-    started: Recent<SockKey, Started>,
+    asked: Recent<SockKey, Asked>,
     /// A server's last answer after a silence: `rcv_nxt` then.
     answered: Recent<SockKey, u32>,
     closed: Recent<Tuple, OurClose>,
+    /// By both addresses: where the other end of a connection is on this host, in any namespace.
+    closes_of: Recent<[Endpoint; 2], Tuple>,
+    /// Sockets that an RST has ended, until they are let go of.
+    dead: Recent<SockKey, Dead>,
+    /// A few late bytes, until the FIN that would make them last words is overdue.
+    late: Recent<SockKey, Finding>,
+    /// Requests that hang and were told: by socket, as they were told.
+    pending: Recent<SockKey, Finding>,
+    habits: Habits,
     /// By network namespace and port.
     listeners: HashMap<(u32, u16), Listening>,
     timers: BinaryHeap<Reverse<(Nanos, Timer, SockKey)>>,
@@ -146,9 +178,14 @@ impl Tracker {
         Self {
             settings,
             followed: Recent::new(LIMIT, Duration::from_mins(10)),
-            started: Recent::new(LIMIT, Duration::from_mins(1)),
-            answered: Recent::new(LIMIT, Duration::from_mins(1)),
+            asked: Recent::new(GAPS, Duration::from_mins(1)),
+            answered: Recent::new(GAPS, Duration::from_mins(1)),
             closed: Recent::new(LIMIT, 2 * TIME_WAIT),
+            closes_of: Recent::new(LIMIT, 2 * TIME_WAIT),
+            dead: Recent::new(LIMIT, Duration::from_hours(2)),
+            late: Recent::new(1_024, TIME_WAIT),
+            pending: Recent::new(1_024, Duration::from_hours(1)),
+            habits: Habits::default(),
             listeners: known,
             timers: BinaryHeap::new(),
             blind_until: settings.start + TIME_WAIT,
@@ -159,19 +196,25 @@ impl Tracker {
     }
 
     /// What is kept: sockets past the peer's FIN, clients' writes and servers' answers after a
-    /// gap, our own recent closes; with the limit of each.
-    pub fn fill(&self) -> [(&'static str, usize, usize); 4] {
+    /// gap, our own recent closes, sockets that were reset; with the limit of each.
+    pub fn fill(&self) -> [(&'static str, usize, usize); 5] {
         [
             ("followed", self.followed.count(), LIMIT),
-            ("started", self.started.count(), LIMIT),
-            ("answered", self.answered.count(), LIMIT),
+            ("started", self.asked.count(), GAPS),
+            ("answered", self.answered.count(), GAPS),
             ("closed", self.closed.count(), LIMIT),
+            ("reset", self.dead.count(), LIMIT),
         ]
     }
 
-    /// Sockets that found no room.
+    /// Sockets past a FIN that found no room: what is missing of them says nothing.
     pub fn refused(&self) -> u64 {
-        self.followed.refused + self.started.refused + self.answered.refused
+        self.followed.refused
+    }
+
+    /// Gaps, and resets of idle sockets, that found no room: these are missing, and nothing else.
+    pub fn gaps_refused(&self) -> u64 {
+        self.asked.refused + self.answered.refused + self.dead.refused
     }
 
     /// Closes of our own that were forgotten before their time: where there are many a second.
@@ -235,6 +278,8 @@ impl Tracker {
             (Kind::ResetReceived, state::ESTABLISHED, _) => self.reset_established(event),
             (Kind::ResetReceived, ..) => self.reset_after_fin(event),
             (Kind::ResetSent, ..) => self.reset_sent(event),
+            (Kind::Destroyed, ..) => self.destroyed(event),
+            (Kind::Retransmitted, ..) => self.hangs(event),
         }
     }
 
@@ -244,10 +289,7 @@ impl Tracker {
             && due <= now
         {
             self.timers.pop();
-            match timer {
-                Timer::Held(written) => self.release(key, written),
-                Timer::Outcome => self.give_up(key, due),
-            }
+            self.ring(timer, key, due);
         }
         if now.since(self.tidied) >= TIDY {
             self.tidied = now;
@@ -260,8 +302,14 @@ impl Tracker {
     fn tidy(&mut self, now: Nanos) {
         self.closed.forget(now);
         self.closed.shrink();
+        self.closes_of.forget(now);
+        self.closes_of.shrink();
+        self.dead.forget(now);
+        self.dead.shrink();
+        self.pending.forget(now);
+        self.late.forget(now);
         self.followed.shrink();
-        self.started.shrink();
+        self.asked.shrink();
         self.answered.shrink();
         if self.timers.capacity() / 4 > self.timers.len().max(256) {
             self.timers.shrink_to(2 * self.timers.len());
@@ -279,22 +327,70 @@ impl Tracker {
             None,
         );
     }
+
+    /// The end of the run: what still waits for its outcome is told without.
+    pub fn finish(&mut self, now: Nanos) {
+        for key in self.followed.keys() {
+            self.tell_unknown(key, now);
+        }
+        for key in self.late.keys() {
+            self.say_late(key);
+        }
+        for key in self.dead.keys() {
+            self.still_kept(key);
+        }
+    }
+
+    /// Sets a timer. There are at most a few for each thing that is kept; beyond, the oldest goes off
+    /// early.
+    fn set_timer(&mut self, due: Nanos, timer: Timer, key: SockKey) {
+        if self.timers.len() >= 4 * LIMIT
+            && let Some(Reverse((oldest, timer, key))) = self.timers.pop()
+        {
+            self.ring(timer, key, oldest);
+        }
+        self.timers.push(Reverse((due, timer, key)));
+    }
+
+    /// A timer goes off.
+    fn ring(&mut self, timer: Timer, key: SockKey, due: Nanos) {
+        match timer {
+            Timer::Held(written) => self.release(key, written),
+            Timer::Outcome => self.give_up(key, due),
+            Timer::Kept => self.still_kept(key),
+            Timer::Late => self.say_late(key),
+        }
+    }
+
     /// Without a record of its own, a write proves to have had no gap only if the hook was there
-    /// at the time and nothing was lost since.
-    fn known<'a>(&self, event: &Event, role: Role, started: Option<&'a Started>) -> Known<'a> {
+    /// at the time, nothing was lost since, and what was kept of it is still there.
+    fn known<'a>(&self, event: &Event, role: Role, asked: Option<&'a Asked>) -> Known<'a> {
         let sent_ago = self.settings.ticks.between(event.raw.lsndtime, event.raw.jiffies);
+        let since = self.settings.start.max(self.asked.left_until);
         let sees_writes = self.settings.sees_writes
             && event.time > self.lost_until
-            && event.time.since(self.settings.start) > sent_ago;
-        Known { role, started, settings: Settings { sees_writes, ..self.settings } }
+            && event.time.since(since) > sent_ago;
+        let server = if role == Role::Client { self.server_end(event) } else { None };
+        let settings = Settings { sees_writes, ..self.settings };
+        Known { role, asked, server, settings }
+    }
+
+    /// The other end as it closed, if it is on this host.
+    fn server_end(&self, event: &Event) -> Option<ServerEnd> {
+        let Tuple { local, remote, .. } = event.key.tuple;
+        let close = self.closed.get(self.closes_of.get(&[remote, local])?)?;
+        let is_same = distance(close.snd_nxt, event.raw.rcv_nxt).abs() <= 1;
+        is_same.then_some(ServerEnd { received: close.rcv_nxt, read: close.read_to })
     }
 
     /// Forgets the writes of a socket that closes.
-    fn take_started(&mut self, key: &SockKey, role: Role) -> Option<Started> {
+    fn take_asked(&mut self, event: &Event, role: Role) -> Option<Asked> {
         if role != Role::Client {
-            self.answered.remove(key);
+            self.answered.remove(&event.key);
         }
-        self.started.remove(key)
+        let asked = self.asked.remove(&event.key)?;
+        self.habits.learn(&event.key, &asked, event);
+        Some(asked)
     }
 }
 

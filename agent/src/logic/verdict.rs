@@ -173,9 +173,6 @@ pub fn assess(facts: &Facts, before: Option<State>) -> State {
     if races > 0 && !has_turned {
         return State::Racing;
     }
-    if facts.long_dwell().is_some() && !has_turned {
-        return State::Leaking;
-    }
     let limit = match before {
         Some(State::Safe) => 0.10,
         Some(State::Exposed | State::Racing | State::Leaking) => 0.02,
@@ -185,7 +182,9 @@ pub fn assess(facts: &Facts, before: Option<State>) -> State {
     let has_only_client = facts.server_timeout.is_none() && facts.client_timeout.is_some();
     let limit = if has_only_client { 0.5 } else { limit };
     let is_server_first = !has_turned && facts.server_share() > limit;
-    let is_known = facts.server_timeout.is_some() || facts.is_server_first_again;
+    // Farewells alone say at most how long: a slow answer with a close looks the same.
+    let has_timeout = facts.server_timeout.as_ref().is_some_and(|known| !known.is_upper_bound);
+    let is_known = has_timeout || facts.is_server_first_again;
     if is_server_first && is_known && facts.idle_closes() >= MIN_CLOSES && facts.reuses > 0 {
         return State::Exposed;
     }

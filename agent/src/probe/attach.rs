@@ -242,6 +242,7 @@ impl Kernel {
                 "aarch64" => registers::AARCH64,
                 _ => registers::X86_64,
             },
+            probe_read: u32::from(may_probe_read(features)),
         };
         let level = log::max_level() as u8;
         let mut layout = layout;
@@ -480,7 +481,7 @@ mod tests {
             rdonly_cast_id: 812,
             ..Layout::ABSENT
         };
-        let settings = Settings { reuse_jiffies: 50, wake_bytes: 1, registers: 0 };
+        let settings = Settings { reuse_jiffies: 50, wake_bytes: 1, registers: 0, probe_read: 1 };
         let object = finrace_ebpf::object().unwrap();
         let mut changed = object.clone();
         let count = patch::apply(&mut changed, &layout, &settings);
@@ -512,6 +513,8 @@ mod tests {
         let best = "write: tp_btf tcp_sendmsg_locked
 state: tp_btf inet_sock_set_state
 reset received: tp_btf tcp_receive_reset
+destroy: tp_btf tcp_destroy_sock
+retransmit: tp_btf tcp_retransmit_skb
 reset sent: tp_btf tcp_send_reset
 time-wait: tp_btf tcp_send_reset";
         assert_eq!(served(&linux_6_18(), &[], &[]), best);
@@ -519,6 +522,8 @@ time-wait: tp_btf tcp_send_reset";
         let second = "write: fentry tcp_sendmsg_locked
 state: raw_tp inet_sock_set_state
 reset received: tp_btf tcp_receive_reset
+destroy: tp_btf tcp_destroy_sock
+retransmit: tp_btf tcp_retransmit_skb
 reset sent: raw_tp tcp_send_reset
 time-wait: raw_tp tcp_send_reset";
         assert_eq!(served(&linux_6_18(), &[], &refused), second);
@@ -526,6 +531,8 @@ time-wait: raw_tp tcp_send_reset";
         let old = "write: kprobe tcp_sendmsg_locked, do_tcp_sendpages
 state: tp_btf inet_sock_set_state
 reset received: tp_btf tcp_receive_reset
+destroy: tp_btf tcp_destroy_sock
+retransmit: tp_btf tcp_retransmit_skb
 reset sent: raw_tp tcp_send_reset
 time-wait: kprobe tcp_v4_send_reset, tcp_v6_send_reset";
         assert_eq!(served(&linux_6_1(), &[], &["fr_pages_fent", "fr_stray6_fent"]), old);

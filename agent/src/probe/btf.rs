@@ -127,6 +127,16 @@ impl Btf {
         self.id(kind::STRUCT, name)
     }
 
+    /// The number of an enumerator of `enum enumeration`, of 32 bits.
+    pub fn enumerator(&self, enumeration: &str, name: &str) -> Option<u32> {
+        self.named(&[kind::ENUM], enumeration).find_map(|ty| {
+            let mut places = (0..usize::from(ty.vlen)).map(|index| ty.body + index * 8);
+            let at =
+                places.find(|at| self.u32_at(*at).is_some_and(|of| self.is_named(of, name)))?;
+            self.u32_at(at + 4)
+        })
+    }
+
     fn id(&self, kind: u8, name: &str) -> Option<u32> {
         let matches = |ty: &Type| ty.kind == kind && self.is_named(ty.name, name);
         let at = self.types.iter().position(matches)?;
@@ -449,6 +459,10 @@ pub(super) mod tests {
         assert_eq!(btf.tracepoint_args("thre"), None);
         assert!(btf.func_exists("tcp_sendmsg"));
         assert!(!btf.func_exists("tcp_send"));
+        assert_eq!(btf.enumerator("color", "BLUE"), Some(4_000_000_000));
+        assert_eq!(btf.enumerator("signed", "PLUS"), Some(5));
+        assert_eq!(btf.enumerator("color", "GREEN"), None);
+        assert_eq!(btf.enumerator("big", "HUGE"), None);
     }
 
     #[test]

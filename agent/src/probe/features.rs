@@ -71,6 +71,8 @@ pub struct Tracepoints {
     pub tcp_sendmsg_locked: Option<usize>,
     pub inet_sock_set_state: Option<usize>,
     pub tcp_receive_reset: Option<usize>,
+    pub tcp_destroy_sock: Option<usize>,
+    pub tcp_retransmit_skb: Option<usize>,
     pub tcp_send_reset: Option<usize>,
 }
 
@@ -120,6 +122,8 @@ impl Features {
             tcp_sendmsg_locked: args("tcp_sendmsg_locked"),
             inet_sock_set_state: args("inet_sock_set_state"),
             tcp_receive_reset: args("tcp_receive_reset"),
+            tcp_destroy_sock: args("tcp_destroy_sock"),
+            tcp_retransmit_skb: args("tcp_retransmit_skb"),
             tcp_send_reset: args("tcp_send_reset"),
         };
         let functions = FUNCTIONS

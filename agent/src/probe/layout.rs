@@ -29,10 +29,15 @@ pub fn resolve(btf: &Btf) -> Result<Resolved> {
     const TIME_WAIT: &str = "late requests that a TIME_WAIT socket answers";
     const NETNS: &str = "late requests that no socket answers: their network namespace";
     const ROLE: &str = "the role of connections whose FIN is not out yet, unless accepted";
+    const UNREAD: &str = "requests unread at a close, and what an application knew as it wrote";
+    const ORDER: &str = "order within one tick of the clock: some classes are not certain";
+    const DEAD: &str = "requests that fail since their socket was reset while it was idle";
+    const WORDS: &str = "farewells and pings by their own words";
     const TIMESTAMPS: &str = "telling a live peer's reset from one without a socket";
 
     let mut of = Resolver { btf, missing: Vec::new(), lost: Vec::new() };
     let (sk_cgroup, sk_cgroup_is_val) = of.cgroup("the container or unit of an end");
+    let (msg_buffer, msg_iter_type, msg_iter_type_bits) = of.message(WORDS);
     let (rx_opt_flags, saw_tstamp_bit, tstamp_ok_bit) = of.timestamp_flags(TIMESTAMPS);
     // One line per field: struct, path, the bits that are read at least, and what is lost without.
     let layout = Layout {
@@ -72,7 +77,12 @@ pub fn resolve(btf: &Btf) -> Result<Resolved> {
         write_seq: of.required("tcp_sock", "write_seq", 32),
         rcv_nxt: of.required("tcp_sock", "rcv_nxt", 32),
         rcv_wup: of.optional("tcp_sock", "rcv_wup", 32, "farewells that our own FIN answers"),
-        copied_seq: of.optional("tcp_sock", "copied_seq", 32, "requests unread at our own close"),
+        copied_seq: of.optional("tcp_sock", "copied_seq", 32, UNREAD),
+        snd_wl1: of.optional("tcp_sock", "snd_wl1", 32, ORDER),
+        first_tx_mstamp: of.optional("tcp_sock", "first_tx_mstamp", 64, ORDER),
+        delivered_mstamp: of.optional("tcp_sock", "delivered_mstamp", 64, ORDER),
+        tcp_wstamp_ns: of.optional("tcp_sock", "tcp_wstamp_ns", 64, ORDER),
+        app_limited: of.optional("tcp_sock", "app_limited", 32, DEAD),
         srtt_us: of.optional("tcp_sock", "srtt_us", 32, "round-trip times"),
         bytes_acked: of.optional("tcp_sock", "bytes_acked", 64, ROLE),
         bytes_sent: of.optional("tcp_sock", "bytes_sent", 64, ROLE),
@@ -89,6 +99,7 @@ pub fn resolve(btf: &Btf) -> Result<Resolved> {
             32,
             "telling the first exchange from later ones",
         ),
+        data_segs_in: of.optional("tcp_sock", "data_segs_in", 32, ORDER),
         rx_opt_flags,
         saw_tstamp_bit,
         tstamp_ok_bit,
@@ -102,7 +113,14 @@ pub fn resolve(btf: &Btf) -> Result<Resolved> {
         cb_seq: of.optional("tcp_skb_cb", "seq", 32, LATE),
         cb_end_seq: of.optional("tcp_skb_cb", "end_seq", 32, LATE),
         cb_ack_seq: of.optional("tcp_skb_cb", "ack_seq", 32, LATE),
+        cb_tcp_flags: of.optional("tcp_skb_cb", "tcp_flags", 8, LATE),
         msg_count: of.optional("msghdr", "msg_iter.count", 64, "the bytes of a write"),
+        msg_iov_offset: of.optional("msghdr", "msg_iter.iov_offset", 64, WORDS),
+        msg_buffer,
+        msg_iter_type,
+        msg_iter_type_bits,
+        iter_ubuf: btf.enumerator("iter_type", "ITER_UBUF").unwrap_or(ABSENT),
+        iter_iovec: btf.enumerator("iter_type", "ITER_IOVEC").unwrap_or(ABSENT),
         tcp_sock_id: btf.struct_id("tcp_sock").unwrap_or(ABSENT),
         rdonly_cast_id: btf.func_id("bpf_rdonly_cast").unwrap_or(ABSENT),
     };
@@ -140,6 +158,20 @@ impl Resolver<'_> {
     fn optional(&mut self, strukt: &str, path: &str, bits: u64, loses: &'static str) -> u32 {
         let offset = self.offset(strukt, path, bits);
         offset.unwrap_or_else(|| self.lose(format!("{strukt}.{path}"), loses))
+    }
+
+    /// Byte offsets of a message's buffer and of what kind it is, and that kind's bits: the first of the
+    /// names that these have had.
+    fn message(&mut self, loses: &'static str) -> (u32, u32, u32) {
+        let buffers = ["msg_iter.ubuf", "msg_iter.__iov", "msg_iter.iov"];
+        let kinds = ["msg_iter.iter_type", "msg_iter.type"];
+        let buffer = buffers.iter().find_map(|path| self.offset("msghdr", path, 64));
+        let kind = kinds.iter().find_map(|path| self.offset("msghdr", path, 8));
+        let bits = kinds.map(|path| self.width("msghdr", path)).into_iter().sum();
+        match (buffer, kind) {
+            (Some(buffer), Some(kind)) => (buffer, kind, bits),
+            _ => (self.lose("msghdr.msg_iter".to_owned(), loses), ABSENT, bits),
+        }
     }
 
     /// A field of a kernel feature that may not be built in; without it nothing is lost.
@@ -231,11 +263,14 @@ mod tests {
         struct tcp_sock lsndtime=u32@800 rcv_tstamp=u32@832 snd_una=u32@864 snd_nxt=u32@896 \
             write_seq=u32@928 rcv_nxt=u32@960 copied_seq=u32@992 rcv_wup=u32@1632 srtt_us=u32@1024 \
             bytes_acked=u64@1088 bytes_sent=u64@1152 bytes_retrans=u64@1216 \
-            bytes_received=u64@1280 data_segs_out=u32@1344 rx_opt=rx_opt@1376 is_mptcp=u8@1600
+            bytes_received=u64@1280 data_segs_out=u32@1344 rx_opt=rx_opt@1376 is_mptcp=u8@1600 \
+            snd_wl1=u32@1664 first_tx_mstamp=u64@1728 delivered_mstamp=u64@1792 \
+            tcp_wstamp_ns=u64@1856 app_limited=u32@1920 data_segs_in=u32@1984
         struct sk_buff cb=cb@320 head=p@1536 network_header=u16@1440 transport_header=u16@1424 \
             dev=p@128
-        struct tcp_skb_cb seq=u32@0 end_seq=u32@32 ack_seq=u32@160
-        struct msg_iter count=u64@192
+        struct tcp_skb_cb seq=u32@0 end_seq=u32@32 ack_seq=u32@160 tcp_flags=u8@96
+        struct msg_iter iter_type=u8@0 iov_offset=u64@64 ubuf=p@128 count=u64@192
+        enum iter_type ITER_UBUF=0 ITER_IOVEC=1
         struct msghdr msg_iter=msg_iter@128
     ";
 

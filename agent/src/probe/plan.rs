@@ -14,6 +14,9 @@ pub enum Job {
     Write,
     State,
     ResetReceived,
+    /// The end of sockets that were reset while nobody looked.
+    Destroy,
+    Retransmit,
     ResetSent,
     /// Resets without a full socket: the one thing that tells of a late request when our socket
     /// is in TIME_WAIT or gone.
@@ -21,8 +24,15 @@ pub enum Job {
 }
 
 impl Job {
-    pub const ALL: [Self; 5] =
-        [Self::Write, Self::State, Self::ResetReceived, Self::ResetSent, Self::TimeWait];
+    pub const ALL: [Self; 7] = [
+        Self::Write,
+        Self::State,
+        Self::ResetReceived,
+        Self::Destroy,
+        Self::Retransmit,
+        Self::ResetSent,
+        Self::TimeWait,
+    ];
 
     /// Without these there are no classes, and so no run.
     pub fn is_required(self) -> bool {
@@ -34,6 +44,8 @@ impl Job {
             Self::Write => "write",
             Self::State => "state",
             Self::ResetReceived => "reset received",
+            Self::Destroy => "destroy",
+            Self::Retransmit => "retransmit",
             Self::ResetSent => "reset sent",
             Self::TimeWait => "time-wait",
         }
@@ -47,6 +59,8 @@ impl Job {
             }
             Self::State => "closes, FINs and all that rests on them: everything",
             Self::ResetReceived => "how races end, and those that only a reset shows",
+            Self::Destroy => "requests that fail since their socket was reset while it was idle",
+            Self::Retransmit => "requests that hang, until their connection ends",
             Self::ResetSent => "late requests that reach a socket which is still there",
             Self::TimeWait => "late requests that come when our socket is in TIME_WAIT or gone",
         }
@@ -193,7 +207,7 @@ impl Candidate {
 /// one comes first: it runs under the socket lock, and kTLS calls it directly since 6.5.
 const CANDIDATES: &[Candidate] = {
     use Hook::{Fentry, Kprobe, RawTp, TpBtf};
-    use Job::{ResetReceived, ResetSent, State, TimeWait, Write};
+    use Job::{Destroy, ResetReceived, ResetSent, Retransmit, State, TimeWait, Write};
     &[
         candidate(Write, TpBtf, &[part("fr_write_btf", "tcp_sendmsg_locked")]).reading(2),
         candidate(Write, RawTp, &[part("fr_write_raw", "tcp_sendmsg_locked")]).reading(2),
@@ -213,6 +227,10 @@ const CANDIDATES: &[Candidate] = {
         candidate(State, RawTp, &[part("fr_state_raw", "inet_sock_set_state")]).reading(3),
         candidate(ResetReceived, TpBtf, &[part("fr_rrst_btf", "tcp_receive_reset")]).reading(1),
         candidate(ResetReceived, RawTp, &[part("fr_rrst_raw", "tcp_receive_reset")]).reading(1),
+        candidate(Destroy, TpBtf, &[part("fr_dest_btf", "tcp_destroy_sock")]).reading(1),
+        candidate(Destroy, RawTp, &[part("fr_dest_raw", "tcp_destroy_sock")]).reading(1),
+        candidate(Retransmit, TpBtf, &[part("fr_retr_btf", "tcp_retransmit_skb")]).reading(1),
+        candidate(Retransmit, RawTp, &[part("fr_retr_raw", "tcp_retransmit_skb")]).reading(1),
         // The packet's headers have no type: they are read by helper, or not at all.
         candidate(ResetSent, TpBtf, &[part("fr_srst_btf", "tcp_send_reset")])
             .reading(3)
@@ -264,7 +282,7 @@ pub struct JobPlan {
 }
 
 /// What there is for each job, in the order of [`Job::ALL`].
-pub fn plan(features: &Features) -> [JobPlan; 5] {
+pub fn plan(features: &Features) -> [JobPlan; Job::ALL.len()] {
     Job::ALL.map(|job| {
         let candidates = CANDIDATES.iter().filter(|candidate| candidate.job == job);
         let offers = candidates.map(|candidate| Offer {
@@ -338,6 +356,8 @@ impl Candidate {
             Job::Write => known.tcp_sendmsg_locked,
             Job::State => known.inet_sock_set_state,
             Job::ResetReceived => known.tcp_receive_reset,
+            Job::Destroy => known.tcp_destroy_sock,
+            Job::Retransmit => known.tcp_retransmit_skb,
             Job::ResetSent | Job::TimeWait => known.tcp_send_reset,
         };
         let (Some(found), read) = (found, self.parameters) else {
@@ -393,6 +413,8 @@ pub(super) mod tests {
                 tcp_sendmsg_locked: sendmsg_locked,
                 inet_sock_set_state: Some(3),
                 tcp_receive_reset: Some(1),
+                tcp_destroy_sock: Some(1),
+                tcp_retransmit_skb: Some(2),
                 tcp_send_reset: Some(send_reset),
             },
             functions: FUNCTIONS.into_iter().filter(|name| *name != SENDPAGES).collect(),
@@ -456,7 +478,9 @@ pub(super) mod tests {
          | kprobe tcp_sendmsg_locked | kprobe tcp_sendmsg";
 
     const STATE: &str = "state: fr_state_btf | fr_state_raw
-        reset received: fr_rrst_btf | fr_rrst_raw";
+        reset received: fr_rrst_btf | fr_rrst_raw
+        destroy: fr_dest_btf | fr_dest_raw
+        retransmit: fr_retr_btf | fr_retr_raw";
 
     #[test]
     fn linux_5_10_and_6_1() {
@@ -559,6 +583,8 @@ pub(super) mod tests {
             "write: raw_tp tcp_sendmsg_locked | kprobe tcp_sendmsg_locked | kprobe tcp_sendmsg
              state: fr_state_raw
              reset received: fr_rrst_raw
+             destroy: fr_dest_raw
+             retransmit: fr_retr_raw
              reset sent: fr_srst_raw3
              time-wait: as reset sent",
         );
@@ -586,6 +612,8 @@ pub(super) mod tests {
              | fentry tcp_sendmsg
              state: fr_state_btf
              reset received: fr_rrst_btf
+             destroy: fr_dest_btf
+             retransmit: fr_retr_btf
              reset sent: fr_srst_dir
              time-wait: as reset sent";
         let features = Features { lockdown: Lockdown::Confidentiality, ..linux_6_18() };

@@ -69,6 +69,8 @@ pub(super) struct PeerReport {
     /// When each class was last seen, RFC 3339.
     pub(super) last_seen: BTreeMap<&'static str, String>,
     pub(super) causes: BTreeMap<&'static str, u64>,
+    /// Whether an application can have read the lost requests: `never` ones may be sent again.
+    pub(super) read: BTreeMap<&'static str, u64>,
     pub(super) incidents: BTreeMap<&'static str, u64>,
     /// Races of this side that are counted at the client's row, whose end is on this host too.
     pub(super) seen: u64,
@@ -339,7 +341,7 @@ impl Run {
             server: End::default(),
             verdict: verdict.as_str(),
             sentence: sentence(&facts, verdict, &names.client, &names.server),
-            notes: notes(&facts, &names.server),
+            notes: notes(&facts, &names.client, &names.server),
             missing: (verdict == State::Unknown).then(|| facts.missing()),
             exposure_per_hour: facts.expected(),
             exposure: ExposureReport::of(&facts),
@@ -356,13 +358,14 @@ impl Run {
             races: BTreeMap::new(),
             last_seen: BTreeMap::new(),
             causes: BTreeMap::new(),
+            read: BTreeMap::new(),
             incidents: BTreeMap::new(),
             seen: stats.counts.seen,
             idle_timeout: Closer::ALL
                 .iter()
                 .filter_map(|closer| {
-                    let estimate = stats.idle(*closer).estimate()?;
-                    Some((closer.as_str(), Timeout::of(estimate, side_of(role, *closer))))
+                    let estimate = stats.timeout(*closer)?;
+                    Some((closer.as_str(), Timeout::of(&estimate, side_of(role, *closer))))
                 })
                 .collect(),
             drop_limit: facts.drop_limit.map(DropLimit::of),
@@ -399,8 +402,9 @@ const fn side_of(role: Role, closer: Closer) -> Side {
 impl PeerReport {
     fn add_incidents(&mut self, stats: &Stats, rfc3339: impl Fn(Nanos) -> String) {
         let mut last = BTreeMap::new();
-        for ((class, cause), tally) in stats.counts.incidents.iter() {
+        for ((class, cause, read), tally) in stats.counts.incidents.iter() {
             if class.is_race() {
+                *self.read.entry(read.as_str()).or_insert(0) += tally.count;
                 *self.races.entry(class.as_str()).or_insert(0) += tally.count;
                 *self.causes.entry(cause.as_str()).or_insert(0) += tally.count;
                 let seen: &mut Nanos = last.entry(class.as_str()).or_default();

@@ -14,6 +14,7 @@
 
 mod agent;
 mod expect;
+mod field;
 mod kernel;
 mod link;
 mod lookalikes;
@@ -83,7 +84,8 @@ fn run() -> Result<bool> {
     let wanted: Vec<String> = std::env::args().skip(1).filter(|a| !a.starts_with('-')).collect();
     let is_wanted =
         |s: &Scenario| wanted.is_empty() || wanted.iter().any(|part| s.name.contains(&**part));
-    let all = races::ALL.iter().chain(paths::ALL).chain(owners::ALL).chain(lookalikes::ALL);
+    let all =
+        [races::ALL, paths::ALL, owners::ALL, lookalikes::ALL, field::ALL].into_iter().flatten();
     let scenarios: Vec<&Scenario> = all.filter(|s| is_wanted(s)).collect();
     ensure!(!scenarios.is_empty(), "no scenario has {} in its name", wanted.join(" or "));
 
@@ -99,7 +101,9 @@ fn run() -> Result<bool> {
         verdicts.push(Verdict::of(&name, hookless.check_rights()));
     }
     gate.open();
-    let mut judged = judge_patiently(&scenarios, &finish(threads), &agent, &hookless);
+    // To the end: their ports stay theirs, so that no line of theirs is taken for one of another attempt.
+    let ends = finish(threads);
+    let mut judged = judge_patiently(&scenarios, &ends, &agent, &hookless);
     let skipped = agent.skipped_runs() + hookless.as_ref().map_or(0, Agent::skipped_runs);
     let missed: Vec<&Scenario> =
         scenarios.into_iter().filter(|s| !s.early && judged.iter().any(|v| v.fails(s))).collect();
@@ -109,8 +113,8 @@ fn run() -> Result<bool> {
             println!("again {}: the kernel skipped {skipped} runs of programs", scenario.name);
         }
         judged.retain(|verdict| !missed.iter().any(|scenario| verdict.is_of(scenario)));
-        let ends = finish(start(&missed, &gate));
-        judged.extend(judge_patiently(&missed, &ends, &agent, &hookless));
+        let again = finish(start(&missed, &gate));
+        judged.extend(judge_patiently(&missed, &again, &agent, &hookless));
     }
     verdicts.extend(judged);
     verdicts.push(Verdict::of("agent_stops", agent.stop()));

@@ -29,11 +29,6 @@ const UNREAD_CLOSE: &str = "
         process=finrace-live pid=$pid other_view.class=unread_close other_view.role=server
     reuse role=client gap~1.0";
 
-const RESET_AFTER_REUSE: &str = "
-    race class=reset_after_reuse outcome=reset role=client gap~1.0 bytes=200 \
-        process=finrace-live pid=$pid
-    reuse role=client gap~1.0";
-
 const FAREWELL: &str = "close role=client closer=peer how=fin idle~1.2";
 
 /// Of a request that crossed the server's FIN on the wire.
@@ -126,7 +121,7 @@ pub(crate) const ALL: &[Scenario] = &[
     .also_hookless(),
     Scenario::new(
         "tiny_14_lingering",
-        |s| lingering_close(s, b"*1\r\n$4\r\nPING\r\n"),
+        |s| lingering_close(s, &REQUEST[..14]),
         "race class=stale_write outcome=acked role=client gap~1.45 fin_age~0.25 bytes=14",
     )
     .also_hookless(),
@@ -151,9 +146,15 @@ pub(crate) const ALL: &[Scenario] = &[
         "race class=silent_drop outcome=unanswered role=client gap~1.0 bytes=200
          reuse role=client gap~1.0",
     ),
-    // Without time stamps the two cannot be told apart.
-    Scenario::new("reset_after_reuse_unread", unread_close_unstamped, RESET_AFTER_REUSE),
-    Scenario::new("reset_after_reuse_dropped", silent_drop_unstamped, RESET_AFTER_REUSE),
+    // Without time stamps the two cannot be told apart, but for what the server's end shows.
+    Scenario::new("unread_close_unstamped", unread_close_unstamped, UNREAD_CLOSE),
+    Scenario::new(
+        "silent_drop_unstamped",
+        silent_drop_unstamped,
+        "race class=silent_drop outcome=reset role=client gap~1.0 bytes=200 \
+             process=finrace-live pid=$pid
+         reuse role=client gap~1.0",
+    ),
     Scenario::new(
         "rollout",
         rollout,

@@ -266,6 +266,11 @@ pub(crate) fn overslept() -> Duration {
     OVERSLEPT.take()
 }
 
+/// Counts what another thread's pauses took longer as this one's.
+pub(crate) fn note_overslept(late: Duration) {
+    OVERSLEPT.set(OVERSLEPT.get().max(late));
+}
+
 pub(crate) fn now() -> Duration {
     let Timespec { tv_sec, tv_nsec } = clock_gettime(ClockId::Monotonic);
     let secs = u64::try_from(tv_sec).unwrap_or_default();

@@ -5,9 +5,10 @@ use std::fmt::Write as _;
 use std::time::Duration;
 
 use finrace::logic::estimate::{Estimate, Population};
-use finrace::logic::model::{Class, Close, Closer, Evidence, Nanos, Observation, Outcome, Role};
+use finrace::logic::model::{Close, Closer, Evidence, Nanos, Observation, Role};
 use finrace::logic::peer::RowKey;
 use finrace::logic::table::{Stats, Table};
+use finrace::logic::turn;
 use finrace::logic::verdict::State;
 
 use crate::judge::{DAY, Foresight, Guess, HOUR, Invention, Score, Word, tolerance};
@@ -84,8 +85,8 @@ impl<'a> Agent<'a> {
         Some(&self.table.row(&self.key?)?.stats)
     }
 
-    fn estimate(&self, side: Side) -> Option<&Estimate> {
-        self.stats()?.idle(self.closer(side)).estimate()
+    fn estimate(&self, side: Side) -> Option<Estimate> {
+        self.stats()?.timeout(self.closer(side))
     }
 
     pub(crate) fn see(&mut self, seen: &Seen) {
@@ -93,17 +94,12 @@ impl<'a> Agent<'a> {
         if let Observation::Incident(incident) = &seen.observation {
             // As the engine does.
             let mut incident = incident.clone();
-            let is_at_timeout = || {
-                let key = RowKey::of(&incident.origin).zip(incident.gap);
-                key.is_some_and(|(key, gap)| {
-                    self.table.is_at_timeout(&key, gap, incident.origin.rtt)
-                })
-            };
-            if incident.class == Class::ReadAndClosed && !is_at_timeout() {
-                if incident.outcome == Outcome::ClosedByUs {
-                    return;
-                }
-                incident.class = Class::PrematureClose;
+            let key = RowKey::of(&incident.origin);
+            let rtt = incident.origin.rtt;
+            let is_at_timeout =
+                |silence| key.is_some_and(|key| self.table.is_at_timeout(&key, silence, rtt));
+            if !turn::settle(&mut incident, is_at_timeout) {
+                return;
             }
             incident.cause = self.table.cause(&incident);
             self.table.add(&Observation::Incident(incident));
@@ -166,7 +162,7 @@ impl<'a> Agent<'a> {
         }
         let estimate = self.estimate(side);
         let mut populations: Vec<Population> =
-            estimate.iter().flat_map(|estimate| estimate.populations()).copied().collect();
+            estimate.iter().flat_map(Estimate::populations).copied().collect();
         if servers.len() == 1 {
             populations.truncate(1);
         }
@@ -196,7 +192,7 @@ impl<'a> Agent<'a> {
             _ => 0.0,
         };
         let lowest = servers.iter().filter_map(|server| timeout(*server)).reduce(f64::min)? + extra;
-        let above = estimate.map_or(0.0, Estimate::lowest) - lowest;
+        let above = estimate.map_or(0.0, |known| known.lowest()) - lowest;
         Some(Guess {
             role: self.role,
             side,

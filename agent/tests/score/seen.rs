@@ -4,8 +4,8 @@ use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use finrace::logic::model::{
-    Class, Close, Closer, Dwell, Endpoint, Evidence, How, Incident, Nanos, Observation, Origin,
-    Outcome, Reuse, Role,
+    Certainty, Class, Close, Closer, Dwell, Endpoint, Evidence, How, Incident, Nanos, Observation,
+    Origin, Outcome, Reuse, Role,
 };
 use finrace::logic::owner::Owner;
 
@@ -150,6 +150,10 @@ impl Host {
             Class::StaleWrite => {
                 (incident.gap, incident.idle) = (Some(gap), Some(idle));
                 incident.fin_age = Some(duration(asked - ended));
+            }
+            Class::ReadAndClosed => {
+                (incident.gap, incident.doubt) = (Some(gap), Some(gap));
+                incident.certainty = Certainty::Inferred;
             }
             _ => incident.gap = Some(gap),
         }

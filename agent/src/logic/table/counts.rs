@@ -4,9 +4,12 @@ use std::time::Duration;
 
 use crate::logic::histogram::{Histogram, IDLE_BOUNDS, SHORT_BOUNDS};
 use crate::logic::model::{
-    Cause, Class, Closer, Endpoint, Evidence, How, Incident, Nanos, Process,
+    Cause, Class, Closer, Endpoint, Evidence, How, Incident, Nanos, Process, Read,
 };
 use crate::logic::native::Native;
+
+/// What incidents are counted by.
+pub(super) type IncidentKind = (Class, Cause, Read);
 
 /// What there is a histogram of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,7 +63,7 @@ pub struct Keeps {
 #[derive(Clone, Debug, Default)]
 struct Kept {
     native: Option<Box<[Native; Measure::ALL.len()]>>,
-    examples: Option<Kinds<(Class, Cause), Example>>,
+    examples: Option<Kinds<IncidentKind, Example>>,
 }
 
 /// A race, and on which connection it was.
@@ -92,7 +95,7 @@ impl Example {
 #[derive(Clone, Debug, Default)]
 pub struct Counts {
     pub closes: Kinds<(Closer, How, Evidence), u64>,
-    pub incidents: Kinds<(Class, Cause), Tally>,
+    pub incidents: Kinds<IncidentKind, Tally>,
     /// Races seen from this end too, but counted on the row of the other one.
     pub seen: u64,
     histograms: [Histogram; Measure::ALL.len()],
@@ -125,7 +128,7 @@ impl Counts {
     }
 
     /// The latest race of this kind, if such are kept.
-    pub fn example(&self, kind: &(Class, Cause)) -> Option<&Example> {
+    pub fn example(&self, kind: &IncidentKind) -> Option<&Example> {
         self.kept.as_ref()?.examples.as_ref()?.get(kind)
     }
 
@@ -147,7 +150,8 @@ impl Counts {
     }
 
     pub(super) fn note(&mut self, incident: &Incident) {
-        let kind = (incident.class, incident.cause);
+        let read = if incident.class.is_race() { incident.read } else { Read::Unknown };
+        let kind = (incident.class, incident.cause, read);
         self.incidents.change(kind, |tally| {
             tally.count += 1;
             tally.last_seen = tally.last_seen.max(incident.time);
@@ -160,7 +164,7 @@ impl Counts {
     }
 
     pub fn races(&self) -> u64 {
-        let races = self.incidents.iter().filter(|((class, _), _)| class.is_race());
+        let races = self.incidents.iter().filter(|((class, ..), _)| class.is_race());
         races.map(|(_, tally)| tally.count).sum()
     }
 
@@ -176,7 +180,7 @@ impl Counts {
     pub fn other_incidents(&self) -> impl Iterator<Item = (Class, u64)> {
         let classes = Class::ALL.iter().filter(|class| !class.is_race());
         let counts = classes.map(|class| {
-            let same = self.incidents.iter().filter(|((other, _), _)| other == class);
+            let same = self.incidents.iter().filter(|((other, ..), _)| other == class);
             (*class, same.map(|(_, tally)| tally.count).sum())
         });
         counts.filter(|(_, count)| *count > 0)
@@ -261,8 +265,8 @@ impl Kept {
     }
 }
 
-impl Kinds<(Class, Cause), Example> {
-    fn later(&mut self, kind: (Class, Cause), example: Example) {
+impl Kinds<IncidentKind, Example> {
+    fn later(&mut self, kind: IncidentKind, example: Example) {
         self.change(kind, |latest| {
             if example.time >= latest.time {
                 *latest = example;

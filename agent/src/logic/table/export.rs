@@ -19,7 +19,7 @@ use super::counts::{Counts, Measure};
 use super::stats::{Place, Stats};
 use super::{Port, Table, of_role};
 use crate::logic::estimate::Population;
-use crate::logic::model::{Cause, Class, Closer, Evidence, How, Name, Nanos, Role};
+use crate::logic::model::{Cause, Class, Closer, Evidence, How, Name, Nanos, Read, Role};
 use crate::logic::owner::Owner;
 use crate::logic::peer::{PortKey, RowKey};
 use crate::logic::verdict::State;
@@ -31,13 +31,23 @@ const OF_HISTOGRAM: usize = 15;
 const MOST_OF_HISTOGRAM: usize = OF_HISTOGRAM + 1;
 
 /// The most series that counts can have, of rows and of ports.
-const MOST_OF_ROW: usize = most(5) + Class::ALL.len() + 1;
+const MOST_OF_ROW: usize = most(5) + Class::ALL.len() - RACES + 1;
 const MOST_OF_PORT: usize = most(3);
 
 const fn most(histograms: usize) -> usize {
     let closes = Closer::ALL.len() * How::ALL.len() * Evidence::ALL.len();
-    closes + Class::ALL.len() * Cause::ALL.len() + histograms * MOST_OF_HISTOGRAM
+    closes + RACES * Cause::ALL.len() * Read::ALL.len() + histograms * MOST_OF_HISTOGRAM
 }
+
+/// Classes of races.
+const RACES: usize = {
+    let (mut races, mut classes) = (0, Class::ALL);
+    while let [class, rest @ ..] = classes {
+        races += class.is_race() as usize;
+        classes = rest;
+    }
+    races
+};
 
 /// What the rows `other` may take, whatever happens: one for each role.
 pub const OF_OTHERS: usize = 2 * (MOST_OF_ROW + MOST_OF_PORT);
@@ -101,7 +111,7 @@ impl<K> Level<K> {
         series: fn(&Counts) -> usize,
     ) -> Option<&mut Shown<K>> {
         let timeouts = [Closer::Peer, Closer::Local]
-            .map(|closer| stats.idle(closer).estimate().map(|estimate| estimate.main));
+            .map(|closer| stats.timeout(closer).map(|estimate| estimate.main));
         let (expected, verdict) = (stats.expected(), stats.verdict());
         // As many as it would have without a base: what has happened once will happen again.
         let needed = series(&stats.counts)
@@ -135,7 +145,7 @@ impl<K> Level<K> {
 }
 
 pub(super) fn series_of_port(counts: &Counts) -> usize {
-    let races = counts.incidents.iter().filter(|((class, _), _)| class.is_race()).count();
+    let races = counts.incidents.iter().filter(|((class, ..), _)| class.is_race()).count();
     let histograms = [Measure::ClosedByPeer, Measure::ClosedByUs, Measure::ReuseGap]
         .map(|measure| series_of_histogram(counts, measure));
     races + counts.closes.len() + histograms.iter().sum::<usize>()

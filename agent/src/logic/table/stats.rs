@@ -4,6 +4,7 @@ use std::cell::OnceCell;
 use std::cmp::Reverse;
 use std::collections::VecDeque;
 use std::net::IpAddr;
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,7 +12,7 @@ use super::counts::{Counts, Keeps, Measure};
 use super::export::Weight;
 use super::lately::{Lately, sides};
 use super::survey::Badness;
-use crate::logic::estimate::{Estimate, of_closes};
+use crate::logic::estimate::{Estimate, is_refuted_by, of_closes};
 use crate::logic::gaps::Bucket;
 use crate::logic::latest::Latest;
 use crate::logic::model::{
@@ -73,8 +74,9 @@ pub struct IdleTimes {
 }
 
 impl IdleTimes {
-    /// From the exact values, else from upper bounds that agree with each other.
-    pub fn estimate(&self) -> Option<&Estimate> {
+    /// From the exact values, else from upper bounds that agree with each other; as the closes alone
+    /// have it.
+    fn estimate(&self) -> Option<&Estimate> {
         let of = |latest: &Latest, is_upper_bound| {
             of_closes(&latest.timed().collect::<Vec<_>>(), is_upper_bound).map(Box::new)
         };
@@ -86,8 +88,7 @@ impl IdleTimes {
 
     /// Whether idle connections were closed again and again, be it after no certain time.
     fn is_repeated(&self) -> bool {
-        let mut seconds: Vec<_> =
-            self.exact.timed().chain(self.upper_bound.timed()).map(|(second, _)| second).collect();
+        let mut seconds: Vec<_> = self.exact.timed().map(|(second, _)| second).collect();
         let count = seconds.len();
         seconds.sort_unstable();
         seconds.dedup();
@@ -138,6 +139,23 @@ impl Stats {
             Closer::Peer => &self.closed_by_peer,
             Closer::Local => &self.closed_by_us,
         }
+    }
+
+    /// The idle timeout of that side, as far as uses of late do not refute it.
+    pub fn timeout(&self, closer: Closer) -> Option<Estimate> {
+        let estimate = self.idle(closer).estimate()?.clone();
+        estimate.surviving(&self.gaps(), &self.closed_after(closer))
+    }
+
+    /// Whether uses of late refute that `closer` ends what is idle for so long: connections were used again
+    /// after longer, more often than it closed such.
+    pub(super) fn is_outlived(&self, closer: Closer, idle: Duration) -> bool {
+        let idle = idle.as_secs_f64();
+        let count = |buckets: &[Bucket], range: RangeInclusive<f64>| -> u32 {
+            buckets.iter().filter(|at| range.contains(&at.low)).map(|at| at.count).sum()
+        };
+        let ended = count(&self.closed_after(closer), idle * 0.9..=idle * 1.1);
+        is_refuted_by(count(&self.gaps(), idle..=f64::INFINITY), ended)
     }
 
     /// The local process seen most often.
@@ -196,6 +214,7 @@ impl Stats {
                 self.lately.note_dwell(dwell);
             }
             Observation::Incident(incident) => self.add_incident(incident),
+            Observation::Outcome(_) => {}
         }
     }
 
@@ -271,8 +290,8 @@ impl Stats {
     pub fn facts(&self, role: Role, threshold: Duration, now: Nanos) -> Facts {
         let [server, client] = sides(role);
         Facts {
-            server_timeout: self.idle(server).estimate().cloned(),
-            client_timeout: self.idle(client).estimate().cloned(),
+            server_timeout: self.timeout(server),
+            client_timeout: self.timeout(client),
             is_server_first_again: self.idle(server).is_repeated(),
             reuses: self.counts.histogram(Measure::ReuseGap).count(),
             ..self.lately.facts(role, threshold, now)

@@ -2,7 +2,7 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use super::*;
 use crate::logic::model::{
-    Closer, Dwell, Endpoint, Evidence, How, Name, Outcome, Process, Reuse, Role::Client,
+    Closer, Dwell, Endpoint, Evidence, How, Name, Outcome, Process, Read, Reuse, Role::Client,
     Role::Server,
 };
 use crate::logic::owner::Owner;
@@ -40,18 +40,7 @@ fn close(time: f64, origin: Origin, evidence: Evidence, idle: f64) -> Observatio
 }
 
 fn incident(time: f64, origin: Origin, class: Class) -> Incident {
-    Incident {
-        time: at(time),
-        origin,
-        class,
-        cause: Cause::Unknown,
-        outcome: Outcome::Unknown,
-        gap: None,
-        fin_age: None,
-        idle: None,
-        bytes: None,
-        other_view: None,
-    }
+    Incident::new(at(time), origin, class, Outcome::Unknown)
 }
 
 fn race(time: f64, ip: impl Into<IpAddr>) -> Observation {
@@ -123,7 +112,7 @@ fn every_observation_feeds_its_row_and_its_port() {
         assert_eq!((count(Measure::ReuseGap), stats.gaps().len()), (1, 1));
         assert_eq!((count(Measure::Dwell), count(Measure::FinAge)), (1, 1));
         assert_eq!((counts.races(), counts.incidents.len(), counts.seen), (1, 2, 0));
-        let tally = counts.incidents.get(&(Class::StaleWrite, Cause::Unknown));
+        let tally = counts.incidents.get(&(Class::StaleWrite, Cause::Unknown, Read::Unknown));
         assert_eq!(tally, Some(&Tally { count: 1, last_seen: at(6.0) }));
     }
     assert_eq!(table.row(&key).unwrap().last_seen(), at(7.0));

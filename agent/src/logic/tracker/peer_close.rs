@@ -1,76 +1,74 @@
 //! From the peer's FIN to `->CLOSE`: what became of our bytes.
 
-use std::cmp::Reverse;
-use std::time::Duration;
-
 use finrace_ebpf::abi::flag;
-use finrace_ebpf::decide::{FAREWELL_BYTES, distance, state};
+use finrace_ebpf::decide::state;
 
-use super::{AtRisk, Finding, Followed, Lost, OUTCOME, Timer, Tracker};
-use crate::logic::classify::{self, AT_ONCE, AtFin, BEFORE_CLOSE, Ended, Settings};
-use crate::logic::event::{Event, Kind, SockKey, Ticks};
+use super::after_reset::Doubt;
+use super::{Finding, Followed, Lost, OUTCOME, Timer, Tracker};
+use crate::logic::event::{Event, Kind, SockKey};
 use crate::logic::model::{
-    Class, Dwell, Evidence, How, Incident, Nanos, Observation, Origin, Outcome, Role,
+    Class, Dwell, Evidence, How, Incident, Nanos, Observation, Origin, Outcome, Read, Role,
 };
+use crate::logic::turn::{self, Asked, AtRisk, End, Told};
 
 impl Tracker {
     pub(super) fn peer_fin(&mut self, event: &Event) {
         let role = event.role();
-        let started = self.take_started(&event.key, role);
-        let (at_fin, ended) = classify::peer_fin(event, self.known(event, role, started.as_ref()));
-        if ended.evidence == Evidence::AfterData {
-            self.release_early(event, started.as_ref());
+        let asked = self.take_asked(event, role);
+        let at = turn::peer_fin(event, self.known(event, role, asked.as_ref()));
+        if at.ended.evidence == Evidence::AfterData {
+            self.release_early(event, asked.as_ref());
         }
-        let process = started.as_ref().and_then(|s| s.process);
+        let process = asked.as_ref().and_then(|asked| asked.process);
         let origin = event.origin(role, process);
-        self.say_close(event, origin, How::Fin, ended);
-        let at_risk = match at_fin {
-            AtFin::Nothing => AtRisk::None,
-            AtFin::Crossed { gap } => AtRisk::Crossed { gap },
-            AtFin::Early => {
-                self.say_at_fin(event, origin, Class::EarlyResponse, None);
-                AtRisk::Continued
-            }
-            AtFin::Unanswered { gap, at_once } => {
-                // At the peer's timeout or not: the engine knows its estimate.
-                let class = if at_once { Class::ReadAndClosed } else { Class::PrematureClose };
-                self.say_at_fin(event, origin, class, gap);
-                AtRisk::None
-            }
-        };
-        if matches!(at_risk, AtRisk::Crossed { .. }) {
+        self.say_close(event, origin, How::Fin, at.ended);
+        let is_pending = self.settle_pending(event, Outcome::Closed);
+        if let Some(told) = at.told.filter(|_| !is_pending) {
+            self.say_at_fin(event, origin, told, asked.as_ref());
+        }
+        let is_waiting = matches!(at.at_risk, AtRisk::Request { .. } | AtRisk::Probe);
+        if is_waiting {
             self.await_outcome(event);
         }
         // What is reported at the FIN is not reported again at its end.
-        let done = at_fin == AtFin::Early;
-        let followed =
-            Followed { ended: Some(ended), at_risk, process, done, ..Followed::new(event, role) };
+        let done = is_pending || (at.told.is_some() && at.at_risk == AtRisk::Continued);
+        let before = asked.filter(|asked| is_waiting && asked.start == event.raw.snd_una);
+        let followed = Followed {
+            ended: Some(at.ended),
+            at_risk: at.at_risk,
+            start: event.raw.snd_una,
+            segs_out: before.map_or(event.raw.data_segs_out, |asked| asked.segs_out),
+            process,
+            done,
+            ..Followed::new(event, role)
+        };
         self.followed.insert(event.key, event.time, followed);
     }
 
     /// Sets the timer for what has no outcome yet.
     pub(super) fn await_outcome(&mut self, event: &Event) {
-        let due = event.time + OUTCOME + 8 * event.rtt();
-        self.timers.push(Reverse((due, Timer::Outcome, event.key)));
+        self.set_timer(event.time + OUTCOME + 8 * event.rtt(), Timer::Outcome, event.key);
     }
 
-    pub(super) fn say_at_fin(
-        &mut self,
-        event: &Event,
-        origin: Origin,
-        class: Class,
-        gap: Option<Duration>,
-    ) {
+    fn say_at_fin(&mut self, event: &Event, origin: Origin, told: Told, asked: Option<&Asked>) {
         let incident = Incident {
-            gap,
+            gap: told.gap,
             bytes: Some(event.unacked()).filter(|bytes| *bytes != 0),
-            ..Incident::new(event.time, origin, class, Outcome::Closed)
+            certainty: told.certainty,
+            read: told.read,
+            doubt: told.doubt,
+            ..Incident::new(event.time, origin, told.class, Outcome::Closed)
         };
-        self.say(Observation::Incident(incident), None);
+        let lost = asked.map(|asked| Lost {
+            start: asked.start,
+            end: event.raw.write_seq,
+            peer: event.raw.rcv_nxt,
+        });
+        self.say(Observation::Incident(incident), lost);
     }
 
     pub(super) fn last_ack(&mut self, event: &Event) {
-        let Some(followed) = self.followed.get_mut(&event.key) else { return };
+        let Some(mut followed) = self.followed.remove(&event.key) else { return };
         let process = event.process();
         if followed.saw_fin {
             let dwell = Dwell {
@@ -79,73 +77,237 @@ impl Tracker {
                 dwell: event.time.since(followed.fin.time),
                 written: event.raw.write_seq != followed.fin.raw.write_seq,
             };
-            self.findings.push(Finding { observation: Observation::Dwell(dwell), lost: None });
+            self.say(Observation::Dwell(dwell), None);
         }
-        followed.note_written(event, &self.settings);
+        self.note_written(&mut followed, event);
         followed.process = followed.process.or(process);
         if followed.at_risk == AtRisk::None || followed.done {
             followed.done = true;
+            self.followed.insert(event.key, event.time, followed);
             return;
         }
-        let outcome = if followed.is_farewell(event, self.settings.ticks) {
+        // We close; what we know of the peer's end by now we knew as we closed.
+        let has_noticed = Some(event.has_read_fin());
+        let outcome = if self.is_farewell(&followed, event, has_noticed) {
             Outcome::ClosedByUs
         } else if event.unacked() == 0 {
             Outcome::Acked
         } else {
+            followed.has_noticed = has_noticed;
             self.await_outcome(event);
+            self.followed.insert(event.key, event.time, followed);
             return;
         };
-        self.findings.extend(followed.end(event, outcome, &self.settings, self.lost_until));
+        self.end_followed(followed, event, outcome, has_noticed);
     }
 
     pub(super) fn close(&mut self, event: &Event) {
         let Some(mut followed) = self.followed.remove(&event.key) else { return };
-        followed.note_written(event, &self.settings);
+        if let Some(reset) = followed.waits.take() {
+            let origin = reset.origin(followed.role, followed.process);
+            self.await_end(&reset, origin, Doubt::Past(Box::new(followed)));
+            return;
+        }
+        self.note_written(&mut followed, event);
         let outcome = if event.unacked() == 0 { Outcome::Acked } else { Outcome::ClosedByUs };
-        self.findings.extend(followed.end(event, outcome, &self.settings, self.lost_until));
+        let has_noticed = followed.has_noticed.or(Some(event.has_read_fin()));
+        self.end_followed(followed, event, outcome, has_noticed);
     }
 
     pub(super) fn reset_after_fin(&mut self, event: &Event) {
-        let Some(followed) = self.followed.get_mut(&event.key) else {
+        let Some(mut followed) = self.followed.remove(&event.key) else {
             self.reset_of_unfollowed(event);
             return;
         };
-        followed.note_written(event, &self.settings);
-        let outcome = Outcome::Reset;
-        self.findings.extend(followed.end(event, outcome, &self.settings, self.lost_until));
+        if followed.role == Role::Server {
+            self.say_client_gone(&followed, event);
+            self.followed.insert(event.key, event.time, Followed { done: true, ..followed });
+            return;
+        }
+        self.note_written(&mut followed, event);
+        let has_noticed = followed.has_noticed;
+        if !followed.done
+            && has_noticed.is_none()
+            && self.settings.sees_ends
+            && self.told(&followed, event, Outcome::Reset, None).is_none()
+        {
+            // What it was shows when its owner lets go of it: after it has looked, or without.
+            followed.waits = Some(*event);
+            self.followed.insert(event.key, event.time, followed);
+            return;
+        }
+        let has_noticed = has_noticed.or(Some(followed.is_older_than_a_close(event)));
+        self.end_followed(followed, event, Outcome::Reset, has_noticed);
+    }
+
+    /// Our answer met an RST: its client had left.
+    fn say_client_gone(&mut self, followed: &Followed, event: &Event) {
+        let told = turn::client_gone(event, &followed.fin, self.settings.ticks);
+        if let Some(told) = told.filter(|_| followed.saw_fin && !followed.done) {
+            let origin = event.origin(followed.role, followed.process);
+            let bytes = Some(event.unacked().saturating_sub(event.has(flag::FIN_SENT).into()));
+            let incident = Incident {
+                bytes,
+                certainty: told.certainty,
+                ..Incident::new(event.time, origin, told.class, Outcome::Reset)
+            };
+            self.say(Observation::Incident(incident), None);
+        }
     }
 
     /// No outcome has come until `now`.
     pub(super) fn give_up(&mut self, key: SockKey, now: Nanos) {
-        let Some(followed) = self.followed.get_mut(&key) else { return };
         let is_known = now > self.lost_until;
         let outcome = if is_known { Outcome::Unanswered } else { Outcome::Unknown };
-        let last = Event { time: now, ..followed.fin };
-        let class = followed.class(outcome, is_known);
-        self.findings.extend(followed.tell(&last, class, outcome, self.settings.ticks));
+        self.tell_late(key, now, outcome);
+    }
+
+    /// The run ends before the outcome has come.
+    pub(super) fn tell_unknown(&mut self, key: SockKey, now: Nanos) {
+        self.tell_late(key, now, Outcome::Unknown);
+    }
+
+    fn tell_late(&mut self, key: SockKey, now: Nanos, outcome: Outcome) {
+        let Some(followed) = self.followed.remove(&key) else { return };
+        let fin_sent = followed.has_noticed.is_some();
+        let last = Event { time: now.max(followed.fin.time), ..followed.fin };
+        let time = followed.fin.time;
+        // Nobody has let go of it: it was no farewell.
+        if !followed.done
+            && (followed.at_risk != AtRisk::Continued || outcome == Outcome::Unanswered)
+        {
+            let noticed = if fin_sent { followed.has_noticed } else { Some(true) };
+            if let Some(finding) = self.finding(&followed, &last, outcome, noticed) {
+                self.findings.push(finding);
+            }
+        }
+        self.followed.insert(key, time, Followed { done: true, ..followed });
     }
 
     /// RST after a FIN that was not seen (before the start, or lost): only stamps are left.
-    pub(super) fn reset_of_unfollowed(&mut self, event: &Event) {
+    fn reset_of_unfollowed(&mut self, event: &Event) {
         let raw = &event.raw;
-        let ticks = self.settings.ticks;
-        let gap = ticks.between(raw.lrcvtime, raw.lsndtime);
         let bytes = event.unacked().saturating_sub(event.has(flag::FIN_SENT).into());
-        if event.role() != Role::Client || bytes <= FAREWELL_BYTES || gap <= self.settings.threshold
-        {
-            return;
-        }
-        let after_fin = distance(raw.lsndtime, raw.rcv_tstamp) > 0;
-        let class = if after_fin { Class::StaleWrite } else { Class::FinCrossed };
+        let Some(told) = turn::reset_of_unfollowed(event, bytes, &self.settings) else { return };
+        let after_fin = told.class == Class::StaleWrite;
         let incident = Incident {
-            gap: Some(gap),
-            fin_age: after_fin.then(|| ticks.between(raw.rcv_tstamp, raw.lsndtime)),
+            gap: told.gap,
+            fin_age: after_fin.then(|| self.settings.ticks.between(raw.rcv_tstamp, raw.lsndtime)),
             bytes: Some(bytes),
-            ..Incident::new(event.time, event.origin(Role::Client, None), class, Outcome::Reset)
+            certainty: told.certainty,
+            ..Incident::new(
+                event.time,
+                event.origin(Role::Client, None),
+                told.class,
+                Outcome::Reset,
+            )
         };
         let lost =
             Lost { start: raw.snd_una, end: raw.snd_una.wrapping_add(bytes), peer: raw.rcv_nxt };
         self.say(Observation::Incident(incident), Some(lost));
+    }
+
+    /// Bytes written after the FIN that no hook saw: the sequence numbers tell them.
+    fn note_written(&self, followed: &mut Followed, event: &Event) {
+        if followed.role != Role::Client
+            || followed.at_risk != AtRisk::None
+            || !followed.saw_fin
+            || followed.written(event) == 0
+        {
+            return;
+        }
+        let known = self.known(event, followed.role, None);
+        followed.at_risk = turn::unseen_write(event, &followed.fin, followed.ended, known);
+        followed.start = followed.fin.raw.write_seq;
+    }
+
+    fn is_farewell(&self, followed: &Followed, event: &Event, has_noticed: Option<bool>) -> bool {
+        let told = self.told(followed, event, Outcome::ClosedByUs, has_noticed);
+        told.is_some_and(|told| matches!(told.class, Class::Farewell | Class::StaleProbe))
+    }
+
+    /// What it was, if that can be told by now.
+    fn told(
+        &self,
+        followed: &Followed,
+        event: &Event,
+        outcome: Outcome,
+        has_noticed: Option<bool>,
+    ) -> Option<Told> {
+        let bytes = followed.bytes(event);
+        let read = if outcome == Outcome::Reset {
+            turn::read_by(event, followed.start, followed.segs_out)
+        } else {
+            Read::Unknown
+        };
+        let end = End {
+            bytes,
+            outcome,
+            has_noticed,
+            is_habit: self.habits.asks(&event.key, bytes),
+            is_known: event.time > self.lost_until,
+            read,
+        };
+        turn::outcome(followed.at_risk, end)
+    }
+
+    /// Its story, with the record that ends it.
+    pub(super) fn end_followed(
+        &mut self,
+        followed: Followed,
+        event: &Event,
+        outcome: Outcome,
+        has_noticed: Option<bool>,
+    ) {
+        if !followed.done
+            && followed.at_risk != AtRisk::None
+            && let Some(finding) = self.finding(&followed, event, outcome, has_noticed)
+        {
+            self.findings.push(finding);
+        }
+        // Until ->CLOSE, later records find that all is told.
+        if event.raw.new_state != state::CLOSE && event.kind != Kind::Destroyed && !followed.is_dead
+        {
+            self.followed.insert(event.key, followed.fin.time, Followed { done: true, ..followed });
+        }
+    }
+
+    fn finding(
+        &self,
+        followed: &Followed,
+        event: &Event,
+        outcome: Outcome,
+        has_noticed: Option<bool>,
+    ) -> Option<Finding> {
+        if followed.at_risk == AtRisk::None {
+            return None;
+        }
+        let told = self.told(followed, event, outcome, has_noticed)?;
+        let fin = &followed.fin.raw;
+        let ticks = self.settings.ticks;
+        let fin_age = match followed.wrote {
+            None => None,
+            Some(wrote) if followed.saw_fin => Some(wrote.since(followed.fin.time)),
+            Some(_) => Some(ticks.between(fin.rcv_tstamp, fin.jiffies)),
+        };
+        let bytes = followed.bytes(event);
+        let incident = Incident {
+            gap: told.gap,
+            fin_age,
+            idle: followed.ended.map(|ended| ended.idle),
+            bytes: Some(bytes).filter(|bytes| *bytes != 0),
+            certainty: told.certainty,
+            read: told.read,
+            ..Incident::new(
+                event.time,
+                event.origin(followed.role, followed.process),
+                told.class,
+                outcome,
+            )
+        };
+        let end = followed.start.wrapping_add(bytes);
+        let lost = Some(Lost { start: followed.start, end, peer: fin.rcv_nxt });
+        Some(Finding { observation: Observation::Incident(incident), lost })
     }
 }
 
@@ -159,7 +321,12 @@ impl Followed {
             ended: None,
             at_risk: AtRisk::None,
             wrote: None,
+            start: event.raw.write_seq,
+            segs_out: event.raw.data_segs_out,
             process: None,
+            waits: None,
+            has_noticed: None,
+            is_dead: false,
             done: false,
         }
     }
@@ -170,110 +337,15 @@ impl Followed {
         event.raw.write_seq.wrapping_sub(self.fin.raw.write_seq).wrapping_sub(fin_sent)
     }
 
-    /// Bytes written after the FIN that no hook saw: the sequence numbers tell them.
-    fn note_written(&mut self, event: &Event, settings: &Settings) {
-        let Settings { ticks, threshold, .. } = *settings;
-        if self.role != Role::Client
-            || self.at_risk != AtRisk::None
-            || !self.saw_fin
-            || self.written(event) == 0
-        {
-            return;
-        }
-        let fin = &self.fin.raw;
-        let under_way = distance(fin.lsndtime, fin.lrcvtime) > 0;
-        let since = match self.ended {
-            Some(Ended { evidence: Evidence::UpperBound, .. }) => fin.lsndtime,
-            _ => fin.lrcvtime,
-        };
-        let gap = ticks.between(since, event.raw.lsndtime);
-        self.at_risk = if under_way || gap <= threshold {
-            AtRisk::Continued
-        } else {
-            AtRisk::Stale { gap: Some(gap) }
-        };
-    }
-
-    /// At most 96 bytes after the FIN (or crossing it), and our close, or the end of the
-    /// connection, at once. An RST so soon that no close can have come before it looks the same.
-    fn is_farewell(&self, event: &Event, ticks: Ticks) -> bool {
-        let after = self.written(event);
-        let bytes = match self.at_risk {
-            AtRisk::None => return false,
-            AtRisk::Crossed { .. } => after.wrapping_add(self.fin.unacked()),
-            AtRisk::Stale { .. } | AtRisk::Continued => after,
-        };
-        let since = match self.wrote {
-            Some(wrote) if event.kind == Kind::ResetReceived => event.time.since(wrote),
-            // The clock may have ticked just in between.
-            _ => ticks
-                .between(event.raw.lsndtime, event.raw.jiffies)
-                .saturating_sub(ticks.duration(1)),
-        };
-        let limit = if event.kind == Kind::ResetReceived { BEFORE_CLOSE } else { AT_ONCE };
-        bytes <= FAREWELL_BYTES && since <= limit
-    }
-
-    /// What it was, by what was at risk; `is_known` if nothing can be missing.
-    fn class(&self, outcome: Outcome, is_known: bool) -> Class {
-        match (self.at_risk, outcome) {
-            (AtRisk::Crossed { .. }, _) => Class::FinCrossed,
-            (AtRisk::Stale { .. }, _) => Class::StaleWrite,
-            (AtRisk::Continued, Outcome::Acked) if is_known => Class::HalfClose,
-            (AtRisk::Continued, Outcome::Reset) => Class::EarlyResponse,
-            (AtRisk::Continued | AtRisk::None, _) => Class::Unknown,
-        }
-    }
-
-    /// Its story, with the record that ends it.
-    fn end(
-        &mut self,
-        event: &Event,
-        outcome: Outcome,
-        settings: &Settings,
-        lost_until: Nanos,
-    ) -> Option<Finding> {
-        let class = if self.is_farewell(event, settings.ticks) {
-            Class::Farewell
-        } else {
-            self.class(outcome, event.time > lost_until)
-        };
-        self.tell(event, class, outcome, settings.ticks)
-    }
-
-    /// Its story, once, and only if anything was at risk.
-    fn tell(
-        &mut self,
-        event: &Event,
-        class: Class,
-        outcome: Outcome,
-        ticks: Ticks,
-    ) -> Option<Finding> {
-        let fin = &self.fin.raw;
-        let (gap, start) = match self.at_risk {
-            _ if self.done => return None,
-            AtRisk::None => return None,
-            AtRisk::Crossed { gap } => (Some(gap), fin.snd_una),
-            AtRisk::Stale { gap } => (gap, fin.write_seq),
-            AtRisk::Continued => (None, fin.write_seq),
-        };
-        self.done = true;
-        let fin_age = match (self.at_risk, self.wrote) {
-            (AtRisk::Crossed { .. }, _) | (_, None) => None,
-            (_, Some(wrote)) if self.saw_fin => Some(wrote.since(self.fin.time)),
-            (_, Some(_)) => Some(ticks.between(fin.rcv_tstamp, fin.jiffies)),
-        };
+    /// Bytes at risk, likewise.
+    fn bytes(&self, event: &Event) -> u32 {
         let fin_sent = u32::from(event.has(flag::FIN_SENT));
-        let bytes = event.raw.write_seq.wrapping_sub(start).wrapping_sub(fin_sent);
-        let incident = Incident {
-            gap,
-            fin_age,
-            idle: self.ended.map(|ended| ended.idle),
-            bytes: Some(bytes).filter(|bytes| *bytes != 0),
-            ..Incident::new(event.time, event.origin(self.role, self.process), class, outcome)
-        };
-        let end = start.wrapping_add(bytes);
-        let lost = class.is_race().then_some(Lost { start, end, peer: fin.rcv_nxt });
-        Some(Finding { observation: Observation::Incident(incident), lost })
+        event.raw.write_seq.wrapping_sub(self.start).wrapping_sub(fin_sent)
+    }
+
+    /// Where no hook sees sockets end: an RST so soon after the write that no close can have come before
+    /// it does not tell a request from last words.
+    fn is_older_than_a_close(&self, event: &Event) -> bool {
+        self.wrote.is_none_or(|wrote| event.time.since(wrote) > turn::BEFORE_CLOSE)
     }
 }

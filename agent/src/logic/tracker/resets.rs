@@ -3,42 +3,51 @@
 use std::time::Duration;
 
 use finrace_ebpf::abi::{flag, opener};
-use finrace_ebpf::decide::{distance, state};
+use finrace_ebpf::decide::{FEW_BYTES, distance, state};
 
-use super::{Followed, Lost, OurClose, Tracker, listener};
-use crate::logic::classify::{self, AtReset, Ended};
-use crate::logic::event::Event;
+use super::after_reset::Doubt;
+use super::{Finding, Followed, Lost, OurClose, Timer, Tracker, listener};
+use crate::logic::event::{Event, SockKey};
 use crate::logic::model::{
-    Class, Closer, Evidence, How, Incident, Observation, Origin, Outcome, Role,
+    Certainty, Class, Closer, Evidence, How, Incident, Observation, Origin, Outcome, Read, Role,
 };
 use crate::logic::owner::Owner;
+use crate::logic::turn::{self, Ended};
 
 impl Tracker {
     pub(super) fn reset_established(&mut self, event: &Event) {
         let role = event.role();
-        let started = self.take_started(&event.key, role);
-        let (at, ended) = classify::reset(event, self.known(event, role, started.as_ref()));
+        let asked = self.take_asked(event, role);
+        let at = turn::reset(event, self.known(event, role, asked.as_ref()));
         let raw = &event.raw;
-        let process = started.as_ref().and_then(|s| s.process);
+        let process = asked.as_ref().and_then(|asked| asked.process);
         let origin = event.origin(role, process);
-        self.say_close(event, origin, How::Rst, ended);
-        let (class, gap) = match at {
-            AtReset::Reuse { class, gap } => (Some(class), Some(gap)),
-            AtReset::Farewell => (Some(Class::Farewell), None),
-            AtReset::MidStream if role == Role::Server => (Some(Class::ClientGone), None),
-            AtReset::MidStream => (Some(Class::MidStreamReset), None),
-            AtReset::Quiet => (None, None),
-        };
-        if let Some(class) = class {
-            let start = started.as_ref().map_or(raw.snd_una, |s| s.start);
+        self.say_close(event, origin, How::Rst, at.ended);
+        let is_pending = self.settle_pending(event, Outcome::Reset);
+        let mut doubt = Doubt::Idle;
+        if let Some(told) = at.told.filter(|_| !is_pending) {
+            let start = asked.as_ref().map_or(raw.snd_una, |asked| asked.start);
+            let bytes = raw.write_seq.wrapping_sub(start);
             let incident = Incident {
-                gap,
-                bytes: Some(raw.write_seq.wrapping_sub(start)).filter(|bytes| *bytes != 0),
-                ..Incident::new(event.time, origin, class, Outcome::Reset)
+                gap: told.gap,
+                bytes: Some(bytes).filter(|bytes| *bytes != 0),
+                certainty: told.certainty,
+                read: told.read,
+                doubt: told.doubt,
+                ..Incident::new(event.time, origin, told.class, Outcome::Reset)
             };
-            let lost =
-                class.is_race().then_some(Lost { start, end: raw.write_seq, peer: raw.rcv_nxt });
-            self.say(Observation::Incident(incident), lost);
+            let lost = Some(Lost { start, end: raw.write_seq, peer: raw.rcv_nxt });
+            let finding = Finding { observation: Observation::Incident(incident), lost };
+            let is_habit = self.habits.asks(&event.key, bytes);
+            let is_acked = event.raw.app_limited == 0 && asked.is_some();
+            if at.is_doubtful && !is_habit && self.settings.sees_ends && !is_acked {
+                doubt = Doubt::Told(Box::new(finding));
+            } else {
+                self.findings.push(finding);
+            }
+        }
+        if at.told.is_none() || matches!(doubt, Doubt::Told(_)) {
+            self.await_end(event, origin, doubt);
         }
         // Its ->CLOSE follows and has nothing to add.
         let new = || Followed::new(event, role);
@@ -49,34 +58,47 @@ impl Tracker {
     pub(super) fn reset_sent(&mut self, event: &Event) {
         let raw = event.raw;
         let tuple = event.key.tuple;
-        let known = self
-            .closed
-            .get(&tuple)
-            .map(|close| (distance(raw.skb_seq, close.rcv_nxt), close.snd_nxt, close.reported));
-        let peer = match known {
+        let known = self.closed.get(&tuple).map(|close| {
+            (distance(raw.skb_seq, close.rcv_nxt), close.snd_nxt, close.reported, close.said)
+        });
+        let (peer, said) = match known {
             // The next byte we expected: a request that begins after our close.
-            Some((0, snd_nxt, false)) => snd_nxt,
+            Some((0, snd_nxt, false, said)) => (snd_nxt, said),
             // Later segments of it, or of what was under way.
-            Some((1..=0x0010_0000, ..) | (0, _, true)) => return,
+            Some((1..=0x0010_0000, ..) | (0, _, true, _)) => return,
             // Another connection on this tuple, or none that we know.
-            _ if event.has(flag::TIMEWAIT) => raw.snd_nxt,
-            _ => raw.skb_ack,
+            _ if event.has(flag::TIMEWAIT) => (raw.snd_nxt, None),
+            _ => (raw.skb_ack, None),
         };
+        // As long as our own alert: its answer to that.
+        if said == Some(raw.size) {
+            return;
+        }
         let lost = Lost { start: raw.skb_seq, end: raw.skb_seq.wrapping_add(raw.size), peer };
-        self.late_request(event, lost, raw.size, Outcome::Reset);
+        // What our socket had taken in may have been read, and this be a copy of it.
+        let is_new = event.has(flag::TIMEWAIT | flag::FULL_SOCK) && raw.rcv_nxt == raw.skb_seq;
+        let read = if is_new { Read::Never } else { Read::Unknown };
+        self.late_request(event, lost, raw.size, Outcome::Reset, read);
     }
 
-    pub(super) fn late_request(&mut self, event: &Event, lost: Lost, bytes: u32, outcome: Outcome) {
+    pub(super) fn late_request(
+        &mut self,
+        event: &Event,
+        lost: Lost,
+        bytes: u32,
+        outcome: Outcome,
+        read: Read,
+    ) {
         let tuple = event.key.tuple;
         let (unknown_role, listener) =
             (self.role_without_socket(event), self.listener_owner(event));
+        let serves = self.habits.serves(&event.key, bytes);
+        let is_short = bytes <= FEW_BYTES;
         let close = self.closed.get_mut(&tuple).filter(|close| close.rcv_nxt == lost.start);
         // Without a socket only what is known of earlier ones tells whose it was.
         let (role, idle, owner, process) = match &close {
             Some(close) => {
-                let was_idle =
-                    matches!(close.ended.evidence, Evidence::Idle | Evidence::UpperBound);
-                if !was_idle {
+                if !turn::was_turn_complete(close.ended) {
                     return; // under way at our close: not a keep-alive race
                 }
                 let Origin { role, owner, process, .. } = close.origin;
@@ -85,6 +107,7 @@ impl Tracker {
             None if event.time <= self.blind_until => return,
             // A handshake that ended at a full listener, and never was a connection.
             None if event.raw.old_state == state::LISTEN => return,
+            None if is_short => return,
             None => (unknown_role, None, listener, None),
         };
         if let Some(close) = close {
@@ -94,9 +117,12 @@ impl Tracker {
             return; // a download that our client cancelled
         }
         let origin = Origin { owner: event.owner.or(owner), ..event.origin(role, process) };
+        let is_certain = !is_short || serves == Some(true);
         let incident = Incident {
             idle,
             bytes: Some(bytes),
+            certainty: if is_certain { Certainty::Certain } else { Certainty::Inferred },
+            read,
             ..Incident::new(event.time, origin, Class::LateRequest, outcome)
         };
         if idle.is_none() {
@@ -108,11 +134,29 @@ impl Tracker {
                 ended,
                 rcv_nxt: lost.start,
                 snd_nxt: lost.peer,
+                read_to: lost.start,
+                said: None,
                 reported: true,
             };
             self.closed.insert(tuple, event.time, close);
         }
-        self.say(Observation::Incident(incident), Some(lost));
+        let finding = Finding { observation: Observation::Incident(incident), lost: Some(lost) };
+        if is_certain {
+            self.findings.push(finding);
+        } else if serves != Some(false) {
+            // Last words are followed by a FIN.
+            let due = event.time + turn::AT_ONCE + 2 * event.rtt();
+            let key = SockKey { sk: 0, ..event.key };
+            self.late.insert(key, event.time, finding);
+            self.set_timer(due, Timer::Late, key);
+        }
+    }
+
+    /// No FIN has come after a few late bytes: they were a request.
+    pub(super) fn say_late(&mut self, key: SockKey) {
+        if let Some(finding) = self.late.remove(&key) {
+            self.findings.push(finding);
+        }
     }
 
     fn listener_owner(&self, event: &Event) -> Owner {

@@ -1,14 +1,11 @@
 //! Writes: after a gap, and after the peer's FIN.
 
-use std::cmp::Reverse;
 use std::time::Duration;
 
-use finrace_ebpf::decide::FAREWELL_BYTES;
-
-use super::{AtRisk, Followed, HOLD, Timer, Tracker};
-use crate::logic::classify::{Ended, Started, StartedKind};
-use crate::logic::event::{Event, SockKey, Tuple};
-use crate::logic::model::{Evidence, Nanos, Observation, Origin, Reuse, Role};
+use super::{Followed, HOLD, Timer, Tracker};
+use crate::logic::event::{Event, SockKey, Tuple, Word};
+use crate::logic::model::{Nanos, Observation, Origin, Reuse, Role};
+use crate::logic::turn::{self, Asked, AskedKind, AtRisk, Stamps};
 
 /// Bytes of a request whose transfer may take a time of its own.
 const LONG_REQUEST: u64 = 64 * 1024;
@@ -17,40 +14,41 @@ impl Tracker {
     pub(super) fn write_after_gap(&mut self, event: &Event) {
         let raw = &event.raw;
         let ticks = self.settings.ticks;
-        let gap = ticks.between(raw.lrcvtime, raw.jiffies);
+        let gap = Stamps::of(event, ticks).idle();
         let silence = ticks.between(raw.lsndtime, raw.lrcvtime);
         let role = event.role();
-        let after_gap = gap > self.settings.threshold;
-        let is_small = raw.size <= FAREWELL_BYTES;
+        // A server's words that nobody asked for: last ones, or such as may be.
+        let is_farewell = event.word() == Word::Farewell;
+        let may_part = is_farewell || (event.word() == Word::Sealed && silence.is_zero());
         let kind = match role {
-            Role::Client if after_gap => StartedKind::Gap(gap),
-            Role::Server if after_gap && is_small => StartedKind::Gap(gap),
+            Role::Client if gap > self.settings.threshold => AskedKind::Gap(gap),
+            Role::Server if gap > self.settings.threshold && may_part => AskedKind::Gap(gap),
             Role::Server if !self.ends_silence(event, silence) => return,
-            Role::Client | Role::Server => StartedKind::Reply(silence),
+            Role::Client | Role::Server => AskedKind::Reply(silence),
             Role::Unknown => return,
         };
-        let started = Started {
-            time: event.time,
-            role,
-            kind,
-            bytes: raw.size,
-            start: raw.write_seq,
-            rcv_nxt: raw.rcv_nxt,
-            owner: event.owner,
-            process: event.process(),
-        };
-        let process = started.process;
-        if started.is_small() {
-            let due = event.time + HOLD + 2 * event.rtt();
-            self.timers.push(Reverse((due, Timer::Held(event.time), event.key)));
-        } else if let Some(gap) = started.reuse_gap() {
-            self.say_reuse(event.time, event.origin(role, process), gap, raw.size);
+        if let Some(before) = self.asked.remove(&event.key) {
+            self.habits.learn(&event.key, &before, event);
         }
-        if role == Role::Server && matches!(kind, StartedKind::Reply(_)) {
+        let asked = Asked::of(event, role, kind, silence);
+        let process = asked.process;
+        if role == Role::Server && matches!(kind, AskedKind::Reply(_)) && !is_farewell {
+            let before = self.answered.get(&event.key);
+            let request = before.map(|before| raw.rcv_nxt.wrapping_sub(*before));
+            if let Some(bytes) = request {
+                self.habits.learn_served(&event.key, bytes, asked.word);
+            }
             self.answered.insert(event.key, event.time, raw.rcv_nxt);
         }
-        if role == Role::Client || started.is_small() {
-            self.started.insert(event.key, event.time, started);
+        // What says of itself that it asks nothing is no reuse, a server's answer is.
+        if role == Role::Client && asked.is_doubtful() {
+            let due = event.time + HOLD + 2 * event.rtt();
+            self.set_timer(due, Timer::Held(event.time), event.key);
+        } else if let Some(gap) = asked.reuse_gap().filter(|_| asked.word.may_ask()) {
+            self.say_reuse(event.time, event.origin(role, process), gap, raw.size);
+        }
+        if role == Role::Client || may_part {
+            self.asked.insert(event.key, event.time, asked);
         }
     }
 
@@ -71,21 +69,24 @@ impl Tracker {
 
     /// No close followed a small write: it was no farewell.
     pub(super) fn release(&mut self, key: SockKey, written: Nanos) {
-        let Some(started) = self.started.get(&key).filter(|s| s.time == written) else { return };
+        let Some(asked) = self.asked.get(&key).filter(|asked| asked.time == written) else {
+            return;
+        };
         let Tuple { netns, local, remote } = key.tuple;
-        let Started { owner, role, process, .. } = *started;
+        let Asked { owner, role, process, .. } = *asked;
         let origin = Origin { netns, owner, role, local, remote, process, rtt: None };
-        let (time, bytes, gap) = (started.time, started.bytes, started.reuse_gap());
+        let (time, bytes, gap) = (asked.time, asked.bytes, asked.reuse_gap());
         match gap {
             Some(gap) => self.say_reuse(time, origin, gap, bytes),
-            None => drop(self.started.remove(&key)),
+            None => drop(self.asked.remove(&key)),
         }
     }
 
     /// A close followed a small write, and showed that it was no farewell.
-    pub(super) fn release_early(&mut self, event: &Event, started: Option<&Started>) {
-        if let Some(held) = started
-            && held.is_small()
+    pub(super) fn release_early(&mut self, event: &Event, asked: Option<&Asked>) {
+        if let Some(held) = asked
+            && held.role == Role::Client
+            && held.is_doubtful()
             && event.time.since(held.time) <= HOLD + 2 * event.rtt()
             && let Some(gap) = held.reuse_gap()
         {
@@ -99,27 +100,23 @@ impl Tracker {
         if role != Role::Client {
             return;
         }
-        let settings = self.settings;
-        let new = || Followed::new(event, role);
-        let followed = self.followed.get_or_insert(event.key, event.time, new);
-        if followed.done || followed.wrote.is_some() {
-            return;
+        let mut followed = match self.followed.remove(&event.key) {
+            Some(followed) => followed,
+            None => Followed::new(event, role),
+        };
+        if !followed.done && followed.wrote.is_none() {
+            followed.wrote = Some(event.time);
+            followed.process = event.process();
+            if followed.at_risk == AtRisk::None {
+                let fin = followed.saw_fin.then_some(&followed.fin);
+                let known = self.known(event, role, None);
+                followed.at_risk = turn::late_write(event, fin, followed.ended, known);
+                followed.start = event.raw.write_seq;
+                followed.segs_out = event.raw.data_segs_out;
+            }
+            self.await_outcome(event);
         }
-        followed.wrote = Some(event.time);
-        followed.process = event.process();
-        if followed.at_risk == AtRisk::None {
-            // A farewell with the FIN does not end the idle: our own last data counts then.
-            let since = match followed.ended {
-                Some(Ended { evidence: Evidence::UpperBound, .. }) => event.raw.lsndtime,
-                _ => event.raw.lrcvtime,
-            };
-            let gap = settings.ticks.between(since, event.raw.jiffies);
-            followed.at_risk = if gap > settings.threshold {
-                AtRisk::Stale { gap: Some(gap) }
-            } else {
-                AtRisk::Continued
-            };
-        }
-        self.await_outcome(event);
+        let time = followed.fin.time;
+        self.followed.insert(event.key, time, followed);
     }
 }

@@ -261,6 +261,9 @@ pub(super) fn evidence(peer: &PeerReport) -> Markup {
                 }
             }
             @if !peer.causes.is_empty() { dt { "Causes" } dd { (list(peer.causes.iter())) } }
+            @if !peer.read.is_empty() {
+                dt { "Read by the server" } dd { (list(peer.read.iter())) }
+            }
             @if !peer.incidents.is_empty() {
                 dt { "No races" } dd { (list(peer.incidents.iter())) }
             }

@@ -1,0 +1,479 @@
+//! What traffic that nobody made for finrace does: short requests and short answers, farewells of every
+//! order, pings, limits on requests, dead sockets in a pool, requests that hang.
+//!
+//! Each story is told by several connections at once, over both versions of IP.
+
+use std::io::Write;
+use std::net::{Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpListener};
+use std::thread;
+
+use anyhow::{Context, Result, bail};
+
+use crate::kernel;
+use crate::stage::{
+    Pair, REQUEST, Scenario, Stage, expect_end, note_overslept, overslept, pause, receive,
+};
+
+/// Of no protocol that says what it is.
+const SHORT: [u8; 27] = [b's'; 27];
+const SHORT_ANSWER: [u8; 10] = [b'a'; 10];
+const NO_CONTENT: [u8; 83] = [b'n'; 83];
+/// TLS 1.3: an alert, and a record of application data.
+const ALERT: [u8; 24] = {
+    let mut alert = [7; 24];
+    (alert[0], alert[1], alert[2], alert[3], alert[4]) = (0x17, 3, 3, 0, 19);
+    alert
+};
+const SEALED: [u8; 120] = {
+    let mut sealed = [9; 120];
+    (sealed[0], sealed[1], sealed[2], sealed[3], sealed[4]) = (0x17, 3, 3, 0, 115);
+    sealed
+};
+const WINDOW_UPDATE: [u8; 13] = [0, 0, 4, 8, 0, 0, 0, 0, 1, 0, 0, 16, 0];
+const PING: [u8; 14] = *b"*1\r\n$4\r\nPING\r\n";
+const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
+const TIMEOUT: &[u8] =
+    b"HTTP/1.1 408 Request Time-out\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
+
+/// Connections of each version of IP.
+const EACH: usize = 3;
+
+pub(crate) const ALL: &[Scenario] = &[
+    Scenario::new(
+        "field_short_stale",
+        |s| crowd(s, |pair| short_stale(pair, 1_200)),
+        "6x race class=stale_write cause=idle certainty=certain read=never outcome=reset \
+             role=client gap~1.4 fin_age~0.2 bytes=27 other_view.class=late_request
+         6x close role=client closer=peer evidence=idle idle~1.2",
+    )
+    .also_hookless(),
+    Scenario::new(
+        "field_short_crossed_distant",
+        |s| short_crossed(s.distant_pair()?),
+        "race class=fin_crossed cause=idle role=client gap~1.22 bytes=27 \
+             other_view.class=late_request",
+    ),
+    Scenario::new(
+        "field_short_unread",
+        |s| crowd(s, short_unread),
+        "6x race class=unread_close cause=idle certainty=certain read=never role=client gap~1.0",
+    ),
+    Scenario::new(
+        "field_short_dropped",
+        |s| crowd(s, short_dropped),
+        "6x race class=silent_drop read=never role=client gap~1.0",
+    ),
+    Scenario::new(
+        "field_short_answer_then_fin",
+        |s| crowd(s, |pair| short_answer(pair, drop)),
+        "6x reuse role=client gap~0.5
+         6x close role=client closer=peer evidence=after_data
+         !incident role=client
+         !incident role=server
+         !close role=server closer=peer",
+    ),
+    Scenario::new(
+        "field_short_answer_then_reset",
+        |s| crowd(s, |pair| short_answer(pair, |server| kernel::abort(server).unwrap_or_default())),
+        "6x reuse role=client gap~0.5
+         6x close role=client closer=peer how=rst",
+    ),
+    Scenario::new(
+        "field_worked_on_then_reset",
+        |s| crowd(s, worked_on),
+        "6x incident class=mid_stream_reset role=client",
+    ),
+    Scenario::new(
+        "field_continued_then_reset",
+        |s| crowd(s, continued),
+        "6x incident class=mid_stream_reset|early_response role=client",
+    ),
+    Scenario::new(
+        "field_tls_server_waits",
+        |s| crowd(s, |pair| tls_server_waits(pair, 300)),
+        "6x race class=stale_write cause=idle role=client other_view.class=late_request
+         6x close role=client closer=peer evidence=upper_bound idle~1.0
+         6x close role=server closer=local evidence=idle idle~1.0",
+    ),
+    Scenario::new(
+        "field_tls_client_answers",
+        |s| crowd(s, tls_client_answers),
+        "6x close role=client closer=peer idle~1.0
+         6x close role=server closer=local evidence=idle idle~1.0
+         !incident class=stale_write
+         !reuse role=client",
+    ),
+    Scenario::new(
+        "field_request_limit",
+        |s| crowd(s, request_limit),
+        "6x race class=stale_write cause=lifetime role=client bytes=200",
+    ),
+    Scenario::new(
+        "field_request_limit_distant",
+        |s| request_limit_crossed(s.distant_pair()?),
+        "race class=fin_crossed cause=lifetime role=client bytes=200",
+    ),
+    Scenario::new(
+        "field_client_spoke_last",
+        |s| crowd(s, client_spoke_last),
+        "6x close role=client closer=peer evidence=idle idle~1.0
+         !incident role=client",
+    ),
+    Scenario::new(
+        "field_ping_meets_close",
+        |s| crowd(s, ping_meets_close),
+        "6x incident class=stale_probe role=client
+         6x close role=client closer=peer evidence=idle idle~1.0",
+    ),
+    Scenario::new(
+        "field_slow_upload",
+        |s| crowd(s, slow_upload),
+        "6x incident class=early_response|half_close role=client",
+    ),
+    Scenario::new(
+        "field_opened_early",
+        |s| crowd_of_new(s, opened_early),
+        "6x incident class=unused_close role=client
+         6x close role=client closer=peer evidence=unused",
+    ),
+    Scenario::new(
+        "field_dead_in_pool",
+        |s| crowd(s, |pair| dead_in_pool(pair, false)),
+        "6x race class=write_after_reset cause=idle outcome=failed read=never role=client \
+             fin_age~0.5 idle~1.0
+         6x close role=client closer=peer how=rst evidence=idle idle~1.0",
+    )
+    .also_hookless(),
+    // It looks before it writes.
+    Scenario::new(
+        "field_dead_in_pool_tested",
+        |s| crowd(s, |pair| dead_in_pool(pair, true)),
+        "6x close role=client closer=peer how=rst evidence=idle idle~1.0
+         !incident role=client",
+    ),
+    Scenario::new(
+        "field_request_hangs",
+        request_hangs,
+        "race class=silent_drop outcome=pending role=client gap~1.0 bytes=200
+         outcome class=silent_drop outcome=closed_by_us role=client",
+    ),
+    Scenario::new(
+        "field_408_on_idle",
+        |s| crowd(s, timeout_in_words),
+        "6x close role=client closer=peer evidence=idle|upper_bound idle~1.0
+         6x close role=server closer=local evidence=idle idle~1.0
+         !incident role=client",
+    ),
+    Scenario::new(
+        "field_client_gone",
+        |s| crowd(s, client_gone),
+        "6x incident class=client_gone role=server",
+    ),
+    Scenario::new(
+        "field_farewell_of_two_records",
+        |s| crowd(s, farewell_of_two),
+        "6x incident class=farewell role=client
+         !reuse role=client gap~1.2",
+    ),
+    Scenario::new(
+        "field_long_request",
+        |s| crowd(s, long_request),
+        "6x race class=stale_write read=never role=client",
+    ),
+    Scenario::new(
+        "field_read_by_a_half_closed_server",
+        |s| crowd(s, half_closed_server),
+        "6x race class=stale_write read=unknown outcome=acked role=client bytes=200",
+    ),
+];
+
+/// Several pairs at once, that have answered one request.
+fn crowd(stage: &mut Stage, story: impl Fn(Pair) -> Result<()> + Sync) -> Result<()> {
+    crowd_of_new(stage, |mut pair| {
+        pair.exchange()?;
+        story(pair)
+    })
+}
+
+fn crowd_of_new(stage: &mut Stage, story: impl Fn(Pair) -> Result<()> + Sync) -> Result<()> {
+    let mut listeners: Vec<TcpListener> = vec![stage.listen((Ipv4Addr::LOCALHOST, 0))?];
+    match stage.listen((Ipv6Addr::LOCALHOST, 0)) {
+        Ok(listener) => listeners.push(listener),
+        // Where there is no IPv6, IPv4 has to do for both.
+        Err(_) => listeners.push(stage.listen((Ipv4Addr::LOCALHOST, 0))?),
+    }
+    let mut pairs = Vec::new();
+    for listener in &listeners {
+        let address: SocketAddr = listener.local_addr()?;
+        for _ in 0..EACH {
+            pairs.push(Pair::new(listener, address)?);
+        }
+    }
+    let story = &story;
+    thread::scope(|scope| {
+        let threads: Vec<_> =
+            pairs.into_iter().map(|pair| scope.spawn(move || (story(pair), overslept()))).collect();
+        for thread in threads {
+            let (result, late) = thread.join().unwrap_or_else(|_| bail_pair());
+            note_overslept(late);
+            result?;
+        }
+        Ok(())
+    })
+}
+
+fn bail_pair() -> (Result<()>, std::time::Duration) {
+    (Err(anyhow::anyhow!("a connection's thread panicked")), std::time::Duration::ZERO)
+}
+
+/// A request and its answer of a few bytes.
+fn short_exchange(pair: &mut Pair) -> Result<()> {
+    pair.client.write_all(&SHORT)?;
+    receive(&mut pair.server, SHORT.len())?;
+    pair.server.write_all(&SHORT_ANSWER)?;
+    receive(&mut pair.client, SHORT_ANSWER.len()).context("receiving a short answer")
+}
+
+/// A pool that does not watch: it learns of the FIN as it waits for the answer.
+fn short_stale(mut pair: Pair, idle_ms: u64) -> Result<()> {
+    short_exchange(&mut pair)?;
+    pause(idle_ms);
+    drop(pair.server);
+    pause(200);
+    pair.client.write_all(&SHORT)?;
+    expect_end(pair.client)
+}
+
+fn short_crossed(mut pair: Pair) -> Result<()> {
+    pause(1_200);
+    drop(pair.server);
+    pause(20);
+    pair.client.write_all(&SHORT)?;
+    expect_end(pair.client)
+}
+
+/// The server closes with the request in its queue.
+fn short_unread(mut pair: Pair) -> Result<()> {
+    short_exchange(&mut pair)?;
+    pause(600);
+    short_exchange(&mut pair)?;
+    pause(1_000);
+    pair.client.write_all(&SHORT)?;
+    pause(5);
+    drop(pair.server);
+    expect_end(pair.client)
+}
+
+fn short_dropped(mut pair: Pair) -> Result<()> {
+    short_exchange(&mut pair)?;
+    pause(1_000);
+    kernel::vanish(pair.server)?;
+    pair.client.write_all(&SHORT)?;
+    expect_end(pair.client)
+}
+
+/// An answer of a few bytes, and the end.
+fn short_answer(mut pair: Pair, close: fn(std::net::TcpStream)) -> Result<()> {
+    pause(500);
+    pair.client.write_all(&REQUEST)?;
+    receive(&mut pair.server, REQUEST.len())?;
+    pair.server.write_all(&NO_CONTENT)?;
+    receive(&mut pair.client, NO_CONTENT.len())?;
+    close(pair.server);
+    expect_end(pair.client)
+}
+
+/// The server reads a request, works on it, and is killed.
+fn worked_on(mut pair: Pair) -> Result<()> {
+    pause(500);
+    pair.client.write_all(&REQUEST)?;
+    receive(&mut pair.server, REQUEST.len())?;
+    pause(300);
+    kernel::abort(pair.server)?;
+    expect_end(pair.client)
+}
+
+/// The server has asked for the body, and resets in the middle of it.
+fn continued(mut pair: Pair) -> Result<()> {
+    pause(500);
+    pair.client.write_all(&REQUEST)?;
+    receive(&mut pair.server, REQUEST.len())?;
+    pair.server.write_all(CONTINUE)?;
+    receive(&mut pair.client, CONTINUE.len())?;
+    for _ in 0..5 {
+        pair.client.write_all(&REQUEST)?;
+        receive(&mut pair.server, REQUEST.len())?;
+        pause(60);
+    }
+    kernel::abort(pair.server)?;
+    expect_end(pair.client)
+}
+
+/// As asyncio's servers do: an alert, and no FIN until the client's own.
+fn tls_server_waits(mut pair: Pair, late_ms: u64) -> Result<()> {
+    pause(1_000);
+    pair.server.write_all(&ALERT)?;
+    pause(late_ms);
+    pair.client.write_all(&SEALED)?;
+    receive(&mut pair.server, SEALED.len())?;
+    drop(pair.server);
+    expect_end(pair.client)
+}
+
+/// A client that watches answers the alert with its own, and closes first.
+fn tls_client_answers(mut pair: Pair) -> Result<()> {
+    pause(1_000);
+    pair.server.write_all(&ALERT)?;
+    receive(&mut pair.client, ALERT.len())?;
+    pair.client.write_all(&ALERT)?;
+    drop(pair.client);
+    receive(&mut pair.server, ALERT.len())?;
+    expect_end(pair.server)
+}
+
+/// The server closes after its answer, and the pool asks again at once.
+fn request_limit(mut pair: Pair) -> Result<()> {
+    pair.exchange()?;
+    drop(pair.server);
+    pause(20);
+    pair.client.write_all(&REQUEST)?;
+    expect_end(pair.client)
+}
+
+/// So too, but 50 ms away: the FIN comes when the request is on its way.
+fn request_limit_crossed(mut pair: Pair) -> Result<()> {
+    pair.client.write_all(&REQUEST)?;
+    receive(&mut pair.server, REQUEST.len())?;
+    pair.server.write_all(&NO_CONTENT)?;
+    pause(30);
+    drop(pair.server);
+    receive(&mut pair.client, NO_CONTENT.len())?;
+    pair.client.write_all(&REQUEST)?;
+    expect_end(pair.client)
+}
+
+/// A window update follows the answer, as HTTP/2 has it; then the server's idle timeout.
+fn client_spoke_last(mut pair: Pair) -> Result<()> {
+    pair.client.write_all(&WINDOW_UPDATE)?;
+    receive(&mut pair.server, WINDOW_UPDATE.len())?;
+    pause(1_000);
+    pair.server_closes()
+}
+
+/// A pool tries a connection that the server has closed, and opens another.
+fn ping_meets_close(mut pair: Pair) -> Result<()> {
+    pause(1_000);
+    drop(pair.server);
+    pause(200);
+    pair.client.write_all(&PING)?;
+    expect_end(pair.client)
+}
+
+/// The server has answered an upload early and closed; the rest of it goes on in ignorance.
+fn slow_upload(mut pair: Pair) -> Result<()> {
+    pause(500);
+    for part in 0..6 {
+        // What comes after the answer is reset.
+        if pair.client.write_all(&REQUEST).is_err() {
+            break;
+        }
+        if part < 2 {
+            receive(&mut pair.server, REQUEST.len())?;
+        }
+        if part == 2 {
+            receive(&mut pair.server, REQUEST.len())?;
+            pair.server.write_all(&[b'e'; 300])?;
+            pair.server.shutdown(Shutdown::Both)?;
+        }
+        pause(60);
+    }
+    drop(pair.server);
+    expect_end(pair.client)
+}
+
+/// A connection that was opened in advance; the server does not wait that long for its first request.
+fn opened_early(mut pair: Pair) -> Result<()> {
+    pause(600);
+    drop(pair.server);
+    pause(200);
+    pair.client.write_all(&REQUEST)?;
+    expect_end(pair.client)
+}
+
+/// The server's close is an RST, and the pool does not see it.
+fn dead_in_pool(mut pair: Pair, looks: bool) -> Result<()> {
+    pause(1_000);
+    kernel::abort(pair.server)?;
+    pause(500);
+    if looks {
+        return expect_end(pair.client);
+    }
+    if pair.client.write_all(&REQUEST).is_ok() {
+        bail!("a write on a socket that was reset went through");
+    }
+    Ok(())
+}
+
+/// The wire is cut, and the client waits.
+fn request_hangs(stage: &mut Stage) -> Result<()> {
+    kernel::unshare_loopback()?;
+    let mut pair = stage.used_pair()?;
+    pause(1_000);
+    kernel::set_interface_up("lo", false)?;
+    pair.client.write_all(&REQUEST)?;
+    pause(2_500);
+    drop(pair.client);
+    pause(100);
+    Ok(())
+}
+
+fn timeout_in_words(mut pair: Pair) -> Result<()> {
+    pause(1_000);
+    pair.server.write_all(TIMEOUT)?;
+    pair.server_closes()
+}
+
+/// The client asks and leaves; the answer comes too late.
+fn client_gone(mut pair: Pair) -> Result<()> {
+    pair.client.write_all(&REQUEST)?;
+    drop(pair.client);
+    receive(&mut pair.server, REQUEST.len())?;
+    pause(50);
+    pair.server.write_all(&SHORT_ANSWER)?;
+    pause(20);
+    expect_end(pair.server)
+}
+
+/// GOAWAY and a TLS alert, each in a record of its own, into a connection that the server has closed.
+fn farewell_of_two(mut pair: Pair) -> Result<()> {
+    pause(1_000);
+    drop(pair.server);
+    pause(200);
+    let mut goaway = [5; 39];
+    goaway[..5].copy_from_slice(&[0x17, 3, 3, 0, 34]);
+    pair.client.write_all(&goaway)?;
+    // The RST may be there already.
+    drop(pair.client.write_all(&ALERT));
+    Ok(())
+}
+
+/// A request of several segments, none of which the server has taken in: its own end shows that.
+fn long_request(mut pair: Pair) -> Result<()> {
+    pause(1_000);
+    drop(pair.server);
+    pause(200);
+    // It may fail in the middle.
+    drop(pair.client.write_all(&vec![b'l'; 300_000]));
+    expect_end(pair.client)
+}
+
+/// The server has closed its own direction alone, and reads what comes.
+fn half_closed_server(mut pair: Pair) -> Result<()> {
+    pause(1_000);
+    pair.server.shutdown(Shutdown::Write)?;
+    pause(200);
+    pair.client.write_all(&REQUEST)?;
+    receive(&mut pair.server, REQUEST.len())?;
+    drop(pair.server);
+    expect_end(pair.client)
+}

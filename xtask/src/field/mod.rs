@@ -1,0 +1,48 @@
+//! `cargo xtask field`: real databases, caches, brokers, proxies and web servers that close idle
+//! connections, and clients that do not watch theirs. Each connection knows whether its request was
+//! answered; what finrace tells is compared with that, connection by connection.
+
+use std::fs;
+use std::path::PathBuf;
+use std::process::Command;
+
+use anyhow::{Context, Result};
+
+use crate::{root, setup, show};
+
+/// Compares what is told of real servers' idle closes with what their clients lost.
+#[derive(clap::Args, Debug)]
+pub(crate) struct FieldArgs {
+    /// Functions of `field.py`, such as redis or node; all if none is named
+    kinds: Vec<String>,
+    /// The finrace to test
+    #[arg(long, default_value = "target/release/finrace")]
+    finrace: PathBuf,
+}
+
+const PACKAGES: [&str; 12] = [
+    "apache2",
+    "haproxy",
+    "mariadb-server",
+    "memcached",
+    "mosquitto",
+    "nginx-light",
+    "nodejs",
+    "openssl",
+    "pgbouncer",
+    "postgresql",
+    "redis-server",
+    "slapd",
+];
+
+const PYTHON: [&str; 4] =
+    ["aiohttp==3.14.5", "gunicorn==27.0.1", "PyMySQL==1.2.4", "uvicorn==0.54.0"];
+
+pub(crate) fn run(args: FieldArgs) -> Result<()> {
+    setup::ensure(&PACKAGES)?;
+    let python = setup::python(&PYTHON)?;
+    let finrace = fs::canonicalize(&args.finrace)
+        .with_context(|| format!("{} (cargo build --release)", args.finrace.display()))?;
+    let script = root().join("xtask/src/field/field.py");
+    show(Command::new(python.join("python")).arg(script).arg(finrace).args(args.kinds))
+}
