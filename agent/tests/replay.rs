@@ -14,7 +14,9 @@ use std::time::Duration;
 
 use finrace::logic::engine::Engine;
 use finrace::logic::event::{DecodeError, Event, Kind, Ticks, decode};
-use finrace::logic::model::{Close, Dwell, Incident, Nanos, Observation, Origin, Reuse, Role};
+use finrace::logic::model::{
+    Close, Dwell, Incident, Nanos, Observation, Origin, Read, Reuse, Role,
+};
 use finrace::logic::turn::Settings;
 use finrace::metrics::{self, Format, Status};
 use finrace_ebpf::abi::{RECORD_SIZE, Record, flag, kind, opener};
@@ -95,6 +97,107 @@ fn a_busy_server_still_tells_late_requests() {
     assert_eq!(late_requests(&close), 1);
     assert_eq!(late_requests(others.last().unwrap()), 1);
     assert_eq!(late_requests(others.first().unwrap()), 0);
+}
+
+/// A race that still waits for its outcome is told at the end of a run, once.
+#[test]
+fn the_end_of_a_run_loses_no_race() {
+    let (hz, events) = read(&Path::new(STREAMS).join("stale_write.jsonl"));
+    let late =
+        events.iter().position(|event| event.kind == Kind::Write && event.raw.old_state == 8);
+    let upto = &events[..=late.expect("a write into CLOSE_WAIT")];
+    let mut engine = engine(hz);
+    let end = upto.last().unwrap().time + TICK;
+    let told = |observations: Vec<Observation>| -> Vec<String> {
+        let incidents = observations.into_iter().filter(|o| matches!(o, Observation::Incident(_)));
+        incidents.map(|observation| line(&observation)).collect()
+    };
+    assert!(told(engine.advance(upto, end)).is_empty());
+    let lines = told(engine.finish(end));
+    assert_eq!(lines.len(), 1, "{lines:?}");
+    assert!(lines[0].starts_with("race stale_write idle unknown client gap 1.400"), "{lines:?}");
+    assert!(told(engine.finish(end)).is_empty());
+}
+
+/// A request that hangs is told once. What comes after its answer is about something else.
+#[test]
+fn a_request_that_hung_and_was_answered_hides_no_later_race() {
+    let (hz, events) = read(&Path::new(STREAMS).join("silent_drop.jsonl"));
+    let write = *events.iter().find(|event| event.kind == Kind::Write).expect("a reuse");
+    let reset = *events.iter().find(|e| e.kind == Kind::ResetReceived).expect("its reset");
+    let at = |mut event: Event, kind: Kind, millis: u64| {
+        event.kind = kind;
+        event.time = write.time + Duration::from_millis(millis);
+        event
+    };
+    let mut hangs = at(reset, Kind::Retransmitted, 1_400);
+    hangs.raw.retransmits = 3;
+    let outcomes = |second: &[Event]| {
+        let mut engine = engine(hz);
+        let mut lines = Vec::new();
+        for event in [&[write, hangs], second].concat() {
+            lines.extend(engine.advance(&[event], event.time).iter().map(line));
+        }
+        lines.extend(engine.finish(write.time + SETTLED).iter().map(line));
+        lines.retain(|line| !line.starts_with("close") && !line.starts_with("reuse"));
+        lines
+    };
+    let only = outcomes(&[at(reset, Kind::ResetReceived, 2_000)]);
+    assert_eq!(only.len(), 2, "{only:?}");
+    assert!(only.iter().any(|line| line.starts_with("race silent_drop idle pending client")));
+    assert!(only.iter().any(|line| line.starts_with("outcome silent_drop")), "{only:?}");
+
+    // Answered with 300 bytes, used again, and lost.
+    let mut again = at(write, Kind::Write, 3_000);
+    again.raw.write_seq = write.raw.write_seq.wrapping_add(write.raw.size);
+    (again.raw.snd_una, again.raw.snd_nxt) = (again.raw.write_seq, again.raw.write_seq);
+    again.raw.rcv_nxt = write.raw.rcv_nxt.wrapping_add(300);
+    again.raw.copied_seq = again.raw.rcv_nxt;
+    let mut lost = at(reset, Kind::ResetReceived, 3_001);
+    lost.raw.snd_una = again.raw.write_seq;
+    lost.raw.write_seq = again.raw.write_seq.wrapping_add(again.raw.size);
+    (lost.raw.rcv_nxt, lost.raw.copied_seq) = (again.raw.rcv_nxt, again.raw.rcv_nxt);
+    let both = outcomes(&[again, lost]);
+    let races = both.iter().filter(|line| line.starts_with("race silent_drop")).count();
+    assert_eq!((races, both.len()), (2, 2), "{both:?}");
+}
+
+/// `never` only for what one segment, sent once, met no socket with: from the client's end alone.
+#[test]
+fn what_may_have_been_read_is_never_called_unread() {
+    let (hz, events) = read(&Path::new(STREAMS).join("stale_write.jsonl"));
+    let client: Vec<Event> =
+        events.into_iter().filter(|event| event.raw.opener == opener::ACTIVE).collect();
+    let told = |change: &dyn Fn(&mut Record)| {
+        let mut changed = client.clone();
+        changed
+            .iter_mut()
+            .filter(|e| e.kind == Kind::ResetReceived)
+            .for_each(|e| change(&mut e.raw));
+        let mut engine = engine(hz);
+        let last = changed.last().unwrap().time;
+        let mut observations = engine.advance(&changed, last);
+        observations.extend(engine.finish(last + SETTLED));
+        let races = observations.iter().filter_map(|observation| match observation {
+            Observation::Incident(incident) if incident.class.is_race() => Some(incident.read),
+            _ => None,
+        });
+        let races: Vec<_> = races.collect();
+        assert_eq!(races.len(), 1);
+        races[0]
+    };
+    assert_eq!(told(&|_| ()), Read::Never);
+    // Two segments, or one twice: an earlier one may have been read. So may what was acknowledged, and
+    // what a live socket resets, or a socket of which nothing tells whether it lived.
+    let changes: [&dyn Fn(&mut Record); 4] = [
+        &|raw| raw.data_segs_out += 1,
+        &|raw| raw.snd_una = raw.snd_una.wrapping_add(1),
+        &|raw| raw.flags |= flag::SAW_TSTAMP,
+        &|raw| raw.flags &= !flag::TSTAMP_OK,
+    ];
+    for (number, change) in changes.into_iter().enumerate() {
+        assert_eq!(told(change), Read::Unknown, "change {number}");
+    }
 }
 
 fn engine(hz: u32) -> Engine {

@@ -19,7 +19,7 @@ pub mod state {
 }
 
 /// What is at most as long may be anything but a request: it is worth a record where a longer write or
-/// answer is not. Decides nothing else.
+/// answer is not. Never makes a class alone: `logic/turn` has what else it takes.
 pub const FEW_BYTES: u32 = 96;
 
 /// The retransmission of a request at which it counts as hanging: with Linux's first timeout of 200 ms

@@ -96,8 +96,6 @@ struct Followed {
     waits: Option<Event>,
     /// Whether the application had read the peer's end, as it closed.
     has_noticed: Option<bool>,
-    /// Its socket is gone.
-    is_dead: bool,
     /// Its story is told; only `->CLOSE` is still to come.
     done: bool,
 }
@@ -136,8 +134,6 @@ enum Timer {
     Outcome,
     /// The owner of a socket that was reset has not let go of it.
     Kept,
-    /// No FIN came after a few late bytes.
-    Late,
 }
 
 #[derive(Debug)]
@@ -152,8 +148,6 @@ pub struct Tracker {
     closes_of: Recent<[Endpoint; 2], Tuple>,
     /// Sockets that an RST has ended, until they are let go of.
     dead: Recent<SockKey, Dead>,
-    /// A few late bytes, until the FIN that would make them last words is overdue.
-    late: Recent<SockKey, Finding>,
     /// Requests that hang and were told: by socket, as they were told.
     pending: Recent<SockKey, Finding>,
     habits: Habits,
@@ -183,7 +177,6 @@ impl Tracker {
             closed: Recent::new(LIMIT, 2 * TIME_WAIT),
             closes_of: Recent::new(LIMIT, 2 * TIME_WAIT),
             dead: Recent::new(LIMIT, Duration::from_hours(2)),
-            late: Recent::new(1_024, TIME_WAIT),
             pending: Recent::new(1_024, Duration::from_hours(1)),
             habits: Habits::default(),
             listeners: known,
@@ -307,7 +300,6 @@ impl Tracker {
         self.dead.forget(now);
         self.dead.shrink();
         self.pending.forget(now);
-        self.late.forget(now);
         self.followed.shrink();
         self.asked.shrink();
         self.answered.shrink();
@@ -333,9 +325,6 @@ impl Tracker {
         for key in self.followed.keys() {
             self.tell_unknown(key, now);
         }
-        for key in self.late.keys() {
-            self.say_late(key);
-        }
         for key in self.dead.keys() {
             self.still_kept(key);
         }
@@ -358,7 +347,6 @@ impl Tracker {
             Timer::Held(written) => self.release(key, written),
             Timer::Outcome => self.give_up(key, due),
             Timer::Kept => self.still_kept(key),
-            Timer::Late => self.say_late(key),
         }
     }
 

@@ -214,12 +214,6 @@ impl Asked {
         let later = event.acked_after_heard(ticks);
         if later && self.is_last(event) { Answer::Parting } else { Answer::Answered }
     }
-
-    /// Whether the peer's bytes before it, or since, are as long as its own last words: alerts of one TLS
-    /// connection are.
-    fn mirrors(&self, event: &Event, fin: bool) -> bool {
-        self.last_heard == self.bytes || self.heard(event, fin) == self.bytes
-    }
 }
 
 /// What is known of a connection beside the record at hand.
@@ -535,20 +529,17 @@ fn last_words(event: &Event, known: Known<'_>, stamps: &Stamps) -> Option<Ended>
             && (asked.answer(event, ticks, true) != Answer::Answered
                 || (stamps.heard_ago <= AT_ONCE && asked.heard(event, true) <= FEW_BYTES))
     })?;
-    Some(parted(event, ours, true))
+    Some(parted(ours))
 }
 
 /// Who ended the idle, where our last words were these.
-fn parted(event: &Event, ours: &Asked, fin: bool) -> Ended {
+fn parted(ours: &Asked) -> Ended {
     let peer_first = |idle| Ended { closer: Closer::Peer, evidence: Evidence::UpperBound, idle };
     match ours.kind {
         // We have replied to the peer's.
         AskedKind::Reply(silence) => peer_first(silence),
-        AskedKind::Gap(_)
-            if ours.silence > Duration::ZERO
-                && ours.last_heard == ours.bytes
-                && ours.mirrors(event, fin) =>
-        {
+        // Alerts of one TLS connection are as long in either direction.
+        AskedKind::Gap(_) if ours.silence > Duration::ZERO && ours.last_heard == ours.bytes => {
             peer_first(ours.silence)
         }
         AskedKind::Gap(idle) => Ended { closer: Closer::Local, evidence: Evidence::Idle, idle },
@@ -844,7 +835,7 @@ fn parting_words(event: &Event, known: Known<'_>, stamps: &Stamps) -> Option<End
             }
         }
     })?;
-    Some(parted(event, ours, false))
+    Some(parted(ours))
 }
 
 /// Whether a client's request met the peer's farewell, so that we close first.
@@ -947,7 +938,7 @@ pub fn reset(event: &Event, known: Known<'_>) -> AtReset {
         // Our reply to the peer's farewell met a close that would not wait for it.
         let is_reply = matches!(asked.kind, AskedKind::Reply(_)) && asked.gap().is_none();
         if asked.word == Word::Farewell || (is_reply && asked.is_doubtful()) {
-            return at(Told::certain(Class::Farewell, None), parted(event, asked, false));
+            return at(Told::certain(Class::Farewell, None), parted(asked));
         }
         if !asked.word.may_ask() {
             let idle = asked.silence.max(stamps.heard_ago);

@@ -116,11 +116,16 @@ impl Tracker {
 
     /// Whether this socket's request was told while it was pending: then only its outcome is new.
     pub(super) fn settle_pending(&mut self, event: &Event, outcome: Outcome) -> bool {
-        let Some(Finding { observation: Observation::Incident(told), .. }) =
+        let Some(Finding { observation: Observation::Incident(told), lost: Some(lost) }) =
             self.pending.remove(&event.key)
         else {
             return false;
         };
+        // More than a FIN has come since: it was answered after all, and this is about something later.
+        let heard = event.raw.rcv_nxt.wrapping_sub(lost.peer);
+        if heard > 1 && event.raw.snd_una != lost.start {
+            return false;
+        }
         let incident = Incident { time: event.time, outcome, ..told };
         self.say(Observation::Outcome(incident), None);
         true

@@ -266,8 +266,7 @@ impl Tracker {
             self.findings.push(finding);
         }
         // Until ->CLOSE, later records find that all is told.
-        if event.raw.new_state != state::CLOSE && event.kind != Kind::Destroyed && !followed.is_dead
-        {
+        if event.raw.new_state != state::CLOSE && event.kind != Kind::Destroyed {
             self.followed.insert(event.key, followed.fin.time, Followed { done: true, ..followed });
         }
     }
@@ -326,7 +325,6 @@ impl Followed {
             process: None,
             waits: None,
             has_noticed: None,
-            is_dead: false,
             done: false,
         }
     }

@@ -6,8 +6,8 @@ use finrace_ebpf::abi::{flag, opener};
 use finrace_ebpf::decide::{FEW_BYTES, distance, state};
 
 use super::after_reset::Doubt;
-use super::{Finding, Followed, Lost, OurClose, Timer, Tracker, listener};
-use crate::logic::event::{Event, SockKey};
+use super::{Finding, Followed, Lost, OurClose, Tracker, listener};
+use crate::logic::event::Event;
 use crate::logic::model::{
     Certainty, Class, Closer, Evidence, How, Incident, Observation, Origin, Outcome, Read, Role,
 };
@@ -140,22 +140,9 @@ impl Tracker {
             };
             self.closed.insert(tuple, event.time, close);
         }
-        let finding = Finding { observation: Observation::Incident(incident), lost: Some(lost) };
-        if is_certain {
-            self.findings.push(finding);
-        } else if serves != Some(false) {
-            // Last words are followed by a FIN.
-            let due = event.time + turn::AT_ONCE + 2 * event.rtt();
-            let key = SockKey { sk: 0, ..event.key };
-            self.late.insert(key, event.time, finding);
-            self.set_timer(due, Timer::Late, key);
-        }
-    }
-
-    /// No FIN has come after a few late bytes: they were a request.
-    pub(super) fn say_late(&mut self, key: SockKey) {
-        if let Some(finding) = self.late.remove(&key) {
-            self.findings.push(finding);
+        // So few bytes, where all requests that are known here are longer, are the client's last words.
+        if is_certain || serves != Some(false) {
+            self.say(Observation::Incident(incident), Some(lost));
         }
     }
 
