@@ -178,11 +178,14 @@ fn what_may_have_been_read_is_never_called_unread() {
         let last = changed.last().unwrap().time;
         let mut observations = engine.advance(&changed, last);
         observations.extend(engine.finish(last + SETTLED));
-        let races = observations.iter().filter_map(|observation| match observation {
-            Observation::Incident(incident) if incident.class.is_race() => Some(incident.read),
-            _ => None,
-        });
-        let races: Vec<_> = races.collect();
+        let mut races = Vec::new();
+        for observation in &observations {
+            if let Observation::Incident(incident) = observation
+                && incident.class.is_race()
+            {
+                races.push(incident.read);
+            }
+        }
         assert_eq!(races.len(), 1);
         races[0]
     };
