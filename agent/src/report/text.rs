@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::document::{Document, ExposureReport, PeerReport};
 use super::draw::{self, Mark};
+use crate::logic::model::Read;
 use crate::logic::verdict::State;
 use crate::output::seconds;
 
@@ -146,6 +147,13 @@ impl PeerReport {
                 format!("{class} {count}{last}")
             });
             say("races", &classes.collect::<Vec<_>>().join(", "));
+            if let Some(never) = self.read.get(Read::Never.as_str()) {
+                let all = self.total_races();
+                let text = format!(
+                    "{never} of {all} were never read: those may be sent again, whatever their method"
+                );
+                say("read", &text);
+            }
         }
         if self.seen > 0 {
             say("races", &format!("saw {} that count at the client's end", self.seen));
