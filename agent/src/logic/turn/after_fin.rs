@@ -1,0 +1,165 @@
+//! Past the peer's FIN: what we wrote into it, and what it was once its end is seen.
+
+use std::time::Duration;
+
+use finrace_ebpf::abi::flag;
+use finrace_ebpf::decide::{FEW_BYTES, distance};
+
+use super::{AtRisk, Ended, Known, Settings, Stamps, Told};
+use crate::logic::event::{Event, Ticks, Word};
+use crate::logic::model::{Certainty, Class, Evidence, Outcome, Read, Role};
+
+/// A write after the peer's FIN. `fin` is the record of the FIN, `at_fin` what was said of it.
+pub fn late_write(
+    event: &Event,
+    fin: Option<&Event>,
+    ended: Option<Ended>,
+    known: Known<'_>,
+) -> AtRisk {
+    let Settings { ticks, threshold, .. } = known.settings;
+    let word = event.word();
+    let raw = &event.raw;
+    if word == Word::Farewell {
+        return AtRisk::Farewell;
+    }
+    // A farewell with the FIN does not end the idle: our own last data counts then.
+    let after_words = ended.is_some_and(|ended| ended.evidence == Evidence::UpperBound);
+    let since = if after_words { raw.lsndtime } else { raw.lrcvtime };
+    let gap = ticks.between(since, raw.jiffies);
+    if !word.may_ask() {
+        return AtRisk::Probe;
+    }
+    let request = |class, certainty| AtRisk::Request {
+        class,
+        certainty,
+        gap: Some(gap),
+        word,
+        is_doubtful: word.is_doubtful() && raw.size <= FEW_BYTES,
+    };
+    let stamps = Stamps::of(event, ticks);
+    // `bytes_received` counts the FIN.
+    if raw.bytes_received <= 1 {
+        return request(Class::UnusedClose, Certainty::Certain);
+    }
+    if word == Word::Request {
+        return request(Class::StaleWrite, Certainty::Certain);
+    }
+    // Ours was the last word, by stamps: what follows continues it, unless nothing came of it so long
+    // that it was none.
+    let was_open = fin.is_some_and(|fin| Stamps::of(fin, ticks).sent_after > Duration::ZERO)
+        && ended.is_none_or(|ended| ended.evidence != Evidence::Idle);
+    if was_open || stamps.sent_after > Duration::ZERO && fin.is_none() && gap <= threshold {
+        return AtRisk::Continued;
+    }
+    let unread = event.unread(true);
+    // It has read the peer's end, and writes all the same: not in ignorance of it.
+    if event.has_read_fin() {
+        return AtRisk::Continued;
+    }
+    // An answer is unread: more of what was answered early. Words after a silence are none.
+    if unread > 0 && !(after_words && unread <= FEW_BYTES) {
+        return AtRisk::Continued;
+    }
+    let certainty = if gap > threshold { Certainty::Certain } else { Certainty::Inferred };
+    request(Class::StaleWrite, certainty)
+}
+
+/// Bytes written after the FIN that no hook saw: the sequence numbers tell that there are, the stamps
+/// when the last were sent.
+pub fn unseen_write(event: &Event, fin: &Event, ended: Option<Ended>, known: Known<'_>) -> AtRisk {
+    let Settings { ticks, threshold, sees_writes, .. } = known.settings;
+    let under_way = distance(fin.raw.lsndtime, fin.raw.lrcvtime) > 0
+        && ended.is_none_or(|ended| ended.evidence != Evidence::Idle);
+    let since = match ended {
+        Some(Ended { evidence: Evidence::UpperBound, .. }) => fin.raw.lsndtime,
+        _ => fin.raw.lrcvtime,
+    };
+    let gap = ticks.between(since, event.raw.lsndtime);
+    // With a hook, what left no record was not the first write since the FIN.
+    if under_way || (gap <= threshold && !sees_writes) {
+        return AtRisk::Continued;
+    }
+    let certainty = if gap > threshold { Certainty::Certain } else { Certainty::Inferred };
+    AtRisk::Request {
+        class: if fin.raw.bytes_received <= 1 { Class::UnusedClose } else { Class::StaleWrite },
+        certainty,
+        gap: Some(gap),
+        word: Word::Unknown,
+        is_doubtful: true,
+    }
+}
+
+/// How what was at risk past a FIN came out.
+#[derive(Clone, Copy, Debug)]
+pub struct End {
+    /// Bytes that were at risk.
+    pub bytes: u32,
+    pub outcome: Outcome,
+    /// Whether the application has learnt of the end since, by reading it; `None`: not seen yet.
+    pub has_noticed: Option<bool>,
+    /// Requests of this length were answered before.
+    pub is_habit: bool,
+    /// Nothing can be missing.
+    pub is_known: bool,
+    pub read: Read,
+}
+
+/// What it was; `None` while only the application's next step can tell.
+pub fn outcome(at_risk: AtRisk, end: End) -> Option<Told> {
+    let told = match at_risk {
+        AtRisk::Farewell => Told::certain(Class::Farewell, None),
+        AtRisk::Probe => Told::certain(Class::StaleProbe, None),
+        AtRisk::Request { class, certainty, gap, word, is_doubtful } => {
+            let may_part = is_doubtful && end.bytes <= FEW_BYTES && !end.is_habit;
+            match end.has_noticed {
+                // Followed by our own close with nothing in between: last words.
+                Some(false) if may_part => Told::inferred(Class::Farewell, gap),
+                None if may_part => return None,
+                _ => {
+                    let certainty =
+                        if word == Word::Request { Certainty::Certain } else { certainty };
+                    Told { read: end.read, ..Told::new(class, certainty, gap) }
+                }
+            }
+        }
+        AtRisk::Continued if end.outcome == Outcome::Acked && end.is_known => {
+            Told::certain(Class::HalfClose, None)
+        }
+        AtRisk::Continued if end.has_noticed == Some(false) && end.bytes <= FEW_BYTES => {
+            Told::inferred(Class::Farewell, None)
+        }
+        AtRisk::Continued if end.outcome == Outcome::Reset => {
+            Told::inferred(Class::EarlyResponse, None)
+        }
+        AtRisk::Continued | AtRisk::None => Told::inferred(Class::Unknown, None),
+    };
+    Some(told)
+}
+
+/// Whether an application can have read what an RST answers: no, if it is the answer of no socket
+/// (without time stamps, though they were agreed on) to one segment, sent once, of which nothing was
+/// acknowledged. More segments, or one more time, and an earlier one may have been read.
+pub fn read_by(event: &Event, start: u32, segs_out: u32) -> Read {
+    let raw = &event.raw;
+    let is_stateless = event.has(flag::TSTAMP_OK) && !event.has(flag::SAW_TSTAMP);
+    let is_single = raw.data_segs_out.wrapping_sub(segs_out) == 1;
+    if is_stateless && is_single && raw.snd_una == start { Read::Never } else { Read::Unknown }
+}
+
+/// An RST for what a server wrote past its client's FIN. Whether it had something to answer: the client
+/// had asked last, or what it asked was still unread.
+pub fn client_gone(event: &Event, fin: &Event, ticks: Ticks) -> Option<Told> {
+    let was_open = Stamps::of(fin, ticks).heard_after > Duration::ZERO || fin.unread(true) > 0;
+    let unacked = event.unacked().saturating_sub(event.has(flag::FIN_SENT).into());
+    (was_open && unacked > 0).then_some(Told::certain(Class::ClientGone, None))
+}
+
+/// RST after a FIN that was not seen: of what was written, only stamps tell.
+pub fn reset_of_unfollowed(event: &Event, bytes: u32, settings: &Settings) -> Option<Told> {
+    let raw = &event.raw;
+    let gap = settings.ticks.between(raw.lrcvtime, raw.lsndtime);
+    let is_request = event.role() == Role::Client && bytes > FEW_BYTES && gap > settings.threshold;
+    let after_fin = distance(raw.lsndtime, raw.rcv_tstamp) > 0;
+    let class = if after_fin { Class::StaleWrite } else { Class::FinCrossed };
+    is_request.then(|| Told::inferred(class, Some(gap)))
+}
