@@ -6,7 +6,7 @@
 //! a clock only where nothing else is left, and then the event says [`Certainty::Inferred`].
 //!
 //! What it amounts to, row by row, first match first (`docs/classes.md` has the table for people, and
-//! the tests below have it for the compiler). Of a client's bytes:
+//! `turn/tests.rs` has it for the compiler). Of a client's bytes:
 //!
 //! | they were written | and then | class |
 //! |---|---|---|
@@ -30,6 +30,8 @@ mod after_fin;
 mod our_close;
 mod peer_fin;
 mod reset;
+#[cfg(test)]
+mod tests;
 
 use std::time::Duration;
 

@@ -1,0 +1,251 @@
+//! The table of cases, row by row. A client has asked with 200 bytes from 1,000 on, 1 s after the last answer,
+//! which ended at 5,000.
+
+use std::time::Duration;
+
+use finrace_ebpf::abi::{RECORD_SIZE, Record, flag, kind, opener};
+use finrace_ebpf::word;
+
+use super::*;
+use crate::logic::event::decode;
+
+const TICKS: Ticks = Ticks { hz: 250 };
+const NOW_MS: u64 = 10_000;
+
+/// A record of the client's socket, as of now, with everything acknowledged and read.
+fn record() -> Record {
+    // SAFETY: `Record` is integers only.
+    let zero: Record = unsafe { std::mem::zeroed() };
+    let now = (NOW_MS / 4) as u32;
+    Record {
+        time_ns: NOW_MS * 1_000_000,
+        kind: kind::STATE,
+        old_state: 1,
+        new_state: 8,
+        opener: opener::ACTIVE,
+        flags: flag::FULL_SOCK | flag::TSTAMP_OK | flag::SAW_TSTAMP,
+        jiffies: now,
+        lsndtime: now,
+        lrcvtime: now - 250,
+        rcv_tstamp: now,
+        write_seq: 1_200,
+        snd_una: 1_200,
+        snd_nxt: 1_200,
+        // The FIN counts, and nobody has read it.
+        rcv_nxt: 5_001,
+        copied_seq: 5_000,
+        rcv_wup: 5_000,
+        bytes_received: 4_001,
+        data_segs_out: 2,
+        data_segs_in: 1,
+        ..zero
+    }
+}
+
+fn event(change: impl FnOnce(&mut Record)) -> Event {
+    let mut record = record();
+    change(&mut record);
+    // SAFETY: integers only, and no padding between them.
+    let bytes: [u8; RECORD_SIZE] = unsafe { std::mem::transmute(record) };
+    decode(&bytes).unwrap()
+}
+
+/// The request, written so long before now.
+fn asked(ago_ms: u64, change: impl FnOnce(&mut Record)) -> Asked {
+    let write = event(|raw| {
+        raw.time_ns -= ago_ms * 1_000_000;
+        (raw.kind, raw.size) = (kind::WRITE, 200);
+        (raw.old_state, raw.new_state) = (1, 1);
+        (raw.write_seq, raw.snd_una, raw.rcv_nxt) = (1_000, 1_000, 5_000);
+        (raw.data_segs_out, raw.bytes_received) = (1, 4_000);
+        change(raw);
+    });
+    let silence = if write.unread(false) > 0 { Duration::from_secs(1) } else { Duration::ZERO };
+    Asked::of(&write, Role::Client, AskedKind::Gap(Duration::from_secs(1)), silence)
+}
+
+fn known(asked: Option<&Asked>, server: Option<ServerEnd>) -> Known<'_> {
+    let settings = Settings {
+        ticks: TICKS,
+        threshold: Duration::from_millis(200),
+        sees_writes: true,
+        sees_ends: true,
+        start: Nanos(0),
+    };
+    Known { role: Role::Client, asked, server, settings }
+}
+
+fn text(told: Option<Told>) -> String {
+    told.map_or_else(
+        || "nothing".to_owned(),
+        |told| format!("{} {} {}", told.class, told.certainty, told.read),
+    )
+}
+
+/// What is said at the peer's FIN, or what is at risk past it.
+fn at_fin(asked: &Asked, server: Option<ServerEnd>, change: impl FnOnce(&mut Record)) -> String {
+    let at = peer_fin(&event(change), known(Some(asked), server));
+    match (at.told, at.at_risk) {
+        (None, AtRisk::Request { class, certainty, .. }) => format!("{class} {certainty} waits"),
+        (told, _) => text(told),
+    }
+}
+
+#[test]
+fn a_fin_meets_a_request() {
+    let plain = asked(5, |_| ());
+    let crossed = |raw: &mut Record| raw.snd_una = 1_000;
+    assert_eq!(at_fin(&plain, None, crossed), "fin_crossed certain waits");
+    // Words that do not acknowledge it are no answer, however many.
+    let words = |raw: &mut Record| (raw.snd_una, raw.rcv_nxt) = (1_000, 5_301);
+    assert_eq!(at_fin(&plain, None, words), "fin_crossed certain waits");
+    let part = |raw: &mut Record| raw.snd_una = 1_100;
+    assert_eq!(at_fin(&plain, None, part), "early_response certain unknown");
+    // Answered is answered, however few the bytes.
+    let answer = |raw: &mut Record| (raw.rcv_nxt, raw.lrcvtime) = (5_011, raw.jiffies);
+    assert_eq!(at_fin(&plain, None, answer), "nothing");
+    // Acknowledged a second ago, while a few bytes had come before that: those were none.
+    let late_ack = |raw: &mut Record| {
+        (raw.rcv_nxt, raw.lrcvtime) = (5_011, raw.jiffies - 100);
+        raw.acked_us = NOW_MS * 1_000;
+    };
+    assert_eq!(at_fin(&plain, None, late_ack), "read_and_closed inferred unknown");
+    assert_eq!(at_fin(&plain, None, |_| ()), "read_and_closed inferred unknown");
+    let worked_on = asked(800, |_| ());
+    assert_eq!(at_fin(&worked_on, None, |_| ()), "premature_close certain unknown");
+    let end = |received, read| Some(ServerEnd { received, read });
+    assert_eq!(at_fin(&worked_on, end(1_200, 1_000), |_| ()), "unread_close certain unknown");
+    assert_eq!(at_fin(&worked_on, end(1_200, 1_200), |_| ()), "premature_close certain unknown");
+
+    let unused = asked(5, |raw| raw.bytes_received = 0);
+    assert_eq!(at_fin(&unused, None, crossed), "unused_close certain waits");
+    // Written with a few bytes unread that came after a silence: past the peer's farewell.
+    let past_words = asked(300, |raw| (raw.copied_seq, raw.data_segs_in) = (4_976, 2));
+    assert_eq!(at_fin(&past_words, None, |_| ()), "stale_write certain unknown");
+    // With an answer unread: the rest of an upload.
+    let upload = asked(5, |raw| raw.copied_seq = 4_000);
+    assert_eq!(at_fin(&upload, None, crossed), "early_response certain unknown");
+    let said = |word: u8| asked(5, move |raw| raw.word = word);
+    assert_eq!(at_fin(&said(word::PROBE), None, |_| ()), "stale_probe certain unknown");
+    assert_eq!(at_fin(&said(word::CONTROL), None, |_| ()), "nothing");
+    assert_eq!(at_fin(&said(word::FAREWELL), None, crossed), "nothing");
+}
+
+#[test]
+fn a_write_past_the_fin() {
+    let fin = event(|raw| (raw.lsndtime, raw.lrcvtime) = (raw.jiffies - 250, raw.jiffies - 249));
+    let check = |change: &dyn Fn(&mut Record), expected: &str| {
+        let late = event(|raw| {
+            (raw.kind, raw.size, raw.new_state) = (kind::WRITE, 27, 8);
+            raw.old_state = 8;
+            (raw.lsndtime, raw.lrcvtime) = (raw.jiffies - 250, raw.jiffies - 249);
+            change(raw);
+        });
+        let at_risk = late_write(&late, Some(&fin), None, known(None, None));
+        let found = if let AtRisk::Request { class, certainty, .. } = at_risk {
+            format!("{class} {certainty}")
+        } else {
+            format!("{at_risk:?}")
+        };
+        assert_eq!(found, expected);
+    };
+    check(&|_| (), "stale_write certain");
+    check(&|raw| raw.word = word::REQUEST, "stale_write certain");
+    check(&|raw| raw.lrcvtime = raw.jiffies - 5, "stale_write inferred");
+    check(&|raw| raw.word = word::FAREWELL, "Farewell");
+    check(&|raw| raw.word = word::PROBE, "Probe");
+    check(&|raw| raw.bytes_received = 1, "unused_close certain");
+    check(&|raw| raw.copied_seq = 4_000, "Continued"); // its answer is unread
+    check(&|raw| raw.copied_seq = raw.rcv_nxt, "Continued"); // it knows of the end
+}
+
+#[test]
+fn only_the_next_step_tells_a_few_bytes() {
+    let request = |word| AtRisk::Request {
+        class: Class::StaleWrite,
+        certainty: Certainty::Certain,
+        gap: None,
+        word,
+        is_doubtful: word == Word::Unknown,
+    };
+    let end = End {
+        bytes: 27,
+        outcome: Outcome::Reset,
+        has_noticed: None,
+        is_habit: false,
+        is_known: true,
+        read: Read::Never,
+    };
+    let check = |at_risk, end, expected: &str| assert_eq!(text(outcome(at_risk, end)), expected);
+    let unknown = request(Word::Unknown);
+    check(unknown, end, "nothing"); // waits
+    check(unknown, End { has_noticed: Some(true), ..end }, "stale_write certain never");
+    let unnoticed = End { has_noticed: Some(false), ..end };
+    check(unknown, unnoticed, "farewell inferred unknown");
+    check(unknown, End { is_habit: true, ..unnoticed }, "stale_write certain never");
+    check(unknown, End { bytes: 97, ..unnoticed }, "stale_write certain never");
+    check(request(Word::Request), unnoticed, "stale_write certain never");
+    check(AtRisk::Farewell, end, "farewell certain unknown");
+    check(AtRisk::Probe, end, "stale_probe certain unknown");
+    check(AtRisk::Continued, end, "early_response inferred unknown");
+    let acked = End { outcome: Outcome::Acked, ..end };
+    check(AtRisk::Continued, acked, "half_close certain unknown");
+    check(AtRisk::Continued, End { is_known: false, ..acked }, "unknown inferred unknown");
+}
+
+#[test]
+fn a_reset_meets_a_request() {
+    let at = |asked: &Asked, server: Option<ServerEnd>, change: &dyn Fn(&mut Record)| {
+        let reset_event = event(|raw| {
+            raw.kind = kind::RESET_RECEIVED;
+            (raw.old_state, raw.new_state) = (1, 1);
+            (raw.rcv_nxt, raw.snd_una) = (5_000, 1_000);
+            change(raw);
+        });
+        let at = reset(&reset_event, known(Some(asked), server));
+        text(at.told) + if at.told.is_some_and(|told| told.doubt.is_some()) { " doubt" } else { "" }
+    };
+    let plain = asked(5, |_| ());
+    let (none, live) = (None, &|_: &mut Record| ());
+    assert_eq!(at(&plain, none, live), "unread_close inferred unknown");
+    // Long after: the peer's timeout tells whether it was worked on.
+    let late = asked(800, |_| ());
+    assert_eq!(at(&late, none, live), "unread_close inferred unknown doubt");
+    let stateless = &|raw: &mut Record| raw.flags &= !flag::SAW_TSTAMP;
+    assert_eq!(at(&plain, none, stateless), "silent_drop certain never");
+    let twice = &|raw: &mut Record| (raw.flags, raw.data_segs_out) = (flag::TSTAMP_OK, 3);
+    assert_eq!(at(&plain, none, twice), "silent_drop certain unknown");
+    let unstamped = &|raw: &mut Record| raw.flags = flag::FULL_SOCK;
+    assert_eq!(at(&plain, none, unstamped), "reset_after_reuse inferred unknown");
+    let answered = &|raw: &mut Record| (raw.rcv_nxt, raw.snd_una) = (5_010, 1_200);
+    assert_eq!(at(&plain, none, answered), "mid_stream_reset certain unknown");
+    // The other end is on this host, and shows what it had.
+    let end = |received, read| Some(ServerEnd { received, read });
+    assert_eq!(at(&plain, end(1_000, 1_000), unstamped), "silent_drop certain never");
+    assert_eq!(at(&plain, end(1_200, 1_000), live), "unread_close certain never");
+    assert_eq!(at(&plain, end(1_200, 1_100), live), "mid_stream_reset certain unknown");
+    assert_eq!(at(&plain, end(1_200, 1_200), live), "mid_stream_reset certain unknown");
+}
+
+#[test]
+fn a_write_on_a_dead_socket() {
+    let reset_event = event(|raw| raw.time_ns -= 500_000_000);
+    let check = |change: &dyn Fn(&mut Record), expected: &str| {
+        let end = event(|raw| {
+            raw.kind = kind::DESTROYED;
+            change(raw);
+        });
+        assert_eq!(text(write_after_reset(&end, &reset_event, known(None, None))), expected);
+    };
+    check(&|raw| raw.app_limited = 3, "write_after_reset certain never");
+    check(&|_| (), "nothing"); // nobody wrote
+    // Who learns of the RST says farewell at once.
+    let soon = |millis: u64| {
+        move |raw: &mut Record| {
+            raw.app_limited = 3;
+            raw.time_ns = raw.time_ns - 500_000_000 + millis * 1_000_000;
+        }
+    };
+    check(&soon(5), "nothing");
+    check(&soon(30), "write_after_reset inferred never");
+}
