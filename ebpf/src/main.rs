@@ -13,7 +13,6 @@ mod sock;
 
 use core::arch::asm;
 use core::marker::PhantomData;
-use core::mem::MaybeUninit;
 
 use aya_ebpf::EbpfContext as _;
 use aya_ebpf::bindings::{BPF_RB_AVAIL_DATA, BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP};
@@ -39,26 +38,40 @@ fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {
     loop {}
 }
 
-/// Hands a record to the agent, or counts its loss. The reader is woken only when the ring is a
-/// quarter full: a wake-up from the traced context costs microseconds.
+/// Has a record filled where the agent will read it, or counts its loss; what is not filled is not
+/// told. The reader is woken only when the ring is a quarter full: a wake-up from the traced context
+/// costs microseconds.
 #[inline(always)]
-fn emit(ring: Ring, record: &Record) {
+fn tell(
+    ring: Ring,
+    kind: u8,
+    old_state: u8,
+    new_state: u8,
+    fill: impl FnOnce(&mut Record) -> Option<()>,
+) -> Option<()> {
     let (buffer, reason): (&RingBuf, u32) = match ring {
         Ring::Races => (&FR_RACES, loss::RACES_FULL),
         Ring::Measures => (&FR_MEASURES, loss::MEASURES_FULL),
     };
-    let unread = buffer.query(u64::from(BPF_RB_AVAIL_DATA));
-    let wake = unread >= u64::from(frozen!(FR_SETTINGS.wake_bytes));
-    let flags = u64::from(if wake { BPF_RB_FORCE_WAKEUP } else { BPF_RB_NO_WAKEUP });
-    if buffer.output::<Record>(record, flags).is_err()
-        && let Some(count) = FR_LOSSES.get_ptr_mut(reason)
-    {
-        // The target's `AtomicU64` has no `fetch_add`; this instruction is as old as BPF.
-        // SAFETY: a valid, aligned pointer into the map.
-        unsafe {
-            asm!("lock *(u64 *)({count} + 0) += {one}", count = in(reg) count, one = in(reg) 1_u64);
+    let Some(mut entry) = buffer.reserve::<Record>(0) else {
+        if let Some(count) = FR_LOSSES.get_ptr_mut(reason) {
+            // The target's `AtomicU64` has no `fetch_add`; this instruction is as old as BPF.
+            // SAFETY: a valid, aligned pointer into the map.
+            unsafe {
+                asm!("lock *(u64 *)({count} + 0) += {one}", count = in(reg) count, one = in(reg) 1_u64);
+            }
         }
+        return None;
+    };
+    let told = fill(sock::begin(&mut entry, kind, old_state, new_state));
+    if told.is_some() {
+        let unread = buffer.query(u64::from(BPF_RB_AVAIL_DATA));
+        let wake = unread >= u64::from(frozen!(FR_SETTINGS.wake_bytes));
+        entry.submit(u64::from(if wake { BPF_RB_FORCE_WAKEUP } else { BPF_RB_NO_WAKEUP }));
+    } else {
+        entry.discard(u64::from(BPF_RB_NO_WAKEUP));
     }
+    told
 }
 
 /// The arguments of what is called at a write.
@@ -167,13 +180,13 @@ fn write_recorded<M: Mem>(sk: *const u8, size: u32, word: u8, is_half_closed: bo
     } else {
         (state::ESTABLISHED, Ring::Measures)
     };
-    let mut place = MaybeUninit::uninit();
-    let record = sock::begin(&mut place, kind::WRITE, state, state);
-    sock::fill_tcp::<M>(record, sk, tp);
-    sock::fill_task(record);
-    record.size = size;
-    record.word = word;
-    emit(ring, record);
+    tell(ring, kind::WRITE, state, state, |record| {
+        sock::fill_tcp::<M>(record, sk, tp);
+        sock::fill_task(record);
+        record.size = size;
+        record.word = word;
+        Some(())
+    });
 }
 
 /// `inet_sock_set_state(sk, old, new)`: before the store, in any context; also for SCTP, DCCP and
@@ -199,18 +212,17 @@ fn state_recorded<M: Mem>(sk: *const u8, old: u8, new: u8) -> Option<()> {
     if sock::is_mptcp::<M>(tp) {
         return None;
     }
-    let mut place = MaybeUninit::uninit();
-    let record = sock::begin(&mut place, kind::STATE, old, new);
-    sock::fill_tcp::<M>(record, sk, tp);
-    // These two run in close() or shutdown(); so does ->CLOSE after close() has set sk_shutdown
-    // (`__tcp_close`, v6.12 net/ipv4/tcp.c). A received RST sets it only after the tracepoint.
-    if matches!(new, state::FIN_WAIT1 | state::LAST_ACK)
-        || (old == state::ESTABLISHED && new == state::CLOSE && record.shutdown == 3)
-    {
-        sock::fill_task(record);
-    }
-    emit(ring, record);
-    Some(())
+    tell(ring, kind::STATE, old, new, |record| {
+        sock::fill_tcp::<M>(record, sk, tp);
+        // These two run in close() or shutdown(); so does ->CLOSE after close() has set sk_shutdown
+        // (`__tcp_close`, v6.12 net/ipv4/tcp.c). A received RST sets it only after the tracepoint.
+        if matches!(new, state::FIN_WAIT1 | state::LAST_ACK)
+            || (old == state::ESTABLISHED && new == state::CLOSE && record.shutdown == 3)
+        {
+            sock::fill_task(record);
+        }
+        Some(())
+    })
 }
 
 /// `tcp_receive_reset(sk)`: the first statement of `tcp_reset()`, so the state is the old one and
@@ -223,13 +235,9 @@ fn reset_received<M: Mem>(sk: *const u8) -> Option<()> {
         return None;
     }
     let sk_state = field!(M, tp, skc_state: u8);
-    if !decide::reset_matters(sk_state) || sock::is_mptcp::<M>(tp) {
-        return None;
+    if decide::reset_matters(sk_state) {
+        recorded::<M>(sk, kind::RESET_RECEIVED);
     }
-    let mut place = MaybeUninit::uninit();
-    let record = sock::begin(&mut place, kind::RESET_RECEIVED, sk_state, sk_state);
-    sock::fill_tcp::<M>(record, sk, tp);
-    emit(Ring::Races, record);
     Some(())
 }
 
@@ -269,10 +277,10 @@ fn recorded<M: Mem>(sk: *const u8, kind: u8) {
         return;
     }
     let sk_state = field!(M, sk, skc_state: u8);
-    let mut place = MaybeUninit::uninit();
-    let record = sock::begin(&mut place, kind, sk_state, sk_state);
-    sock::fill_tcp::<M>(record, sk, tp);
-    emit(Ring::Races, record);
+    tell(Ring::Races, kind, sk_state, sk_state, |record| {
+        sock::fill_tcp::<M>(record, sk, tp);
+        Some(())
+    });
 }
 
 /// `tcp_send_reset(sk, skb[, reason])`: data that met no socket, a TIME_WAIT minisock, or a socket
@@ -299,51 +307,50 @@ fn reset_sent<M: Mem, const HEADERS: bool>(
     if size == 0 || size > 0x0010_0000 || flags & SYN != 0 {
         return None;
     }
-    let mut place = MaybeUninit::uninit();
-    let record = sock::begin(&mut place, kind::RESET_SENT, 0, 0);
-    if sk.is_null() {
-        if !HEADERS {
-            return None;
-        }
-        fill_from_headers::<M>(record, skb)?;
-        let device = field!(M, skb, skb_dev: u64) as *const u8;
-        record.netns = netns::<M>(field!(M, device, dev_net: u64));
-    } else {
-        let sk_state = field!(M, sk, skc_state: u8);
-        record.old_state = sk_state;
-        record.new_state = sk_state;
-        match sk_state {
-            state::TIME_WAIT => {
-                sock::fill_common::<M>(record, sk);
-                record.flags |= flag::TIMEWAIT;
-                record.local_port = field!(M, sk, skc_num: u16);
-                record.rcv_nxt = field!(M, sk, skc_tw_rcv_nxt: u32);
-                record.snd_nxt = field!(M, sk, skc_tw_snd_nxt: u32);
+    tell(Ring::Races, kind::RESET_SENT, 0, 0, |record| {
+        if sk.is_null() {
+            if !HEADERS {
+                return None;
             }
-            state::CLOSE => {
-                // SAFETY: the context's socket.
-                let tp = unsafe { M::tcp_sock(sk) };
-                if tp.is_null() || sock::is_mptcp::<M>(tp) {
-                    return None;
+            fill_from_headers::<M>(record, skb)?;
+            let device = field!(M, skb, skb_dev: u64) as *const u8;
+            record.netns = netns::<M>(field!(M, device, dev_net: u64));
+        } else {
+            let sk_state = field!(M, sk, skc_state: u8);
+            record.old_state = sk_state;
+            record.new_state = sk_state;
+            match sk_state {
+                state::TIME_WAIT => {
+                    sock::fill_common::<M>(record, sk);
+                    record.flags |= flag::TIMEWAIT;
+                    record.local_port = field!(M, sk, skc_num: u16);
+                    record.rcv_nxt = field!(M, sk, skc_tw_rcv_nxt: u32);
+                    record.snd_nxt = field!(M, sk, skc_tw_snd_nxt: u32);
                 }
-                sock::fill_tcp::<M>(record, sk, tp);
+                state::CLOSE => {
+                    // SAFETY: the context's socket.
+                    let tp = unsafe { M::tcp_sock(sk) };
+                    if tp.is_null() || sock::is_mptcp::<M>(tp) {
+                        return None;
+                    }
+                    sock::fill_tcp::<M>(record, sk, tp);
+                }
+                // No connection, but somebody listens; `skb->dev` is cleared by now.
+                state::LISTEN if HEADERS => {
+                    fill_from_headers::<M>(record, skb)?;
+                    record.netns = netns::<M>(field!(M, sk, skc_net: u64));
+                    record.cgroup = sock::cgroup::<M>(sk);
+                }
+                _ => return None,
             }
-            // No connection, but somebody listens; `skb->dev` is cleared by now.
-            state::LISTEN if HEADERS => {
-                fill_from_headers::<M>(record, skb)?;
-                record.netns = netns::<M>(field!(M, sk, skc_net: u64));
-                record.cgroup = sock::cgroup::<M>(sk);
-            }
-            _ => return None,
         }
-    }
-    record.flags |= flag::SEGMENT;
-    record.code = reason;
-    record.skb_seq = seq;
-    record.skb_ack = cb(frozen!(FR_LAYOUT.cb_ack_seq));
-    record.size = size;
-    emit(Ring::Races, record);
-    Some(())
+        record.flags |= flag::SEGMENT;
+        record.code = reason;
+        record.skb_seq = seq;
+        record.skb_ack = cb(frozen!(FR_LAYOUT.cb_ack_seq));
+        record.size = size;
+        Some(())
+    })
 }
 
 /// `tcp_v4_send_reset(sk, skb)` and its sibling for IPv6, before 6.10: there the tracepoint has
