@@ -6,12 +6,17 @@
 //! !reuse role=server
 //! ```
 //!
-//! A rule is satisfied by at least one line (`3x`: three) of that event whose fields all fit;
+//! A rule is satisfied by at least one line (`3x`: three, `allx`: one for each of the connections of
+//! a story of [`field`](crate::field)) of that event whose fields all fit;
 //! `!`: by none. `gap~1.4` means `gap_seconds` is about that, `$server`, `$netns` and `$pid` are
 //! the stage's. **Races are counted exactly**: one that no rule asks for fails the scenario.
 
+use std::collections::BTreeMap;
+use std::fmt;
+
 use serde_json::Value;
 
+use crate::field::connections;
 use crate::stage::{Stage, slack};
 
 /// Clock ticks (10 ms at HZ 100) make a time look shorter, a busy machine makes it longer.
@@ -21,6 +26,8 @@ const LATE_SECS: f64 = 0.15;
 struct Rule<'a> {
     /// None: no line may fit.
     at_least: Option<usize>,
+    /// So many since it holds for each connection.
+    is_of_all: bool,
     event: &'a str,
     fields: Vec<Field<'a>>,
 }
@@ -71,16 +78,86 @@ pub(crate) fn check(
     Ok(())
 }
 
+/// What was told of the connections of a story, each of which did the same.
+#[derive(Default)]
+pub(crate) struct Tally {
+    right: usize,
+    missed: usize,
+    wrong_class: usize,
+    wrong_closer: usize,
+    made_up: usize,
+    doubled: usize,
+}
+
+impl Tally {
+    /// None for a scenario whose rules say nothing of each connection.
+    pub(crate) fn new(rules: &str, lines: &[Value], stage: &Stage) -> Option<Self> {
+        let rules: Vec<Rule<'_>> = rules.lines().map(str::trim).filter_map(Rule::parse).collect();
+        rules.iter().find(|rule| rule.is_of_all)?;
+        let mut by_connection: BTreeMap<(&str, &str), Vec<&Value>> = BTreeMap::new();
+        for line in lines {
+            let ends = [text_of(line, "local")?, text_of(line, "peer")?];
+            let [client, server] =
+                if text_of(line, "role") == Some("server") { [ends[1], ends[0]] } else { ends };
+            by_connection.entry((client, server)).or_default().push(line);
+        }
+        let mut tally = Self::default();
+        for lines in by_connection.values() {
+            *tally.column(&rules, lines, stage) += 1;
+        }
+        // A connection of which there is no line at all.
+        tally.missed += connections().saturating_sub(by_connection.len());
+        Some(tally)
+    }
+
+    /// Where one connection counts.
+    fn column(&mut self, rules: &[Rule<'_>], lines: &[&Value], stage: &Stage) -> &mut usize {
+        let fits = |rule: &Rule<'_>| lines.iter().any(|line| rule.fits(line, stage));
+        let of =
+            |event: &str| lines.iter().filter(|line| text_of(line, "event") == Some(event)).count();
+        let races = rules.iter().filter(|rule| rule.is_of_all && rule.event == "race").count();
+        if rules.iter().any(|rule| rule.at_least.is_none() && fits(rule))
+            || races < of("race").min(1)
+        {
+            return &mut self.made_up;
+        }
+        if of("race") > races {
+            return &mut self.doubled;
+        }
+        match rules.iter().find(|rule| rule.is_of_all && !fits(rule)) {
+            None => &mut self.right,
+            Some(Rule { event: "race" | "incident", .. }) if of("race") + of("incident") > 0 => {
+                &mut self.wrong_class
+            }
+            Some(Rule { event: "close", .. }) if of("close") > 0 => &mut self.wrong_closer,
+            Some(_) => &mut self.missed,
+        }
+    }
+}
+
+impl fmt::Display for Tally {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { right, missed, wrong_class, wrong_closer, made_up, doubled } = self;
+        let all = right + missed + wrong_class + wrong_closer + made_up + doubled;
+        write!(f, "{all} {right} {missed} {wrong_class} {wrong_closer} {made_up} {doubled}")
+    }
+}
+
 impl<'a> Rule<'a> {
     fn parse(text: &'a str) -> Option<Self> {
         let mut words = text.split_whitespace().peekable();
         let at_least = words.next_if(|word| word.ends_with('x'));
-        let at_least = at_least.map_or(Some(1), |word| word.strip_suffix('x')?.parse().ok())?;
+        let is_of_all = at_least == Some("allx");
+        let at_least = match at_least {
+            Some("allx") => connections(),
+            Some(word) => word.strip_suffix('x')?.parse().ok()?,
+            None => 1,
+        };
         let event = words.next()?;
         let fields = words.map(Field::parse).collect::<Option<_>>()?;
         Some(match event.strip_prefix('!') {
-            Some(event) => Self { at_least: None, event, fields },
-            None => Self { at_least: Some(at_least), event, fields },
+            Some(event) => Self { at_least: None, is_of_all: false, event, fields },
+            None => Self { at_least: Some(at_least), is_of_all, event, fields },
         })
     }
 

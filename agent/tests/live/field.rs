@@ -3,13 +3,16 @@
 //!
 //! Each story is told by several connections at once, over both versions of IP.
 
+use std::collections::HashMap;
 use std::io::Write;
-use std::net::{Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpListener};
+use std::net::{Ipv4Addr, Ipv6Addr, Shutdown, TcpListener, TcpStream};
 use std::thread;
+use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Error, Result, anyhow, bail};
 
 use crate::kernel;
+use crate::link::FAR;
 use crate::stage::{
     Pair, REQUEST, Scenario, Stage, expect_end, note_overslept, overslept, pause, receive,
 };
@@ -35,39 +38,51 @@ const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 const TIMEOUT: &[u8] =
     b"HTTP/1.1 408 Request Time-out\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
 
-/// Connections of each version of IP.
-const EACH: usize = 3;
+/// Sets how many [`connections`] a story has.
+pub(crate) const CONNECTIONS: &str = "FINRACE_CONNECTIONS";
+
+/// Connections of a story, half of them of each version of IP, where there are both.
+pub(crate) fn connections() -> usize {
+    std::env::var(CONNECTIONS).ok().and_then(|count| count.parse().ok()).unwrap_or(6)
+}
+
+/// Where the stories take place that need no wire of their own: how far its ends are apart, if they
+/// are in namespaces of their own.
+fn distance() -> Option<Duration> {
+    let millis = std::env::var("FINRACE_DISTANCE_MS").ok()?.parse().ok()?;
+    Some(Duration::from_millis(millis))
+}
 
 pub(crate) const ALL: &[Scenario] = &[
     Scenario::new(
         "field_short_stale",
         |s| crowd(s, |pair| short_stale(pair, 1_200)),
-        "6x race class=stale_write cause=idle certainty=certain read=never outcome=reset \
+        "allx race class=stale_write cause=idle certainty=certain read=never outcome=reset \
              role=client gap~1.4 fin_age~0.2 bytes=27 other_view.class=late_request
-         6x close role=client closer=peer evidence=idle idle~1.2",
+         allx close role=client closer=peer evidence=idle idle~1.2",
     )
     .also_hookless(),
     Scenario::new(
         "field_short_crossed_distant",
-        |s| short_crossed(s.distant_pair()?),
-        "race class=fin_crossed cause=idle role=client gap~1.22 bytes=27 \
+        |s| crowd_at(s, Some(FAR), short_crossed),
+        "allx race class=fin_crossed cause=idle role=client gap~1.22 bytes=27 \
              other_view.class=late_request",
     ),
     Scenario::new(
         "field_short_unread",
         |s| crowd(s, short_unread),
-        "6x race class=unread_close cause=idle certainty=certain read=never role=client gap~1.0",
+        "allx race class=unread_close cause=idle certainty=certain read=never role=client gap~1.0",
     ),
     Scenario::new(
         "field_short_dropped",
         |s| crowd(s, short_dropped),
-        "6x race class=silent_drop read=never role=client gap~1.0",
+        "allx race class=silent_drop read=never role=client gap~1.0",
     ),
     Scenario::new(
         "field_short_answer_then_fin",
         |s| crowd(s, |pair| short_answer(pair, drop)),
-        "6x reuse role=client gap~0.5
-         6x close role=client closer=peer evidence=after_data
+        "allx reuse role=client gap~0.5
+         allx close role=client closer=peer evidence=after_data
          !incident role=client
          !incident role=server
          !close role=server closer=peer",
@@ -75,146 +90,183 @@ pub(crate) const ALL: &[Scenario] = &[
     Scenario::new(
         "field_short_answer_then_reset",
         |s| crowd(s, |pair| short_answer(pair, |server| kernel::abort(server).unwrap_or_default())),
-        "6x reuse role=client gap~0.5
-         6x close role=client closer=peer how=rst",
+        "allx reuse role=client gap~0.5
+         allx close role=client closer=peer how=rst",
     ),
     Scenario::new(
         "field_worked_on_then_reset",
         |s| crowd(s, worked_on),
-        "6x incident class=mid_stream_reset role=client",
+        "allx incident class=mid_stream_reset role=client",
     ),
     Scenario::new(
         "field_continued_then_reset",
         |s| crowd(s, continued),
-        "6x incident class=mid_stream_reset|early_response role=client",
+        "allx incident class=mid_stream_reset|early_response role=client",
     ),
     Scenario::new(
         "field_tls_server_waits",
         |s| crowd(s, |pair| tls_server_waits(pair, 300)),
-        "6x race class=stale_write cause=idle role=client other_view.class=late_request
-         6x close role=client closer=peer evidence=upper_bound idle~1.0
-         6x close role=server closer=local evidence=idle idle~1.0",
+        "allx race class=stale_write cause=idle role=client other_view.class=late_request
+         allx close role=client closer=peer evidence=upper_bound idle~1.0
+         allx close role=server closer=local evidence=idle idle~1.0",
     ),
     Scenario::new(
         "field_tls_client_answers",
         |s| crowd(s, tls_client_answers),
-        "6x close role=client closer=peer idle~1.0
-         6x close role=server closer=local evidence=idle idle~1.0
+        "allx close role=client closer=peer idle~1.0
+         allx close role=server closer=local evidence=idle idle~1.0
          !incident class=stale_write
          !reuse role=client",
     ),
     Scenario::new(
         "field_request_limit",
         |s| crowd(s, request_limit),
-        "6x race class=stale_write cause=lifetime role=client bytes=200",
+        "allx race class=stale_write cause=lifetime role=client bytes=200",
     ),
     Scenario::new(
         "field_request_limit_distant",
-        |s| request_limit_crossed(s.distant_pair()?),
-        "race class=fin_crossed cause=lifetime role=client bytes=200",
+        |s| crowd_at(s, Some(FAR), request_limit_crossed),
+        "allx race class=fin_crossed cause=lifetime role=client bytes=200",
     ),
     Scenario::new(
         "field_client_spoke_last",
         |s| crowd(s, client_spoke_last),
-        "6x close role=client closer=peer evidence=idle idle~1.0
+        "allx close role=client closer=peer evidence=idle idle~1.0
          !incident role=client",
     ),
     Scenario::new(
         "field_ping_meets_close",
         |s| crowd(s, ping_meets_close),
-        "6x incident class=stale_probe role=client
-         6x close role=client closer=peer evidence=idle idle~1.0",
+        "allx incident class=stale_probe role=client
+         allx close role=client closer=peer evidence=idle idle~1.0",
     ),
     Scenario::new(
         "field_slow_upload",
         |s| crowd(s, slow_upload),
-        "6x incident class=early_response|half_close role=client",
+        "allx incident class=early_response|half_close role=client",
     ),
     Scenario::new(
         "field_opened_early",
-        |s| crowd_of_new(s, opened_early),
-        "6x incident class=unused_close role=client
-         6x close role=client closer=peer evidence=unused",
+        |s| at_once(new_pairs(s, distance())?, opened_early),
+        "allx incident class=unused_close role=client
+         allx close role=client closer=peer evidence=unused",
     ),
     Scenario::new(
         "field_dead_in_pool",
         |s| crowd(s, |pair| dead_in_pool(pair, false)),
-        "6x race class=write_after_reset cause=idle outcome=failed read=never role=client \
+        "allx race class=write_after_reset cause=idle outcome=failed read=never role=client \
              fin_age~0.5 idle~1.0
-         6x close role=client closer=peer how=rst evidence=idle idle~1.0",
+         allx close role=client closer=peer how=rst evidence=idle idle~1.0",
     )
     .also_hookless(),
     // It looks before it writes.
     Scenario::new(
         "field_dead_in_pool_tested",
         |s| crowd(s, |pair| dead_in_pool(pair, true)),
-        "6x close role=client closer=peer how=rst evidence=idle idle~1.0
+        "allx close role=client closer=peer how=rst evidence=idle idle~1.0
          !incident role=client",
     ),
     Scenario::new(
         "field_request_hangs",
         request_hangs,
-        "race class=silent_drop outcome=pending role=client gap~1.0 bytes=200
-         outcome class=silent_drop outcome=closed_by_us role=client",
+        "allx race class=silent_drop outcome=pending role=client gap~1.0 bytes=200
+         allx outcome class=silent_drop outcome=closed_by_us role=client",
     ),
     Scenario::new(
         "field_408_on_idle",
         |s| crowd(s, timeout_in_words),
-        "6x close role=client closer=peer evidence=idle|upper_bound idle~1.0
-         6x close role=server closer=local evidence=idle idle~1.0
+        "allx close role=client closer=peer evidence=idle|upper_bound idle~1.0
+         allx close role=server closer=local evidence=idle idle~1.0
          !incident role=client",
     ),
     Scenario::new(
         "field_client_gone",
         |s| crowd(s, client_gone),
-        "6x incident class=client_gone role=server",
+        "allx incident class=client_gone role=server",
+    ),
+    // TLS: both say goodbye, and nobody lost anything.
+    Scenario::new(
+        "field_client_says_goodbye",
+        |s| crowd(s, client_says_goodbye),
+        "allx close role=server closer=peer
+         !incident role=server
+         !incident role=client",
     ),
     Scenario::new(
         "field_farewell_of_two_records",
         |s| crowd(s, farewell_of_two),
-        "6x incident class=farewell role=client
+        "allx incident class=farewell role=client
          !reuse role=client gap~1.2",
     ),
     Scenario::new(
         "field_long_request",
         |s| crowd(s, long_request),
-        "6x race class=stale_write read=never role=client",
+        "allx race class=stale_write read=never role=client",
     ),
     Scenario::new(
         "field_read_by_a_half_closed_server",
         |s| crowd(s, half_closed_server),
-        "6x race class=stale_write read=unknown outcome=acked role=client bytes=200",
+        "allx race class=stale_write read=unknown outcome=acked role=client bytes=200",
     ),
 ];
 
 /// Several pairs at once, that have answered one request.
 fn crowd(stage: &mut Stage, story: impl Fn(Pair) -> Result<()> + Sync) -> Result<()> {
-    crowd_of_new(stage, |mut pair| {
+    crowd_at(stage, distance(), story)
+}
+
+fn crowd_at(
+    stage: &mut Stage,
+    distance: Option<Duration>,
+    story: impl Fn(Pair) -> Result<()> + Sync,
+) -> Result<()> {
+    let pairs = new_pairs(stage, distance)?;
+    at_once(pairs, |mut pair| {
         pair.exchange()?;
         story(pair)
     })
 }
 
-fn crowd_of_new(stage: &mut Stage, story: impl Fn(Pair) -> Result<()> + Sync) -> Result<()> {
-    let mut listeners: Vec<TcpListener> = vec![stage.listen((Ipv4Addr::LOCALHOST, 0))?];
-    match stage.listen((Ipv6Addr::LOCALHOST, 0)) {
-        Ok(listener) => listeners.push(listener),
-        // Where there is no IPv6, IPv4 has to do for both.
-        Err(_) => listeners.push(stage.listen((Ipv4Addr::LOCALHOST, 0))?),
-    }
-    let mut pairs = Vec::new();
-    for listener in &listeners {
-        let address: SocketAddr = listener.local_addr()?;
-        for _ in 0..EACH {
-            pairs.push(Pair::new(listener, address)?);
+fn new_pairs(stage: &mut Stage, distance: Option<Duration>) -> Result<Vec<Pair>> {
+    let listeners = match distance {
+        Some(distance) => vec![stage.distant_listener(distance)?],
+        None => {
+            let four = stage.listen((Ipv4Addr::LOCALHOST, 0))?;
+            // Where there is no IPv6, IPv4 has to do for both.
+            [Some(four), stage.listen((Ipv6Addr::LOCALHOST, 0)).ok()]
+                .into_iter()
+                .flatten()
+                .collect()
         }
+    };
+    // At once, as far away as they may be: the first shall not be idle until the last is there.
+    let clients: Result<Vec<TcpStream>> = thread::scope(|scope| {
+        let connect = |listener: &TcpListener| {
+            let server = listener.local_addr();
+            scope.spawn(move || TcpStream::connect(server?))
+        };
+        let threads: Vec<_> = listeners.iter().cycle().take(connections()).map(connect).collect();
+        threads.into_iter().map(|thread| Ok(thread.join().map_err(|_| panicked())??)).collect()
+    });
+    let mut servers = HashMap::new();
+    for listener in listeners.iter().cycle().take(connections()) {
+        let (server, client) = listener.accept().context("accepting")?;
+        servers.insert((server.local_addr()?, client), server);
     }
+    let pair = |client: TcpStream| {
+        let server = servers.remove(&(client.peer_addr()?, client.local_addr()?));
+        Pair::of(client, server.context("a connection that was not accepted")?)
+    };
+    clients.context("connecting")?.into_iter().map(pair).collect()
+}
+
+fn at_once(pairs: Vec<Pair>, story: impl Fn(Pair) -> Result<()> + Sync) -> Result<()> {
     let story = &story;
     thread::scope(|scope| {
         let threads: Vec<_> =
             pairs.into_iter().map(|pair| scope.spawn(move || (story(pair), overslept()))).collect();
         for thread in threads {
-            let (result, late) = thread.join().unwrap_or_else(|_| bail_pair());
+            let (result, late) = thread.join().map_err(|_| panicked())?;
             note_overslept(late);
             result?;
         }
@@ -222,8 +274,8 @@ fn crowd_of_new(stage: &mut Stage, story: impl Fn(Pair) -> Result<()> + Sync) ->
     })
 }
 
-fn bail_pair() -> (Result<()>, std::time::Duration) {
-    (Err(anyhow::anyhow!("a connection's thread panicked")), std::time::Duration::ZERO)
+fn panicked() -> Error {
+    anyhow!("a connection's thread panicked")
 }
 
 /// A request and its answer of a few bytes.
@@ -259,7 +311,8 @@ fn short_unread(mut pair: Pair) -> Result<()> {
     short_exchange(&mut pair)?;
     pause(1_000);
     pair.client.write_all(&SHORT)?;
-    pause(5);
+    // On its way, and 5 ms in the queue.
+    pause(5 + distance().map_or(0, |way| way.as_millis() as u64));
     drop(pair.server);
     expect_end(pair.client)
 }
@@ -273,7 +326,7 @@ fn short_dropped(mut pair: Pair) -> Result<()> {
 }
 
 /// An answer of a few bytes, and the end.
-fn short_answer(mut pair: Pair, close: fn(std::net::TcpStream)) -> Result<()> {
+fn short_answer(mut pair: Pair, close: fn(TcpStream)) -> Result<()> {
     pause(500);
     pair.client.write_all(&REQUEST)?;
     receive(&mut pair.server, REQUEST.len())?;
@@ -417,12 +470,19 @@ fn dead_in_pool(mut pair: Pair, looks: bool) -> Result<()> {
 /// The wire is cut, and the client waits.
 fn request_hangs(stage: &mut Stage) -> Result<()> {
     kernel::unshare_loopback()?;
-    let mut pair = stage.used_pair()?;
+    // Without its address a socket of IPv6 has nothing to send from, and nothing is sent again.
+    let listener = stage.listen((Ipv4Addr::LOCALHOST, 0))?;
+    let server = listener.local_addr()?;
+    let pairs = (0..connections()).map(|_| Pair::new(&listener, server));
+    let mut pairs = pairs.collect::<Result<Vec<_>>>()?;
+    pairs.iter_mut().try_for_each(Pair::exchange)?;
     pause(1_000);
     kernel::set_interface_up("lo", false)?;
-    pair.client.write_all(&REQUEST)?;
+    for pair in &mut pairs {
+        pair.client.write_all(&REQUEST)?;
+    }
     pause(2_500);
-    drop(pair.client);
+    drop(pairs);
     pause(100);
     Ok(())
 }
@@ -439,8 +499,17 @@ fn client_gone(mut pair: Pair) -> Result<()> {
     drop(pair.client);
     receive(&mut pair.server, REQUEST.len())?;
     pause(50);
-    pair.server.write_all(&SHORT_ANSWER)?;
-    pause(20);
+    pair.server.write_all(&NO_CONTENT.repeat(2))?;
+    expect_end(pair.server)
+}
+
+/// The client's alert and FIN are answered by the server's alert, which nobody waits for.
+fn client_says_goodbye(mut pair: Pair) -> Result<()> {
+    pause(500);
+    pair.client.write_all(&ALERT)?;
+    drop(pair.client);
+    receive(&mut pair.server, ALERT.len())?;
+    pair.server.write_all(&ALERT)?;
     expect_end(pair.server)
 }
 

@@ -5,7 +5,7 @@
 
 use std::fs::File;
 use std::io::{Read, Write};
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, TcpListener};
 use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
@@ -16,7 +16,7 @@ use crate::kernel;
 use crate::stage::{Pair, Stage, now};
 
 /// One way; a round trip takes twice this.
-const DELAY: Duration = Duration::from_millis(50);
+pub(crate) const FAR: Duration = Duration::from_millis(50);
 const SERVER: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 1);
 const CLIENT: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 2);
 const DEVICE: &str = "frlink";
@@ -24,15 +24,21 @@ const DEVICE: &str = "frlink";
 impl Stage {
     /// A used pair whose ends are 50 ms apart, in two namespaces; leaves the thread in the client's.
     pub(crate) fn distant_pair(&mut self) -> Result<Pair> {
+        let listener = self.distant_listener(FAR)?;
+        let mut pair = Pair::new(&listener, listener.local_addr()?)?;
+        pair.exchange()?;
+        Ok(pair)
+    }
+
+    /// A listener that far away, one way, in a namespace of its own; leaves the thread in the client's.
+    pub(crate) fn distant_listener(&mut self, delay: Duration) -> Result<TcpListener> {
         let server = side(SERVER)?;
         let listener = self.listen((SERVER, 0))?;
         let client = side(CLIENT)?;
         self.belongs_here()?;
-        carry(server.try_clone()?, client.try_clone()?);
-        carry(client, server);
-        let mut pair = Pair::new(&listener, listener.local_addr()?)?;
-        pair.exchange()?;
-        Ok(pair)
+        carry(server.try_clone()?, client.try_clone()?, delay);
+        carry(client, server, delay);
+        Ok(listener)
     }
 }
 
@@ -45,13 +51,13 @@ fn side(address: Ipv4Addr) -> Result<File> {
     Ok(tun)
 }
 
-fn carry(mut from: File, mut to: File) {
+fn carry(mut from: File, mut to: File, delay: Duration) {
     let (sender, receiver) = mpsc::channel::<(Duration, Vec<u8>)>();
     thread::spawn(move || {
         let mut packet = vec![0; 64 * 1024];
         while let Ok(length) = from.read(&mut packet) {
             let packet = packet.get(..length).unwrap_or_default().to_vec();
-            if sender.send((now() + DELAY, packet)).is_err() {
+            if sender.send((now() + delay, packet)).is_err() {
                 return;
             }
         }

@@ -2,14 +2,17 @@
 //!
 //! Every scenario makes its traffic on ports of its own and says in text which JSON lines of those
 //! ports it wants (see [`expect`]). All run at the same time, under two agents: one as it is, one
-//! without its write hook. Needs root; runs as `live [NAME_PART...]`, also as the only program of
+//! without its write hook. Needs root; runs as `live [--list] [NAME_PART...]`, also as the only program of
 //! a bare virtual machine: no shell, no tools. From the environment:
 //!
 //! - `FINRACE_BIN` names the agent, `FINRACE_ARGS` adds arguments;
 //! - `FINRACE_UID` and `FINRACE_CAPS` (`cap_bpf,cap_perfmon`) start it with no other rights;
 //! - `FINRACE_SLACK` (default 1) stretches the tolerance of times on slow machines;
 //! - `FINRACE_BLIND` has parts of names of scenarios whose writes the hook of this kernel cannot
-//!   see: what the write hook alone can tell is not asked of them.
+//!   see: what the write hook alone can tell is not asked of them;
+//! - `FINRACE_CONNECTIONS` (default 6) is how many connections each story of `field` has, half of them
+//!   over IPv6, or all over a wire between two namespaces of `FINRACE_DISTANCE_MS` one way. If it is
+//!   given, a line `tally NAME ALL RIGHT MISSED WRONG_CLASS WRONG_CLOSER FALSE DOUBLED` counts them.
 #![expect(clippy::print_stdout, reason = "a test program without the harness reports itself")]
 
 mod agent;
@@ -32,6 +35,7 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 
 use agent::Agent;
+use expect::Tally;
 use stage::{Gate, Scenario, Skip, Stage, overslept, pause, slack, stretched};
 
 /// Lines may come this long after what they tell of; after it, silence counts as silence.
@@ -89,6 +93,11 @@ fn run() -> Result<bool> {
     let scenarios: Vec<&Scenario> = all.filter(|s| is_wanted(s)).collect();
     ensure!(!scenarios.is_empty(), "no scenario has {} in its name", wanted.join(" or "));
 
+    if std::env::args().any(|argument| argument == "--list") {
+        scenarios.iter().for_each(|scenario| println!("{}", scenario.name));
+        return Ok(true);
+    }
+
     let gate = Arc::new(Gate::default());
     let threads = start(&scenarios, &gate);
     // Connections that shall be older than the agent.
@@ -104,6 +113,11 @@ fn run() -> Result<bool> {
     // To the end: their ports stay theirs, so that no line of theirs is taken for one of another attempt.
     let ends = finish(threads);
     let mut judged = judge_patiently(&scenarios, &ends, &agent, &hookless);
+    if std::env::var_os(field::CONNECTIONS).is_some() {
+        for (scenario, end) in scenarios.iter().zip(&ends) {
+            end.print_tally(scenario, &agent);
+        }
+    }
     let skipped = agent.skipped_runs() + hookless.as_ref().map_or(0, Agent::skipped_runs);
     let missed: Vec<&Scenario> =
         scenarios.into_iter().filter(|s| !s.early && judged.iter().any(|v| v.fails(s))).collect();
@@ -227,6 +241,14 @@ impl End {
             }
             Self::Skipped(reason) => Outcome::Skipped(reason.clone()),
             Self::Failed(why) => Outcome::failed(why.clone()),
+        }
+    }
+
+    fn print_tally(&self, scenario: &Scenario, agent: &Agent) {
+        if let Self::Done(stage) = self
+            && let Some(tally) = Tally::new(scenario.expect, &agent.lines(stage), stage)
+        {
+            println!("tally {} {tally}", scenario.name);
         }
     }
 }

@@ -191,6 +191,10 @@ impl Pair {
     pub(crate) fn new(listener: &TcpListener, to: SocketAddr) -> Result<Self> {
         let client = TcpStream::connect(to).with_context(|| format!("connecting to {to}"))?;
         let (server, _) = listener.accept().context("accepting")?;
+        Self::of(client, server)
+    }
+
+    pub(crate) fn of(client: TcpStream, server: TcpStream) -> Result<Self> {
         for stream in [&client, &server] {
             stream.set_nodelay(true)?;
             stream.set_read_timeout(Some(stretched(STUCK_MS)))?;

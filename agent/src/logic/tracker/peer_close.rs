@@ -82,7 +82,8 @@ impl Tracker {
         self.note_written(&mut followed, event);
         followed.process = followed.process.or(process);
         if followed.at_risk == AtRisk::None || followed.done {
-            followed.done = true;
+            // A server may still hear that its client did not wait for the answer.
+            followed.done |= followed.role != Role::Server;
             self.followed.insert(event.key, event.time, followed);
             return;
         }
@@ -142,7 +143,8 @@ impl Tracker {
 
     /// Our answer met an RST: its client had left.
     fn say_client_gone(&mut self, followed: &Followed, event: &Event) {
-        let told = turn::client_gone(event, &followed.fin, self.settings.ticks);
+        let serves = |bytes| self.habits.serves(&event.key, bytes);
+        let told = turn::client_gone(event, &followed.fin, self.settings.ticks, serves);
         if let Some(told) = told.filter(|_| followed.saw_fin && !followed.done) {
             let origin = event.origin(followed.role, followed.process);
             let bytes = Some(event.unacked().saturating_sub(event.has(flag::FIN_SENT).into()));

@@ -147,11 +147,19 @@ pub fn read_by(event: &Event, start: u32, segs_out: u32) -> Read {
 }
 
 /// An RST for what a server wrote past its client's FIN. Whether it had something to answer: the client
-/// had asked last, or what it asked was still unread.
-pub fn client_gone(event: &Event, fin: &Event, ticks: Ticks) -> Option<Told> {
+/// had asked last, or what it asked was still unread. A few bytes may as well be the farewell that
+/// answers the client's, which came with its FIN, unless `serves` knows requests as short as those.
+pub fn client_gone(
+    event: &Event,
+    fin: &Event,
+    ticks: Ticks,
+    serves: impl FnOnce(u32) -> Option<bool>,
+) -> Option<Told> {
     let was_open = Stamps::of(fin, ticks).heard_after > Duration::ZERO || fin.unread(true) > 0;
     let unacked = event.unacked().saturating_sub(event.has(flag::FIN_SENT).into());
-    (was_open && unacked > 0).then_some(Told::certain(Class::ClientGone, None))
+    let heard = fin.unread(true).max(fin.last_heard().saturating_sub(1));
+    let may_be_farewell = unacked <= FEW_BYTES && heard <= FEW_BYTES && serves(heard) != Some(true);
+    (was_open && unacked > 0 && !may_be_farewell).then_some(Told::certain(Class::ClientGone, None))
 }
 
 /// RST after a FIN that was not seen: of what was written, only stamps tell.

@@ -1,0 +1,76 @@
+//! The stories of `agent/tests/live/field.rs`, with many connections each: over loopback, between two
+//! network namespaces, and between two that are 10 ms apart.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Context, Result, ensure};
+
+use crate::live::Built;
+use crate::{cargo, report, setup};
+
+/// Of each story in each place.
+const CONNECTIONS: usize = 50;
+
+/// What `FINRACE_DISTANCE_MS` is there; none is loopback.
+const PLACES: [Option<u32>; 3] = [None, Some(0), Some(10)];
+
+/// At a time: with more, threads keep each other from being in time.
+const AT_ONCE: usize = 3;
+
+/// All, right, missed, wrong class, wrong closer, false, doubled.
+type Row = [usize; 7];
+
+pub(super) fn run(finrace: &Path) -> Result<()> {
+    let live = Built::new(cargo().arg("build"))?.live;
+    let mut rows = BTreeMap::<String, Row>::new();
+    let names = setup::run(Command::new(&live).arg("--list"))?;
+    let names: Vec<&str> = names.lines().filter(|name| name.starts_with("field_")).collect();
+    for distance in PLACES {
+        for names in names.chunks(AT_ONCE) {
+            let mut command = Command::new(&live);
+            command.args(names).env("FINRACE_BIN", finrace);
+            command.env("FINRACE_CONNECTIONS", CONNECTIONS.to_string());
+            if let Some(distance) = distance {
+                command.env("FINRACE_DISTANCE_MS", distance.to_string());
+            }
+            let output = command.output().context("running the live tests")?;
+            let said = String::from_utf8_lossy(&output.stdout);
+            let failed = said.lines().filter(|line| line.starts_with("FAIL"));
+            failed.for_each(report);
+            for (name, counts) in said.lines().filter_map(tally) {
+                let row = rows.entry(name.to_owned()).or_default();
+                row.iter_mut().zip(counts).for_each(|(all, count)| *all += count);
+            }
+        }
+    }
+    let columns = ["n", "right", "missed", "class", "closer", "false", "doubled"];
+    report(&line("story", columns));
+    rows.iter().for_each(|(name, row)| report(&line(name, *row)));
+    let all = rows.values().fold(Row::default(), |mut all, row| {
+        all.iter_mut().zip(row).for_each(|(all, count)| *all += count);
+        all
+    });
+    report(&line("all", all));
+    ensure!(rows.len() == names.len(), "{} stories of {} were counted", rows.len(), names.len());
+    let is_short = rows
+        .values()
+        .any(|[n, right, ..]| *n != CONNECTIONS * PLACES.len() || right * 100 < n * 99);
+    let [.., made_up, doubled] = all;
+    ensure!(!is_short && made_up == 0 && doubled == 0, "not all stories were told as they were");
+    Ok(())
+}
+
+/// A line `tally NAME COUNT...`.
+fn tally(line: &str) -> Option<(&str, Row)> {
+    let mut words = line.strip_prefix("tally ")?.split(' ');
+    let name = words.next()?;
+    let counts: Vec<usize> = words.map(|word| word.parse().ok()).collect::<Option<_>>()?;
+    Some((name, counts.try_into().ok()?))
+}
+
+fn line<T: ToString>(name: &str, columns: [T; 7]) -> String {
+    let columns = columns.map(|column| format!("{:>8}", column.to_string()));
+    format!("{name:38}{}", columns.concat())
+}
