@@ -47,7 +47,9 @@ pub(super) fn run(finrace: &Path) -> Result<()> {
     }
     let columns = ["n", "right", "missed", "class", "closer", "false", "doubled"];
     report(&line("story", columns));
-    rows.iter().for_each(|(name, row)| report(&line(name, *row)));
+    for (name, row) in &rows {
+        report(&line(name, *row));
+    }
     let all = rows.values().fold(Row::default(), |mut all, row| {
         all.iter_mut().zip(row).for_each(|(all, count)| *all += count);
         all

@@ -1,12 +1,11 @@
 //! HTTP/1.1 in ordinary use, and connections without any.
 
 use std::process::Command;
-use std::thread::sleep;
 use std::time::Duration;
 
-use anyhow::{Context, Result, anyhow, ensure};
+use anyhow::{Context, Result, ensure};
 
-use super::stage::{Stage, write};
+use super::stage::{PATIENCE, Stage, write};
 use crate::setup;
 
 /// A server block that answers everything at once.
@@ -32,14 +31,11 @@ pub(super) fn load(stage: &mut Stage<'_>) -> Result<()> {
 pub(super) fn reload(stage: &mut Stage<'_>) -> Result<()> {
     let port = stage.port()?;
     let nginx = stage.nginx(port, &hello(port))?;
-    for signal in ["reload", "reload", "quit"] {
-        let mut client = stage.python(None, "http_pool", [port, 8, 2]);
-        std::thread::scope(|scope| {
-            let client = scope.spawn(move || setup::run(&mut client));
-            sleep(Duration::from_secs(1));
-            stage.signal_nginx(signal)?;
-            client.join().map_err(|_panic| anyhow!("the client's thread panicked"))?
-        })?;
+    for (place, signal) in ["reload", "reload", "quit"].into_iter().enumerate() {
+        let client = stage.python(None, "http_pool", [u64::from(port), 8, PATIENCE.as_secs()]);
+        let mut client = stage.serve(&format!("client-{place}"), client)?;
+        stage.signal_nginx(signal)?;
+        client.wait(PATIENCE + Duration::from_secs(1))?;
     }
     nginx.stop()?;
     stage.exactly(24, port, "event=close role=client closer=peer");

@@ -165,25 +165,20 @@ def http_get(port, gap, header, *paths):
 
 
 def http_pool(port, count, seconds):
-    """A client that watches its idle connections: those that end are closed, never used again."""
+    """A client that watches its idle connections, until the server has closed each; at most so long."""
     connections = [socket.create_connection(("127.0.0.1", int(port))) for _ in range(int(count))]
-    request = b"GET / HTTP/1.1\r\nHost: lookalike\r\n\r\n"
-
-    def ask(connection):
-        connection.sendall(request)
-        assert connection.recv(65536).startswith(b"HTTP/1.1 200")
-
     for connection in connections:
-        ask(connection)
+        connection.sendall(b"GET / HTTP/1.1\r\nHost: lookalike\r\n\r\n")
+        assert connection.recv(65536).startswith(b"HTTP/1.1 200")
+    print("ready", flush=True)
     end = time.monotonic() + float(seconds)
-    while (left := end - time.monotonic()) > 0:
-        for connection in select.select(connections, [], [], left)[0]:
+    while connections:
+        ended = select.select(connections, [], [], max(0, end - time.monotonic()))[0]
+        assert ended, f"{len(connections)} connections are still open"
+        for connection in ended:
             assert connection.recv(1) == b"", "data on an idle connection"
             connection.close()
             connections.remove(connection)
-    for connection in connections:
-        ask(connection)
-        connection.close()
 
 
 # Connections without use

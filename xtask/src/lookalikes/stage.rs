@@ -231,5 +231,5 @@ impl<'a> Stage<'a> {
     }
 }
 
-/// For a server to come up, also on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(15);
+/// For what has to come, also on a busy machine.
+pub(super) const PATIENCE: Duration = Duration::from_secs(15);
