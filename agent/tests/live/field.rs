@@ -189,8 +189,7 @@ pub(crate) const ALL: &[Scenario] = &[
         "field_client_says_goodbye",
         |s| crowd(s, client_says_goodbye),
         "allx close role=server closer=peer
-         !incident role=server
-         !incident role=client",
+         !incident class=client_gone",
     ),
     Scenario::new(
         "field_farewell_of_two_records",

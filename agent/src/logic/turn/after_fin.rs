@@ -155,8 +155,13 @@ pub fn client_gone(
     ticks: Ticks,
     serves: impl FnOnce(u32) -> Option<bool>,
 ) -> Option<Told> {
-    let was_open = Stamps::of(fin, ticks).heard_after > Duration::ZERO || fin.unread(true) > 0;
+    let stamps = Stamps::of(fin, ticks);
     let unacked = event.unacked().saturating_sub(event.has(flag::FIN_SENT).into());
+    // Both spoke within a tick: who then says much answers.
+    let is_tie = stamps.heard_after == stamps.sent_after;
+    let was_open = stamps.heard_after > Duration::ZERO
+        || fin.unread(true) > 0
+        || (is_tie && unacked > FEW_BYTES);
     let heard = fin.unread(true).max(fin.last_heard().saturating_sub(1));
     let may_be_farewell = unacked <= FEW_BYTES && heard <= FEW_BYTES && serves(heard) != Some(true);
     (was_open && unacked > 0 && !may_be_farewell).then_some(Told::certain(Class::ClientGone, None))
