@@ -54,7 +54,9 @@ pub fn peer_fin(event: &Event, known: Known<'_>) -> AtFin {
         let told = Some(unanswered(event, known, asked));
         return AtFin { ended, at_risk: AtRisk::None, told };
     }
-    if stamps.sent_after > Duration::ZERO && open.is_none_or(|asked| asked.gap().is_none()) {
+    // The handshake sets both stamps, and a tick may pass between them.
+    let has_spoken = event.raw.data_segs_out != 0 && stamps.sent_after > Duration::ZERO;
+    if has_spoken && open.is_none_or(|asked| asked.gap().is_none()) {
         return spoke_last(event, known, &stamps);
     }
     nothing

@@ -249,3 +249,18 @@ fn a_write_on_a_dead_socket() {
     check(&soon(5), "nothing");
     check(&soon(30), "write_after_reset inferred never");
 }
+
+#[test]
+fn a_handshake_across_a_tick_is_no_use() {
+    let a_tick_apart = |raw: &mut Record| {
+        (raw.lsndtime, raw.lrcvtime) = (raw.jiffies - 250, raw.jiffies - 251);
+    };
+    let unused = event(|raw| {
+        a_tick_apart(raw);
+        (raw.bytes_received, raw.data_segs_out, raw.data_segs_in) = (1, 0, 0);
+    });
+    let at = peer_fin(&unused, known(None, None));
+    assert_eq!((at.ended.evidence, at.told), (Evidence::Unused, None));
+    let used = peer_fin(&event(a_tick_apart), known(None, None));
+    assert_eq!((used.ended.evidence, used.told), (Evidence::Idle, None));
+}
