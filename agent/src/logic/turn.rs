@@ -121,8 +121,14 @@ enum Answer {
     None,
     /// Bytes that do not acknowledge it: the peer's parting words, sent before they had it.
     Parting,
+    /// Bytes that acknowledge a request in TLS, and are no more than an alert: the server had it, and
+    /// closed instead of an answer.
+    Alert,
     Answered,
 }
+
+/// Bytes of a sealed alert (two bytes): TLS 1.3, and 1.2 with ChaCha20 or GCM. No answer is as short.
+const ALERTS: [u32; 3] = [24, 23, 31];
 
 impl Asked {
     /// As a record of a write tells it.
@@ -206,7 +212,8 @@ impl Asked {
         event.raw.rcv_nxt.wrapping_sub(self.rcv_nxt).saturating_sub(fin.into())
     }
 
-    /// What came back. Bytes that acknowledge it and come after it are its answer, however few.
+    /// What came back. Bytes that acknowledge it and come after it are its answer, however few, but for a
+    /// TLS alert.
     fn answer(&self, event: &Event, ticks: Ticks, fin: bool) -> Answer {
         let raw = &event.raw;
         let heard = self.heard(event, fin);
@@ -217,7 +224,15 @@ impl Asked {
             return Answer::Parting;
         }
         let later = event.acked_after_heard(ticks);
-        if later && self.is_last(event) { Answer::Parting } else { Answer::Answered }
+        if !self.is_last(event) {
+            Answer::Answered
+        } else if later {
+            Answer::Parting
+        } else if self.word == Word::Sealed && ALERTS.contains(&heard) {
+            Answer::Alert
+        } else {
+            Answer::Answered
+        }
     }
 }
 

@@ -68,7 +68,7 @@ impl Segment {
 /// What became of the last request of a connection, where it was lost to a close.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Class {
-    /// Sent after the server's FIN had come.
+    /// Sent after the server's FIN or farewell had come.
     StaleWrite,
     /// Under way while the server's FIN or farewell came.
     FinCrossed,
@@ -278,8 +278,10 @@ fn last_request(connection: &Connection, rtt: f64) -> Option<(f64, Option<Class>
     let race = if let Some((ack, fin)) = fin {
         let fin_end = fin.seq.wrapping_sub(server_isn) + fin.len + 1;
         // A server that says farewell has decided to close by then, whenever its FIN follows.
-        let ack = farewell(&received, request).map_or(ack, |farewell| ack.min(farewell.ack));
-        if request.ack >= fin_end {
+        let farewell = farewell(&received, request);
+        let ack = farewell.map_or(ack, |farewell| ack.min(farewell.ack));
+        let had_come = farewell.is_some_and(|farewell| request.ack >= farewell.end);
+        if request.ack >= fin_end || had_come {
             Some(Class::StaleWrite)
         } else if ack < end {
             Some(Class::FinCrossed)
@@ -359,6 +361,12 @@ mod tests {
         check("1030 s F. 201 301 0;1031 c . 301 202 300;1041 s . 202 601 0", Class::StaleWrite);
         // After a close_notify, and in two segments.
         check("1030 s F. 201 301 24;1031 c . 301 226 200;1031 c . 501 226 200", Class::StaleWrite);
+        // The close_notify had come, the FIN comes after that or after the client's own.
+        check("1029 s . 201 301 24;1030 c . 301 225 300;1031 s F. 225 301 0", Class::StaleWrite);
+        check(
+            "1029 s . 201 301 24;1030 c . 301 225 300;1030 c F. 601 225 0;1040 s F. 225 602 0",
+            Class::StaleWrite,
+        );
         // Captured out of order.
         check("1031 c . 301 202 300;1030 s F. 201 301 0", Class::StaleWrite);
     }
@@ -392,15 +400,10 @@ mod tests {
             "1025 c . 301 201 300;1030 s . 201 301 24;1030 c F. 601 225 0;1031 s F. 225 301 0",
             Class::FinCrossed,
         );
-        check("1029 s . 201 301 24;1030 c . 301 225 300;1031 s F. 225 301 0", Class::FinCrossed);
+        check("1029 s . 201 301 24;1030 c . 301 201 300;1031 s F. 225 301 0", Class::FinCrossed);
         // The farewell had not seen the request; the FIN after the client's own has.
         check(
             "1025 c . 301 201 300;1030 s . 201 301 24;1030 c F. 601 225 0;1040 s F. 225 602 0",
-            Class::FinCrossed,
-        );
-        // The request came just after the farewell, and the FIN after the client's own has seen it.
-        check(
-            "1029 s . 201 301 24;1030 c . 301 225 300;1030 c F. 601 225 0;1040 s F. 225 602 0",
             Class::FinCrossed,
         );
         // A close_notify of the server is not an answer.

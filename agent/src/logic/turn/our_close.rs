@@ -118,7 +118,7 @@ fn parting_words(event: &Event, known: Known<'_>, stamps: &Stamps) -> Option<End
         // What follows a short answer is the farewell, not what came before the answer.
         match asked.answer(event, ticks, false) {
             Answer::None => true,
-            Answer::Parting => asked.is_last(event) && stamps.heard_ago <= AT_ONCE,
+            Answer::Parting | Answer::Alert => asked.is_last(event) && stamps.heard_ago <= AT_ONCE,
             Answer::Answered => {
                 asked.is_last(event)
                     && matches!(asked.kind, AskedKind::Gap(_))
@@ -149,7 +149,7 @@ fn farewelled(event: &Event, known: Known<'_>, stamps: &Stamps) -> Option<AtOurC
     let at_once = event.time.since(asked.time) <= event.rtt() + AT_ONCE;
     match (answer, asked.kind) {
         // Written with the farewell unread, and nothing came since.
-        (Answer::None | Answer::Parting, _) if asked.came_after_words() => {
+        (Answer::None | Answer::Parting | Answer::Alert, _) if asked.came_after_words() => {
             let told = Told::certain(Class::StaleWrite, Some(gap));
             Some(lost(told, Closer::Peer, Evidence::UpperBound, asked.silence))
         }
@@ -161,6 +161,10 @@ fn farewelled(event: &Event, known: Known<'_>, stamps: &Stamps) -> Option<AtOurC
             let told = Told::inferred(Class::ReadAndClosed, Some(gap));
             let told = Told { doubt: Some(silence), ..told };
             Some(lost(told, Closer::Local, Evidence::AfterData, stamps.idle()))
+        }
+        (Answer::Alert, AskedKind::Gap(_)) => {
+            let told = Told::certain(Class::ReadAndClosed, Some(gap));
+            Some(lost(told, Closer::Peer, Evidence::Unanswered, gap))
         }
         (Answer::Parting, AskedKind::Gap(_)) => {
             let told = Told::certain(Class::FinCrossed, Some(gap));

@@ -251,6 +251,28 @@ fn a_write_on_a_dead_socket() {
 }
 
 #[test]
+fn an_alert_is_no_answer_to_a_request_in_tls() {
+    let sealed = asked(5, |raw| raw.word = word::SEALED);
+    let came = |bytes: u32| {
+        move |raw: &mut Record| {
+            (raw.rcv_nxt, raw.lrcvtime) = (5_001 + bytes, raw.jiffies);
+        }
+    };
+    assert_eq!(at_fin(&sealed, None, came(31)), "read_and_closed inferred unknown");
+    assert_eq!(at_fin(&sealed, None, came(80)), "nothing");
+    assert_eq!(at_fin(&asked(5, |_| ()), None, came(31)), "nothing");
+    // The client closes on it first; `rcv_nxt` has no FIN then.
+    let ours = |bytes: u32| {
+        let event = event(|raw| {
+            (raw.new_state, raw.rcv_nxt, raw.lrcvtime) = (4, 5_000 + bytes, raw.jiffies);
+        });
+        text(our_fin(&event, known(Some(&sealed), None)).told)
+    };
+    assert_eq!(ours(31), "read_and_closed certain unknown");
+    assert_eq!(ours(80), "nothing");
+}
+
+#[test]
 fn a_handshake_across_a_tick_is_no_use() {
     let a_tick_apart = |raw: &mut Record| {
         (raw.lsndtime, raw.lrcvtime) = (raw.jiffies - 250, raw.jiffies - 251);
