@@ -31,13 +31,19 @@ impl Document {
             *by_state.entry(peer.state).or_default() += 1;
         }
         let states: Vec<_> = by_state.iter().map(|(state, n)| format!("{n} {state}")).collect();
-        let races = format!("{races} race{}", if races == 1 { "" } else { "s" });
+        let count = format!("{races} race{}", if races == 1 { "" } else { "s" });
         let mut blocks = vec![format!(
-            "{races} in {:.1} s; peers: {}; Linux {}; {lost} records lost",
+            "{count} in {:.1} s; peers: {}; Linux {}; {lost} records lost",
             self.seconds,
             if states.is_empty() { "none".to_owned() } else { states.join(", ") },
             self.kernel
         )];
+        if races > 0 {
+            blocks.push(
+                "A race is one connection: at least one request, over HTTP/2 maybe several."
+                    .to_owned(),
+            );
+        }
         if self.peers.is_empty() {
             blocks.push("No connection was closed, or reused after a gap.".to_owned());
         }
