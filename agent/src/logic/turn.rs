@@ -127,7 +127,7 @@ enum Answer {
     Answered,
 }
 
-/// Bytes of a sealed alert (two bytes): TLS 1.3, and 1.2 with ChaCha20 or GCM. No answer is as short.
+/// Bytes of a sealed alert (two bytes): TLS 1.3, and 1.2 with `ChaCha20` or GCM. No answer is as short.
 const ALERTS: [u32; 3] = [24, 23, 31];
 
 impl Asked {
