@@ -227,16 +227,13 @@ fn crowd_at(
 }
 
 fn new_pairs(stage: &mut Stage, distance: Option<Duration>) -> Result<Vec<Pair>> {
-    let listeners = match distance {
-        Some(distance) => vec![stage.distant_listener(distance)?],
-        None => {
-            let four = stage.listen((Ipv4Addr::LOCALHOST, 0))?;
-            // Where there is no IPv6, IPv4 has to do for both.
-            [Some(four), stage.listen((Ipv6Addr::LOCALHOST, 0)).ok()]
-                .into_iter()
-                .flatten()
-                .collect()
-        }
+    let listeners = if let Some(distance) = distance {
+        vec![stage.distant_listener(distance)?]
+    } else {
+        let four = stage.listen((Ipv4Addr::LOCALHOST, 0))?;
+        // Where there is no IPv6, IPv4 has to do for both.
+        let six = stage.listen((Ipv6Addr::LOCALHOST, 0)).ok();
+        [Some(four), six].into_iter().flatten().collect()
     };
     // At once, as far away as they may be: the first shall not be idle until the last is there.
     let clients: Result<Vec<TcpStream>> = thread::scope(|scope| {
@@ -245,7 +242,7 @@ fn new_pairs(stage: &mut Stage, distance: Option<Duration>) -> Result<Vec<Pair>>
             scope.spawn(move || TcpStream::connect(server?))
         };
         let threads: Vec<_> = listeners.iter().cycle().take(connections()).map(connect).collect();
-        threads.into_iter().map(|thread| Ok(thread.join().map_err(|_| panicked())??)).collect()
+        threads.into_iter().map(|thread| Ok(thread.join().map_err(|_panic| panicked())??)).collect()
     });
     let mut servers = HashMap::new();
     for listener in listeners.iter().cycle().take(connections()) {
@@ -265,7 +262,7 @@ fn at_once(pairs: Vec<Pair>, story: impl Fn(Pair) -> Result<()> + Sync) -> Resul
         let threads: Vec<_> =
             pairs.into_iter().map(|pair| scope.spawn(move || (story(pair), overslept()))).collect();
         for thread in threads {
-            let (result, late) = thread.join().map_err(|_| panicked())?;
+            let (result, late) = thread.join().map_err(|_panic| panicked())?;
             note_overslept(late);
             result?;
         }

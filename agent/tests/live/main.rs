@@ -94,7 +94,9 @@ fn run() -> Result<bool> {
     ensure!(!scenarios.is_empty(), "no scenario has {} in its name", wanted.join(" or "));
 
     if std::env::args().any(|argument| argument == "--list") {
-        scenarios.iter().for_each(|scenario| println!("{}", scenario.name));
+        for scenario in &scenarios {
+            println!("{}", scenario.name);
+        }
         return Ok(true);
     }
 
