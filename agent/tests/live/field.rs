@@ -119,6 +119,17 @@ pub(crate) const ALL: &[Scenario] = &[
          !reuse role=client",
     ),
     Scenario::new(
+        "field_tls_alert_for_answer",
+        |s| crowd(s, |pair| tls_last_answer(pair, &ALERT)),
+        "allx race class=read_and_closed certainty=certain role=client",
+    ),
+    Scenario::new(
+        "field_tls_short_answer",
+        |s| crowd(s, |pair| tls_last_answer(pair, &[&SEALED[..4], &[55], &[b'a'; 55]].concat())),
+        "allx reuse role=client gap~1.0
+         !incident role=client",
+    ),
+    Scenario::new(
         "field_request_limit",
         |s| crowd(s, request_limit),
         "allx race class=stale_write cause=lifetime role=client bytes=200",
@@ -377,6 +388,17 @@ fn tls_client_answers(mut pair: Pair) -> Result<()> {
     pair.client.write_all(&ALERT)?;
     drop(pair.client);
     receive(&mut pair.server, ALERT.len())?;
+    expect_end(pair.server)
+}
+
+/// The server has the request, and what it says is the last: an alert in its place, or an answer.
+fn tls_last_answer(mut pair: Pair, last: &[u8]) -> Result<()> {
+    pause(1_000);
+    pair.client.write_all(&SEALED)?;
+    receive(&mut pair.server, SEALED.len())?;
+    pair.server.write_all(last)?;
+    receive(&mut pair.client, last.len())?;
+    drop(pair.client);
     expect_end(pair.server)
 }
 
