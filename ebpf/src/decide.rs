@@ -128,12 +128,11 @@ pub struct Write {
 #[inline(always)]
 pub const fn is_told(write: Write, reuse_jiffies: u32) -> bool {
     let Write { opener, word, size, heard, unread, now, lsndtime, lrcvtime } = write;
+    // What nobody may have asked a server for: a farewell, or what may be one.
+    let is_unasked = word == word::FAREWELL || (word == word::SEALED && size <= FEW_BYTES);
     if !may_be_reuse(now, lsndtime, lrcvtime, reuse_jiffies) {
         return match opener {
-            // What nobody asked for: a farewell, or what may be one.
-            opener::PASSIVE => {
-                word == word::FAREWELL || (word == word::SEALED && size <= FEW_BYTES)
-            }
+            opener::PASSIVE => is_unasked,
             _ => matches!(word, word::FAREWELL | word::CONTROL | word::PROBE),
         };
     }
@@ -146,7 +145,7 @@ pub const fn is_told(write: Write, reuse_jiffies: u32) -> bool {
             let after_few = size <= FEW_BYTES || heard <= FEW_BYTES || unread != 0;
             after_gap || (after_silence && after_few)
         }
-        opener::PASSIVE => after_silence || word == word::FAREWELL,
+        opener::PASSIVE => after_silence || is_unasked,
         _ => true,
     }
 }
@@ -270,6 +269,7 @@ mod tests {
         check(write(passive, 200, 900, 900), false); // slow answer or push
         check(write(passive, 31, 900, 900), false); // so too, however short
         check(Write { word: word::FAREWELL, ..write(passive, 31, 900, 900) }, true);
+        check(Write { word: word::SEALED, ..write(passive, 39, 900, 900) }, true); // GOAWAY, maybe
         check(write(passive, 200, 900, 1000), true); // answer to a request after a silence
         check(write(active, 200, 900, 1000), false); // pipelining after a slow answer
         check(write(active, 24, 900, 1000), true); // may answer the server's close_notify

@@ -131,6 +131,9 @@ words! {
         WriteAfterReset = "write_after_reset",
         /// Client: a ping, pong, heartbeat or test query met a close: nobody misses it.
         StaleProbe = "stale_probe",
+        /// A request in HTTP/2 over TLS that was written after the server's GOAWAY had come, and met its
+        /// close. Client: told by the lengths of both records. Server: that was our own last word.
+        AfterGoaway = "after_goaway",
         /// Client: the first request on a connection met the close of a server that had never sent
         /// anything on it.
         UnusedClose = "unused_close",

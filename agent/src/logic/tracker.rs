@@ -111,8 +111,11 @@ struct OurClose {
     snd_nxt: u32,
     /// How far our application had read.
     read_to: u32,
+    sent_fin: bool,
     /// Our last words, if it had such: as long as the client's own where those are TLS alerts.
     said: Option<u32>,
+    /// These were a GOAWAY: what comes later is not acted on, and its client knows.
+    has_gone_away: bool,
     /// A late request is reported once, however many segments it has.
     reported: bool,
 }
@@ -368,7 +371,11 @@ impl Tracker {
         let Tuple { local, remote, .. } = event.key.tuple;
         let close = self.closed.get(self.closes_of.get(&[remote, local])?)?;
         let is_same = distance(close.snd_nxt, event.raw.rcv_nxt).abs() <= 1;
-        is_same.then_some(ServerEnd { received: close.rcv_nxt, read: close.read_to })
+        is_same.then_some(ServerEnd {
+            received: close.rcv_nxt,
+            read: close.read_to,
+            is_fin_lost: close.sent_fin && close.reported,
+        })
     }
 
     /// Forgets the writes of a socket that closes.

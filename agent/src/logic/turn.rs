@@ -13,6 +13,7 @@
 //! | with words that end a conversation | anything | `farewell` |
 //! | with words that ask nothing | the peer's FIN or RST | `stale_probe` |
 //! | on a connection that was never answered on | the peer's FIN | `unused_close` |
+//! | in TLS, after the peer's GOAWAY | anything | `after_goaway` |
 //! | after the peer's FIN or its farewell, its answer read | anything | `stale_write` |
 //! | after the peer's FIN, its answer unread or ours not acknowledged | an acknowledgement, or RST | `half_close`, `early_response` |
 //! | before the peer's FIN came, which does not acknowledge them; no answer had begun | anything | `fin_crossed` |
@@ -130,6 +131,30 @@ enum Answer {
 /// Bytes of a sealed alert (two bytes): TLS 1.3, and 1.2 with `ChaCha20` or GCM. No answer is as short.
 const ALERTS: [u32; 3] = [24, 23, 31];
 
+/// Bytes of a sealed GOAWAY without debug data (17 bytes, RFC 9113, 6.8), likewise.
+const GOAWAYS: [u32; 3] = [39, 38, 46];
+
+/// Whether so many bytes that came after a silence may be last words, in what our own bytes are of.
+fn may_be_words(word: Word, bytes: u32) -> bool {
+    bytes <= FEW_BYTES || (bytes <= IDLE_MESSAGE_BYTES && word != Word::Unknown)
+}
+
+/// Whether last words of so many bytes, in a connection that speaks TLS, were a GOAWAY, alone or with the
+/// alert that follows it.
+pub fn is_goaway(word: Word, bytes: u32) -> bool {
+    let is_pair = |(goaway, alert): (&u32, &u32)| bytes == *goaway || bytes == goaway + alert;
+    word == Word::Sealed && GOAWAYS.iter().zip(&ALERTS).any(is_pair)
+}
+
+/// A request that was written past the peer's farewell of so many bytes.
+fn past_farewell(word: Word, farewell: u32, gap: Duration, certainty: Certainty) -> Told {
+    if is_goaway(word, farewell) {
+        Told::inferred(Class::AfterGoaway, Some(gap))
+    } else {
+        Told::new(Class::StaleWrite, certainty, Some(gap))
+    }
+}
+
 impl Asked {
     /// As a record of a write tells it.
     pub fn of(event: &Event, role: Role, kind: AskedKind, silence: Duration) -> Self {
@@ -190,10 +215,9 @@ impl Asked {
     fn came_after_words(&self) -> bool {
         // The first segment that ever came on a connection answers something.
         self.unread > 0
-            && self.unread <= IDLE_MESSAGE_BYTES
             && self.segs_in != 1
             && self.silence > Duration::ZERO
-            && (self.word != Word::Unknown || self.unread <= FEW_BYTES)
+            && may_be_words(self.word, self.unread)
     }
 
     /// Whether it was written with an answer unread that somebody had asked for: more of the same, as an
@@ -253,6 +277,9 @@ pub struct ServerEnd {
     /// Its kernel, and its application.
     pub received: u32,
     pub read: u32,
+    /// It had sent a FIN, and it was this end that answered the request: what is on the way lets through
+    /// what it is given, and the FIN alone was lost.
+    pub is_fin_lost: bool,
 }
 
 /// What a server had of a request when it closed.
@@ -269,7 +296,7 @@ enum Had {
 impl Known<'_> {
     /// What the server had of what began at `start`: on this host.
     fn had(&self, start: u32, end: u32) -> Option<Had> {
-        let ServerEnd { received, read } = self.server?;
+        let ServerEnd { received, read, .. } = self.server?;
         Some(if distance(received, start) <= 0 {
             Had::Nothing
         } else if distance(read, start) <= 0 {
@@ -412,6 +439,11 @@ pub fn settle(incident: &mut Incident, is_at_timeout: impl Fn(Duration) -> bool)
                 return false;
             }
             incident.class = Class::PrematureClose;
+        }
+        // The server has closed as it does, and its FIN was lost on the way.
+        (Class::SilentDrop, Role::Client) if is_due(incident.gap) => {
+            incident.class = Class::FinCrossed;
+            incident.certainty = Certainty::Inferred;
         }
         (Class::UnreadClose | Class::ResetAfterReuse, Role::Client)
             if incident.doubt.is_some() && !is_due(incident.doubt) =>

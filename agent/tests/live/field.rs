@@ -32,6 +32,11 @@ const SEALED: [u8; 120] = {
     (sealed[0], sealed[1], sealed[2], sealed[3], sealed[4]) = (0x17, 3, 3, 0, 115);
     sealed
 };
+const GOAWAY: [u8; 39] = {
+    let mut goaway = [5; 39];
+    (goaway[0], goaway[1], goaway[2], goaway[3], goaway[4]) = (0x17, 3, 3, 0, 34);
+    goaway
+};
 const WINDOW_UPDATE: [u8; 13] = [0, 0, 4, 8, 0, 0, 0, 0, 1, 0, 0, 16, 0];
 const PING: [u8; 14] = *b"*1\r\n$4\r\nPING\r\n";
 const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
@@ -129,6 +134,20 @@ pub(crate) const ALL: &[Scenario] = &[
         "allx reuse role=client gap~1.0
          !incident role=client",
     ),
+    // A server of HTTP/2 says GOAWAY, an alert and closes; so too, but SMTP's 421.
+    Scenario::new(
+        "field_request_after_goaway",
+        |s| crowd(s, |pair| sealed_farewell(pair, &GOAWAY)),
+        "allx incident class=after_goaway certainty=inferred role=client gap~1.2 bytes=120
+         allx close role=client closer=peer evidence=upper_bound idle~1.0
+         allx close role=server closer=local evidence=idle idle~1.0",
+    ),
+    Scenario::new(
+        "field_request_after_sealed_words",
+        |s| crowd(s, |pair| sealed_farewell(pair, &SEALED[..82])),
+        "allx race class=stale_write cause=idle role=client gap~1.2 bytes=120
+         allx close role=client closer=peer evidence=upper_bound idle~1.0",
+    ),
     Scenario::new(
         "field_request_limit",
         |s| crowd(s, request_limit),
@@ -138,6 +157,18 @@ pub(crate) const ALL: &[Scenario] = &[
         "field_request_limit_distant",
         |s| crowd_at(s, Some(FAR), request_limit_crossed),
         "allx race class=fin_crossed cause=lifetime role=client bytes=200",
+    ),
+    Scenario::new(
+        "field_fin_lost",
+        fin_lost,
+        "allx race class=fin_crossed cause=idle certainty=certain read=never outcome=reset \
+             role=client gap~1.1 bytes=200 other_view.class=late_request",
+    ),
+    // Apache's close, a round trip of 300 ms away.
+    Scenario::new(
+        "field_lingering_distant",
+        |s| crowd_at(s, Some(3 * FAR), lingering),
+        "allx race class=fin_crossed cause=idle read=unknown role=client gap~1.2 bytes=200",
     ),
     Scenario::new(
         "field_client_spoke_last",
@@ -246,6 +277,11 @@ fn new_pairs(stage: &mut Stage, distance: Option<Duration>) -> Result<Vec<Pair>>
         let six = stage.listen((Ipv6Addr::LOCALHOST, 0)).ok();
         [Some(four), six].into_iter().flatten().collect()
     };
+    pairs_of(&listeners)
+}
+
+/// As many pairs as a story has, of all of these.
+fn pairs_of(listeners: &[TcpListener]) -> Result<Vec<Pair>> {
     // At once, as far away as they may be: the first shall not be idle until the last is there.
     let clients: Result<Vec<TcpStream>> = thread::scope(|scope| {
         let connect = |listener: &TcpListener| {
@@ -380,6 +416,17 @@ fn tls_server_waits(mut pair: Pair, late_ms: u64) -> Result<()> {
     expect_end(pair.client)
 }
 
+/// Last words and an alert, each in a record of its own, and a client that does not read them.
+fn sealed_farewell(mut pair: Pair, words: &[u8]) -> Result<()> {
+    pause(1_000);
+    pair.server.write_all(words)?;
+    pair.server.write_all(&ALERT)?;
+    drop(pair.server);
+    pause(200);
+    pair.client.write_all(&SEALED)?;
+    expect_end(pair.client)
+}
+
 /// A client that watches answers the alert with its own, and closes first.
 fn tls_client_answers(mut pair: Pair) -> Result<()> {
     pause(1_000);
@@ -421,6 +468,29 @@ fn request_limit_crossed(mut pair: Pair) -> Result<()> {
     receive(&mut pair.client, NO_CONTENT.len())?;
     pair.client.write_all(&REQUEST)?;
     expect_end(pair.client)
+}
+
+/// The server's FIN is sent again only after this request.
+fn fin_lost(stage: &mut Stage) -> Result<()> {
+    let listener = stage.lossy_listener(distance().unwrap_or_default())?;
+    at_once(pairs_of(&[listener])?, |mut pair| {
+        pair.exchange()?;
+        pause(1_000);
+        drop(pair.server);
+        pause(100);
+        pair.client.write_all(&REQUEST)?;
+        expect_end(pair.client)
+    })
+}
+
+/// The server closes its direction, and reads and drops what comes until the client closes.
+fn lingering(mut pair: Pair) -> Result<()> {
+    pause(1_150);
+    pair.server.shutdown(Shutdown::Write)?;
+    pause(50);
+    pair.client.write_all(&REQUEST)?;
+    expect_end(pair.client)?;
+    expect_end(pair.server)
 }
 
 /// A window update follows the answer, as HTTP/2 has it; then the server's idle timeout.
@@ -536,9 +606,7 @@ fn farewell_of_two(mut pair: Pair) -> Result<()> {
     pause(1_000);
     drop(pair.server);
     pause(200);
-    let mut goaway = [5; 39];
-    goaway[..5].copy_from_slice(&[0x17, 3, 3, 0, 34]);
-    pair.client.write_all(&goaway)?;
+    pair.client.write_all(&GOAWAY)?;
     // The RST may be there already.
     drop(pair.client.write_all(&ALERT));
     Ok(())

@@ -1,8 +1,9 @@
 //! Two network namespaces with a slow wire between them: what loopback is too fast for.
 //!
 //! The wire is a TUN device on each side and threads that carry packets over, each after a delay,
-//! in order. They end with the process.
+//! in order. They end with the process. It can lose the first FIN of each connection.
 
+use std::collections::HashSet;
 use std::fs::File;
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, TcpListener};
@@ -32,12 +33,21 @@ impl Stage {
 
     /// A listener that far away, one way, in a namespace of its own; leaves the thread in the client's.
     pub(crate) fn distant_listener(&mut self, delay: Duration) -> Result<TcpListener> {
+        self.listener_behind(delay, false)
+    }
+
+    /// So too, and the first FIN from there is lost on the way.
+    pub(crate) fn lossy_listener(&mut self, delay: Duration) -> Result<TcpListener> {
+        self.listener_behind(delay, true)
+    }
+
+    fn listener_behind(&mut self, delay: Duration, loses_fins: bool) -> Result<TcpListener> {
         let server = side(SERVER)?;
         let listener = self.listen((SERVER, 0))?;
         let client = side(CLIENT)?;
         self.belongs_here()?;
-        carry(server.try_clone()?, client.try_clone()?, delay);
-        carry(client, server, delay);
+        carry(server.try_clone()?, client.try_clone()?, delay, loses_fins);
+        carry(client, server, delay, false);
         Ok(listener)
     }
 }
@@ -51,12 +61,18 @@ fn side(address: Ipv4Addr) -> Result<File> {
     Ok(tun)
 }
 
-fn carry(mut from: File, mut to: File, delay: Duration) {
+fn carry(mut from: File, mut to: File, delay: Duration, loses_fins: bool) {
     let (sender, receiver) = mpsc::channel::<(Duration, Vec<u8>)>();
     thread::spawn(move || {
         let mut packet = vec![0; 64 * 1024];
+        let mut lost = HashSet::new();
         while let Ok(length) = from.read(&mut packet) {
             let packet = packet.get(..length).unwrap_or_default().to_vec();
+            if let Some(port) = fin_for(&packet).filter(|_| loses_fins)
+                && lost.insert(port)
+            {
+                continue;
+            }
             if sender.send((now() + delay, packet)).is_err() {
                 return;
             }
@@ -69,4 +85,11 @@ fn carry(mut from: File, mut to: File, delay: Duration) {
             drop(to.write(&packet));
         }
     });
+}
+
+/// The port that a FIN in IPv4 without options goes to.
+fn fin_for(packet: &[u8]) -> Option<[u8; 2]> {
+    const FIN: u8 = 1;
+    let head: &[u8; 34] = packet.first_chunk()?;
+    (head[0] == 0x45 && head[33] & FIN != 0).then_some([head[22], head[23]])
 }

@@ -23,7 +23,7 @@ pub(crate) struct FieldArgs {
     finrace: PathBuf,
 }
 
-const PACKAGES: [&str; 12] = [
+const PACKAGES: [&str; 13] = [
     "apache2",
     "haproxy",
     "mariadb-server",
@@ -33,13 +33,20 @@ const PACKAGES: [&str; 12] = [
     "nodejs",
     "openssl",
     "pgbouncer",
+    "postfix",
     "postgresql",
     "redis-server",
     "slapd",
 ];
 
-const PYTHON: [&str; 4] =
-    ["aiohttp==3.14.5", "gunicorn==27.0.1", "PyMySQL==1.2.4", "uvicorn==0.54.0"];
+const PYTHON: [&str; 6] = [
+    "aiohttp==3.14.5",
+    "gunicorn==27.0.1",
+    "h2==4.4.1",
+    "httpx==0.28.1",
+    "PyMySQL==1.2.4",
+    "uvicorn==0.54.0",
+];
 
 const STORIES: &str = "stories";
 

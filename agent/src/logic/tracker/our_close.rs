@@ -36,15 +36,15 @@ impl Tracker {
         let raw = &event.raw;
         let timed_out = raw.new_state == state::CLOSE;
         let outcome = if timed_out { Outcome::Unanswered } else { Outcome::ClosedByUs };
+        let start = asked.map_or(raw.snd_una, |asked| asked.start);
         let incident = Incident {
             gap: told.gap,
-            bytes: Some(event.unacked()).filter(|bytes| *bytes != 0),
+            bytes: Some(raw.write_seq.wrapping_sub(start)).filter(|bytes| *bytes != 0),
             certainty: told.certainty,
             read: told.read,
             doubt: told.doubt,
             ..Incident::new(event.time, origin, told.class, outcome)
         };
-        let start = asked.map_or(raw.snd_una, |asked| asked.start);
         let lost = Lost { start, end: raw.write_seq, peer: raw.rcv_nxt };
         self.say(Observation::Incident(incident), Some(lost));
     }
@@ -95,7 +95,9 @@ impl Tracker {
             rcv_nxt: raw.rcv_nxt,
             snd_nxt: raw.write_seq.wrapping_add(fin),
             read_to: raw.copied_seq,
+            sent_fin: fin != 0,
             said: asked.filter(|asked| asked.word == Word::Farewell).map(|asked| asked.bytes),
+            has_gone_away: asked.is_some_and(|asked| turn::is_goaway(asked.word, asked.bytes)),
             reported: false,
         };
         let tuple = event.key.tuple;

@@ -96,19 +96,21 @@ impl Tracker {
         let is_short = bytes <= FEW_BYTES;
         let close = self.closed.get_mut(&tuple).filter(|close| close.rcv_nxt == lost.start);
         // Without a socket only what is known of earlier ones tells whose it was.
-        let (role, idle, owner, process) = match &close {
+        let (role, idle, owner, process, class) = match &close {
             Some(close) => {
                 if !turn::was_turn_complete(close.ended) {
                     return; // under way at our close: not a keep-alive race
                 }
                 let Origin { role, owner, process, .. } = close.origin;
-                (role, Some(close.ended.idle), owner, process)
+                let class =
+                    if close.has_gone_away { Class::AfterGoaway } else { Class::LateRequest };
+                (role, Some(close.ended.idle), owner, process, class)
             }
             None if event.time <= self.blind_until => return,
             // A handshake that ended at a full listener, and never was a connection.
             None if event.raw.old_state == state::LISTEN => return,
             None if is_short => return,
-            None => (unknown_role, None, listener, None),
+            None => (unknown_role, None, listener, None, Class::LateRequest),
         };
         if let Some(close) = close {
             close.reported = true;
@@ -123,7 +125,7 @@ impl Tracker {
             bytes: Some(bytes),
             certainty: if is_certain { Certainty::Certain } else { Certainty::Inferred },
             read,
-            ..Incident::new(event.time, origin, Class::LateRequest, outcome)
+            ..Incident::new(event.time, origin, class, outcome)
         };
         if idle.is_none() {
             // Once per connection here too.
@@ -135,7 +137,9 @@ impl Tracker {
                 rcv_nxt: lost.start,
                 snd_nxt: lost.peer,
                 read_to: lost.start,
+                sent_fin: false,
                 said: None,
+                has_gone_away: false,
                 reported: true,
             };
             self.closed.insert(tuple, event.time, close);

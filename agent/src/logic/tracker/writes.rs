@@ -19,7 +19,10 @@ impl Tracker {
         let role = event.role();
         // A server's words that nobody asked for: last ones, or such as may be.
         let is_farewell = event.word() == Word::Farewell;
-        let may_part = is_farewell || (event.word() == Word::Sealed && silence.is_zero());
+        // Both spoke within a tick: an acknowledgement alone came last, so our answer was the last word.
+        let is_tie = raw.lsndtime == raw.lrcvtime;
+        let spoke_last = silence.is_zero() && !(is_tie && event.last_heard() != 0);
+        let may_part = is_farewell || (event.word() == Word::Sealed && spoke_last);
         let kind = match role {
             Role::Client if gap > self.settings.threshold => AskedKind::Gap(gap),
             Role::Server if gap > self.settings.threshold && may_part => AskedKind::Gap(gap),

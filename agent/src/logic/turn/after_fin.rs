@@ -5,7 +5,7 @@ use std::time::Duration;
 use finrace_ebpf::abi::flag;
 use finrace_ebpf::decide::{FEW_BYTES, distance};
 
-use super::{AtRisk, Ended, Known, Settings, Stamps, Told};
+use super::{AtRisk, Ended, Known, Settings, Stamps, Told, may_be_words, past_farewell};
 use crate::logic::event::{Event, Ticks, Word};
 use crate::logic::model::{Certainty, Class, Evidence, Outcome, Read, Role};
 
@@ -57,11 +57,13 @@ pub fn late_write(
         return AtRisk::Continued;
     }
     // An answer is unread: more of what was answered early. Words after a silence are none.
-    if unread > 0 && !(after_words && unread <= FEW_BYTES) {
+    if unread > 0 && !(after_words && may_be_words(word, unread)) {
         return AtRisk::Continued;
     }
     let certainty = if gap > threshold { Certainty::Certain } else { Certainty::Inferred };
-    request(Class::StaleWrite, certainty)
+    let farewell = if after_words { unread } else { 0 };
+    let told = past_farewell(word, farewell, gap, certainty);
+    request(told.class, told.certainty)
 }
 
 /// Bytes written after the FIN that no hook saw: the sequence numbers tell that there are, the stamps

@@ -6,10 +6,10 @@ use finrace_ebpf::decide::{FEW_BYTES, distance};
 
 use super::{
     AT_ONCE, Answer, Asked, AskedKind, Ended, IDLE_MESSAGE_BYTES, Known, Settings, Stamps, Told,
-    is_first_answer, parted,
+    is_first_answer, parted, past_farewell,
 };
 use crate::logic::event::{Event, Word};
-use crate::logic::model::{Class, Closer, Evidence, How, Role};
+use crate::logic::model::{Certainty, Class, Closer, Evidence, How, Role};
 
 /// Linux's `ETIMEDOUT`, in `sk_err` when the kernel gave up on a connection.
 const ETIMEDOUT: u32 = 110;
@@ -150,7 +150,7 @@ fn farewelled(event: &Event, known: Known<'_>, stamps: &Stamps) -> Option<AtOurC
     match (answer, asked.kind) {
         // Written with the farewell unread, and nothing came since.
         (Answer::None | Answer::Parting | Answer::Alert, _) if asked.came_after_words() => {
-            let told = Told::certain(Class::StaleWrite, Some(gap));
+            let told = past_farewell(asked.word, asked.unread, gap, Certainty::Certain);
             Some(lost(told, Closer::Peer, Evidence::UpperBound, asked.silence))
         }
         (Answer::None, AskedKind::Reply(silence)) if at_once && asked.last_heard <= FEW_BYTES => {

@@ -7,7 +7,7 @@ use finrace_ebpf::decide::{FEW_BYTES, distance};
 
 use super::{
     AT_ONCE, Answer, Asked, AskedKind, Ended, Had, Known, REACTION, Settings, Stamps, Told, parted,
-    read_by,
+    past_farewell, read_by,
 };
 use crate::logic::event::{Event, Word};
 use crate::logic::model::{Certainty, Class, Closer, Evidence, Read, Role};
@@ -86,12 +86,15 @@ fn reset_of_request(
     if open.is_some_and(|asked| !asked.is_used) {
         return Some((Told::inferred(Class::MidStreamReset, Some(gap)), gap));
     }
-    if open.is_some_and(Asked::came_after_words) {
-        return Some((Told::certain(Class::StaleWrite, Some(gap)), gap));
+    if let Some(asked) = open.filter(|asked| asked.came_after_words()) {
+        return Some((past_farewell(asked.word, asked.unread, gap, Certainty::Certain), gap));
     }
     let start = open.map_or(raw.snd_una, |asked| asked.start);
     let never = |told| Told { read: Read::Never, ..told };
     let told = match open.and_then(|_| known.had(start, raw.write_seq)) {
+        Some(Had::Nothing) if known.server.is_some_and(|server| server.is_fin_lost) => {
+            never(Told::certain(Class::FinCrossed, Some(gap)))
+        }
         // Nobody told the client of that close.
         Some(Had::Nothing) => never(Told::certain(Class::SilentDrop, Some(gap))),
         Some(Had::Unread) => never(Told::certain(Class::UnreadClose, Some(gap))),

@@ -113,7 +113,7 @@ fn a_fin_meets_a_request() {
     assert_eq!(at_fin(&plain, None, |_| ()), "read_and_closed inferred unknown");
     let worked_on = asked(800, |_| ());
     assert_eq!(at_fin(&worked_on, None, |_| ()), "premature_close certain unknown");
-    let end = |received, read| Some(ServerEnd { received, read });
+    let end = |received, read| Some(ServerEnd { received, read, is_fin_lost: false });
     assert_eq!(at_fin(&worked_on, end(1_200, 1_000), |_| ()), "unread_close certain unknown");
     assert_eq!(at_fin(&worked_on, end(1_200, 1_200), |_| ()), "premature_close certain unknown");
 
@@ -220,8 +220,10 @@ fn a_reset_meets_a_request() {
     let answered = &|raw: &mut Record| (raw.rcv_nxt, raw.snd_una) = (5_010, 1_200);
     assert_eq!(at(&plain, none, answered), "mid_stream_reset certain unknown");
     // The other end is on this host, and shows what it had.
-    let end = |received, read| Some(ServerEnd { received, read });
+    let end = |received, read| Some(ServerEnd { received, read, is_fin_lost: false });
     assert_eq!(at(&plain, end(1_000, 1_000), unstamped), "silent_drop certain never");
+    let fin_lost = ServerEnd { received: 1_000, read: 1_000, is_fin_lost: true };
+    assert_eq!(at(&plain, Some(fin_lost), stateless), "fin_crossed certain never");
     assert_eq!(at(&plain, end(1_200, 1_000), live), "unread_close certain never");
     assert_eq!(at(&plain, end(1_200, 1_100), live), "mid_stream_reset certain unknown");
     assert_eq!(at(&plain, end(1_200, 1_200), live), "mid_stream_reset certain unknown");
@@ -248,6 +250,53 @@ fn a_write_on_a_dead_socket() {
     };
     check(&soon(5), "nothing");
     check(&soon(30), "write_after_reset inferred never");
+}
+
+#[test]
+fn a_request_past_a_goaway() {
+    let fin =
+        |words: u32| event(|raw| (raw.rcv_nxt, raw.lsndtime) = (5_001 + words, raw.jiffies - 500));
+    let ended = Ended {
+        closer: Closer::Peer,
+        evidence: Evidence::UpperBound,
+        idle: Duration::from_secs(1),
+    };
+    let check = |said: u8, words: u32, expected: &str| {
+        let write = event(|raw| {
+            (raw.kind, raw.word, raw.size, raw.old_state) = (kind::WRITE, said, 60, 8);
+            (raw.rcv_nxt, raw.copied_seq) = (5_001 + words, 5_000);
+            raw.lsndtime = raw.jiffies - 500;
+        });
+        let at_risk = late_write(&write, Some(&fin(words)), Some(ended), known(None, None));
+        let AtRisk::Request { class, certainty, .. } = at_risk else { panic!("{at_risk:?}") };
+        assert_eq!(format!("{class} {certainty}"), expected);
+    };
+    check(word::SEALED, 39, "after_goaway inferred");
+    check(word::SEALED, 39 + 24, "after_goaway inferred");
+    check(word::SEALED, 24, "stale_write certain"); // an alert alone
+    check(word::SEALED, 82 + 24, "stale_write certain");
+    check(word::UNKNOWN, 39, "stale_write certain");
+}
+
+#[test]
+fn a_drop_at_the_timeout_is_a_lost_fin() {
+    let incident = || {
+        let mut incident = Incident::new(
+            Nanos(0),
+            event(|_| ()).origin(Role::Client, None),
+            Class::SilentDrop,
+            Outcome::Reset,
+        );
+        incident.gap = Some(Duration::from_secs(1));
+        incident
+    };
+    let settled = |is_due: bool| {
+        let mut incident = incident();
+        assert!(settle(&mut incident, |_| is_due));
+        format!("{} {}", incident.class, incident.certainty)
+    };
+    assert_eq!(settled(true), "fin_crossed inferred");
+    assert_eq!(settled(false), "silent_drop certain");
 }
 
 #[test]
