@@ -115,7 +115,7 @@ fn the_end_of_a_run_loses_no_race() {
     assert!(told(engine.advance(upto, end)).is_empty());
     let lines = told(engine.finish(end));
     assert_eq!(lines.len(), 1, "{lines:?}");
-    assert!(lines[0].starts_with("race stale_write idle unknown client gap 1.400"), "{lines:?}");
+    assert!(lines[0].starts_with("race stale_write unknown unknown client gap 1.400"), "{lines:?}");
     assert!(told(engine.finish(end)).is_empty());
 }
 

@@ -9,7 +9,7 @@ use super::estimate::Estimate;
 use super::explain::short;
 use super::knobs::{self, Knob, Side, Software, Unit};
 use super::model::Role;
-use super::verdict::{Facts, State};
+use super::verdict::{Facts, Races, State};
 
 /// The one change that is proposed, and its alternatives.
 #[derive(Clone, Debug, PartialEq)]
@@ -92,7 +92,7 @@ pub fn advise(facts: &Facts, state: State, process: Option<&str>) -> Option<Advi
             let change = Change { text, ..change };
             Some(Advice { change, alternatives: of_client(facts, process) })
         }
-        State::Safe | State::Unknown => None,
+        State::Losing | State::Safe | State::Unknown => None,
     }
 }
 
@@ -101,10 +101,10 @@ fn against_timeout(facts: &Facts, state: State, low: f64, process: Option<&str>)
     let by_server = server_change(facts, End::of(facts, Role::Server, process));
     let is_possible = by_client.seconds >= SHORTEST_POOL;
     // What is on this host can be changed here; else the client, whose side is the better one.
-    let is_here = facts.role == Role::Client || facts.seen > 0;
+    let is_here = facts.role == Role::Client || facts.seen != Races::default();
     let (mut change, other) =
         if is_here && is_possible { (by_client, by_server) } else { (by_server, by_client) };
-    if facts.seen > 0 {
+    if facts.seen != Races::default() {
         change.text += ". The client's end is on this host too, with a row of its own";
     }
     if state == State::Leaking {
@@ -151,15 +151,8 @@ fn by_process(name: &str, facts: &Facts) -> Option<&'static Software> {
         Role::Server => (Side::Server, &facts.server_timeout),
         Role::Client | Role::Unknown => (Side::Client, &facts.client_timeout),
     };
-    let fits = |pattern: &&'static str| match (pattern.strip_suffix('*'), pattern.strip_prefix('*'))
-    {
-        (Some(start), _) => name.starts_with(start),
-        (None, Some(end)) => name.ends_with(end),
-        (None, None) => name == *pattern,
-    };
-    let can_be = |software: &&'static Software| {
-        software.processes.iter().any(fits) && software.knob(side).is_some()
-    };
+    let can_be =
+        |software: &&'static Software| software.has_process(name) && software.knob(side).is_some();
     let all: Vec<_> = knobs::all().filter(can_be).collect();
     let measured = measured.as_ref().map(|estimate| estimate.main.value);
     match all.as_slice() {
@@ -387,7 +380,8 @@ mod tests {
         let known = Facts { client_timeout: after(90.0), ..facts(Role::Server, 5.0) };
         check(known, "gunicorn", "--keep-alive 100");
         // Both ends are here: the client's side is the better one.
-        let both = Facts { seen: 1, ..facts(Role::Server, 5.0) };
+        let both =
+            Facts { seen: Races { idle: 1, ..Races::default() }, ..facts(Role::Server, 5.0) };
         assert_eq!(of(&both, "gunicorn").change.side, Side::Client);
         // No pool lives on less than half a second.
         let advice = of(&facts(Role::Client, 0.5), "nginx");

@@ -37,6 +37,9 @@ pub fn is_refuted_by(uses: u32, closes: u32) -> bool {
     uses > FEW_USES.max(USES_FOR_A_CLOSE.saturating_mul(closes))
 }
 
+/// An event loop that is busy closes late by this much, and an estimate may be off by it.
+const SLACK: Duration = Duration::from_millis(50);
+
 /// Closes among which a changed timeout has to show.
 const LATEST: usize = 20;
 
@@ -144,10 +147,25 @@ impl Estimate {
         Some(self)
     }
 
-    /// Whether `time` is within `slack` of one of the timeouts.
-    pub fn is_near(&self, time: Duration, slack: Duration) -> bool {
-        let (time, slack) = (time.as_secs_f64(), slack.as_secs_f64());
-        self.populations().any(|p| (p.low - slack..=p.high + slack).contains(&time))
+    /// Whether what was idle for this long, a round trip away, met one of the timeouts just as it was due.
+    pub fn is_near(&self, idle: Duration, rtt: Duration) -> bool {
+        let (idle, slack) = (idle.as_secs_f64(), (rtt + SLACK).as_secs_f64());
+        self.populations().any(|p| (p.low - slack..=p.high + slack).contains(&idle))
+    }
+
+    /// Whether it had been idle for long enough to meet one of them. An upper bound also holds the time that
+    /// the last answer took, so it cannot tell; there only uses that outlived can.
+    pub fn is_reached(
+        &self,
+        idle: Duration,
+        rtt: Duration,
+        is_outlived: impl FnOnce() -> bool,
+    ) -> bool {
+        if self.is_upper_bound {
+            !is_outlived()
+        } else {
+            (idle + rtt + SLACK).as_secs_f64() >= self.lowest()
+        }
     }
 }
 

@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use super::estimate::{Estimate, Population};
 use super::exposure::Exposure;
+use super::knobs::lifetimes;
+use super::model::Role;
 use super::verdict::{Facts, Races, State};
 
 /// One sentence, with the numbers that it rests on. `client` and `server` are what to call the two
@@ -40,6 +42,7 @@ pub fn sentence(facts: &Facts, state: State, client: &str, server: &str) -> Stri
                 lost(facts.drops)
             )
         }
+        State::Losing => losing(facts, client, server),
         State::Leaking => format!(
             "{client} does not watch its idle connections: {} of {} late requests met a FIN over a second old",
             facts.old_fins, facts.stale
@@ -76,7 +79,7 @@ pub fn sentence(facts: &Facts, state: State, client: &str, server: &str) -> Stri
 }
 
 /// Sentences on races whose cure is not a timeout.
-pub fn notes(facts: &Facts, client: &str, server: &str) -> Vec<String> {
+pub fn notes(facts: &Facts, client: &str, server: &str, process: Option<&str>) -> Vec<String> {
     let mut notes = Vec::new();
     if let Some(dwell) = facts.long_dwell() {
         notes.push(capital(&format!(
@@ -85,22 +88,79 @@ pub fn notes(facts: &Facts, client: &str, server: &str) -> Vec<String> {
             short(dwell)
         )));
     }
-    let Races { lifetime, rollout, .. } = facts.races;
+    let Races { lifetime, rollout, unknown, .. } = facts.other_races();
     if lifetime > 0 {
+        let settings = process.filter(|_| facts.role == Role::Server).and_then(lifetimes::of);
+        let which = settings.map_or_else(
+            || {
+                let [first, .., last] = lifetimes::EXAMPLES;
+                format!("such as {first} or {last}")
+            },
+            |settings| format!("of {}: {}", settings.software, settings.names),
+        );
         notes.push(capital(&format!(
-            "{server} closed {lifetime} connection{} under a request well before its idle timeout: a limit on \
-             requests or on the age of a connection. Raise that limit, or let the client's be lower",
+            "{server} closed {lifetime} connection{} under a request, but not for having been idle: a limit on \
+             requests or on the age of a connection, {which}. Raise it or turn it off; or let the \
+             client's own limit be lower",
             plural(lifetime)
         )));
     }
     if rollout > 0 {
+        let when = facts.last_rollout.map_or_else(String::new, |ago| {
+            format!(", {}{} ago", if rollout > 1 { "the last " } else { "" }, short(ago))
+        });
         notes.push(capital(&format!(
-            "{rollout} request{} met {server} while it closed all its connections: a restart, reload or \
-             rollout. Let it drain: stop new requests first, then close",
+            "{rollout} request{} met {server} while it closed all its connections{when}: a restart, reload or \
+             rollout. Let it drain: take it out of rotation, wait for as long as clients keep connections \
+             idle, then stop it",
             plural(rollout)
         )));
     }
+    if unknown > 0 {
+        notes.push(capital(&format!(
+            "{unknown} request{} met closes by {server} that agree on no idle timeout, at least not yet: no \
+             timeout is proposed",
+            plural(unknown)
+        )));
+    }
+    let forgotten = facts.forgotten();
+    if forgotten > 0 {
+        notes.push(capital(&format!(
+            "{forgotten} request{} met connections that {server} no longer knew, while others were used again \
+             after longer: it lost them all at once, as in a crash or a failover. No timeout cures that; \
+             retries do, where requests may be repeated",
+            plural(forgotten)
+        )));
+    }
     notes
+}
+
+/// Requests that no idle timeout took.
+fn losing(facts: &Facts, client: &str, server: &str) -> String {
+    let Races { lifetime, rollout, unknown, .. } = facts.other_races();
+    let forgotten = facts.forgotten();
+    let all = lifetime + rollout + unknown + forgotten;
+    let lost = format!("{all} request{} lost in {}", plural(all), short(facts.length));
+    if all == unknown {
+        let known = if facts.server_timeout.is_none() {
+            format!("; whether at an idle timeout is to be seen after {}", facts.missing())
+        } else {
+            String::new()
+        };
+        return format!("{server} closed connections that {client} still used: {lost}{known}");
+    }
+    let kinds = [
+        (lifetime, "to a limit on requests or age"),
+        (rollout, "to a restart, reload or rollout"),
+        (forgotten, "to a crash or failover"),
+        (unknown, "for a reason that is not known"),
+    ];
+    let kinds = kinds.iter().filter(|(count, _)| *count > 0);
+    let kinds: Vec<_> = kinds.map(|(count, kind)| format!("{count} {kind}")).collect();
+    format!(
+        "{server} closed connections that {client} still used, but not for having been idle: {lost}, {}",
+        kinds.join(", ")
+    )
 }
 
 /// `2.00 s (41 closes, 1.99 to 2.01 s)`, or two of them.

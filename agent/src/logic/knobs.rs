@@ -6,6 +6,7 @@
 
 mod clients;
 mod clouds;
+pub mod lifetimes;
 mod proxies;
 mod servers;
 
@@ -30,6 +31,16 @@ pub struct Software {
 }
 
 impl Software {
+    /// Whether that is one of its processes.
+    pub fn has_process(&self, name: &str) -> bool {
+        let fits = |pattern: &&str| match (pattern.strip_suffix('*'), pattern.strip_prefix('*')) {
+            (Some(start), _) => name.starts_with(start),
+            (None, Some(end)) => name.ends_with(end),
+            (None, None) => name == *pattern,
+        };
+        self.processes.iter().any(fits)
+    }
+
     /// What can be set on that side.
     pub fn knob(&self, side: Side) -> Option<&'static Knob> {
         self.knobs.iter().find(|knob| knob.side == side && !knob.name.is_empty())

@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use foldhash::HashMap;
 
-use super::estimate::Estimate;
+use super::estimate::{Confidence, Estimate};
 use super::model::{Cause, Class, Close, Closer, Incident, Nanos, Observation, Origin, Role};
 use super::owner::Owner;
 use super::peer::{PortKey, RowKey};
@@ -37,9 +37,6 @@ const KEPT: Duration = Duration::from_hours(1);
 
 /// Observations after which a row is more than a passer-by; an estimate needs as many closes.
 const TELLING: u32 = 5;
-
-/// An event loop that is busy closes late by this much, and an estimate may be off by it.
-const SLACK: Duration = Duration::from_millis(50);
 
 /// What was observed of one peer.
 #[derive(Clone, Debug)]
@@ -179,7 +176,7 @@ impl Table {
             && is_race
         {
             self.update(&view.origin, view.time, true, None, |stats| {
-                stats.add_seen(view.cause, view.time);
+                stats.add_seen(view);
             });
         }
     }
@@ -365,19 +362,18 @@ impl Table {
         // The gap also holds the time from the FIN to the write: the idle time is the better one.
         let Some(idle) = incident.idle.or(incident.gap) else { return Cause::Unknown };
         let rtt = incident.origin.rtt.unwrap_or_default();
+        // What only a few closes agree on may be chance; a verdict looks again once there are more.
         let estimate = self.estimate(&key, server_side(key.role()));
+        let estimate = estimate.filter(|known| known.confidence() > Confidence::Low);
         let is_over = idle > self.threshold;
+        let is_outlived = || self.is_outlived(&key, idle);
         match estimate {
             // Nobody closed: there is only a limit that the gap was over.
             _ if is_over && incident.class == Class::SilentDrop => Cause::Idle,
-            Some(estimate)
-                if is_over && (idle + rtt + SLACK).as_secs_f64() >= estimate.lowest() =>
-            {
-                Cause::Idle
-            }
+            Some(estimate) if is_over && estimate.is_reached(idle, rtt, is_outlived) => Cause::Idle,
             _ if self.burst(&key, incident.time) => Cause::Rollout,
-            // Nothing agrees on a timeout, but others were used after longer.
-            None if is_over && !self.is_outlived(&key, idle) => Cause::Idle,
+            // Nothing agrees on a timeout yet, and none of the others was used after longer.
+            None if is_over && !is_outlived() => Cause::Unknown,
             _ => Cause::Lifetime,
         }
     }
@@ -385,7 +381,7 @@ impl Table {
     /// Whether a request after this gap came just when the server side's idle timeout was due.
     pub fn is_at_timeout(&self, key: &RowKey, gap: Duration, rtt: Option<Duration>) -> bool {
         let estimate = self.estimate(key, server_side(key.role()));
-        estimate.is_some_and(|estimate| estimate.is_near(gap, rtt.unwrap_or_default() + SLACK))
+        estimate.is_some_and(|estimate| estimate.is_near(gap, rtt.unwrap_or_default()))
     }
 
     pub fn row(&self, key: &RowKey) -> Option<&Row> {

@@ -9,7 +9,7 @@ use std::time::Duration;
 use super::estimate::{Estimate, MIN_CLOSES};
 use super::explain::short;
 use super::exposure::Exposure;
-use super::model::{Role, words};
+use super::model::{Cause, Role, words};
 
 words! {
     /// One for each peer and role; the worst first.
@@ -18,6 +18,9 @@ words! {
         Racing = "racing",
         /// Requests are lost to something that forgot the connection without a word.
         Dropping = "dropping",
+        /// Requests are lost, but to no idle timeout: to a limit on requests or age, to a restart, or
+        /// for a reason that is not known yet.
+        Losing = "losing",
         /// Our pool does not notice that connections were closed.
         Leaking = "leaking",
         /// The answering side closes first: races are to be expected.
@@ -29,11 +32,29 @@ words! {
     }
 }
 
+impl State {
+    /// Whether there is something to do about it.
+    pub const fn is_bad(self) -> bool {
+        match self {
+            Self::Racing | Self::Dropping | Self::Losing | Self::Leaking | Self::Exposed => true,
+            Self::Unknown | Self::Safe => false,
+        }
+    }
+
+    /// Whether requests were lost.
+    pub const fn is_loss(self) -> bool {
+        matches!(self, Self::Racing | Self::Dropping | Self::Losing | Self::Leaking)
+    }
+}
+
 /// Closes in a row, all by the requesting side, that prove that the order has turned.
 pub const TURNED: u32 = 20;
 
 /// A FIN that was there for longer, beside ten round trips, was not raced against: nobody looked.
 const OLD_FIN: Duration = Duration::from_secs(1);
+
+/// For less, that no request was lost proves nothing.
+const LEAST_QUIET: Duration = Duration::from_mins(5);
 
 /// Sockets that stay in CLOSE_WAIT for longer (the median) are not watched.
 const LONG_DWELL: Duration = Duration::from_secs(10);
@@ -50,6 +71,32 @@ pub struct Races {
     pub lifetime: u32,
     pub rollout: u32,
     pub unknown: u32,
+}
+
+impl Races {
+    pub const fn of_mut(&mut self, cause: Cause) -> &mut u32 {
+        match cause {
+            Cause::Idle => &mut self.idle,
+            Cause::Lifetime => &mut self.lifetime,
+            Cause::Rollout => &mut self.rollout,
+            Cause::Unknown => &mut self.unknown,
+        }
+    }
+
+    #[must_use]
+    pub const fn plus(self, other: Self) -> Self {
+        Self {
+            idle: self.idle.saturating_add(other.idle),
+            lifetime: self.lifetime.saturating_add(other.lifetime),
+            rollout: self.rollout.saturating_add(other.rollout),
+            unknown: self.unknown.saturating_add(other.unknown),
+        }
+    }
+
+    /// Those that no idle timeout is known to have taken.
+    pub const fn others(self) -> u32 {
+        self.lifetime.saturating_add(self.rollout).saturating_add(self.unknown)
+    }
 }
 
 /// All that is known of a peer of late. `server` is the side that answers requests, whichever of the
@@ -81,8 +128,13 @@ pub struct Facts {
     pub exposure: Option<Exposure>,
     pub races: Races,
     /// Races seen here and counted at the client's row.
-    pub seen: u32,
+    pub seen: Races,
+    /// How long ago the last race was that no idle timeout took, and the last that met a rollout.
+    pub last_other: Option<Duration>,
+    pub last_rollout: Option<Duration>,
     pub drops: u32,
+    /// Uses after a longer gap than the shortest that was dropped.
+    pub drops_outlived: u32,
     /// The longest gap that passed and the shortest that did not.
     pub drop_limit: Option<(Duration, Duration)>,
     /// Requests written after a FIN, and those of them that [`is_old`] says it of.
@@ -127,7 +179,29 @@ impl Facts {
 
     /// Requests lost to an idle timeout, whichever end they count at.
     pub fn idle_races(&self) -> u32 {
-        self.races.idle + self.seen
+        self.races.idle + self.seen.idle
+    }
+
+    /// Requests lost otherwise.
+    pub fn other_races(&self) -> Races {
+        Races { idle: 0, ..self.races.plus(self.seen) }
+    }
+
+    /// Requests that met connections which the server had forgotten, while others lived on for longer: no
+    /// limit is behind that.
+    pub fn forgotten(&self) -> u32 {
+        if self.drops_outlived > self.drops { self.drops } else { 0 }
+    }
+
+    /// Whether requests are lost, if not to an idle timeout. No more if so many had been due since the last
+    /// that it is no chance that none came.
+    fn is_losing(&self) -> bool {
+        let lost = self.other_races().others();
+        let quiet = self.last_other.unwrap_or_default();
+        let before = self.length.saturating_sub(quiet).as_secs_f64();
+        let races_due = f64::from(lost) * quiet.as_secs_f64() / before.max(1.0);
+        let is_over = lost >= 3 && races_due >= 3.0 && quiet >= LEAST_QUIET;
+        self.forgotten() > 0 || (lost > 0 && !is_over)
     }
 
     /// Median dwell, if our pool does not seem to watch its sockets.
@@ -164,7 +238,8 @@ impl Facts {
 pub fn assess(facts: &Facts, before: Option<State>) -> State {
     let races = facts.idle_races();
     let has_turned = facts.has_turned();
-    if facts.drops > 0 && facts.drops >= races && !has_turned {
+    let drops = facts.drops - facts.forgotten();
+    if drops > 0 && drops >= races && !has_turned {
         return State::Dropping;
     }
     if facts.old_fins >= 2 && facts.old_fins * 2 > facts.stale.max(races) && !has_turned {
@@ -173,10 +248,13 @@ pub fn assess(facts: &Facts, before: Option<State>) -> State {
     if races > 0 && !has_turned {
         return State::Racing;
     }
+    if facts.is_losing() {
+        return State::Losing;
+    }
     let limit = match before {
         Some(State::Safe) => 0.10,
         Some(State::Exposed | State::Racing | State::Leaking) => 0.02,
-        Some(State::Dropping | State::Unknown) | None => 0.05,
+        Some(State::Dropping | State::Losing | State::Unknown) | None => 0.05,
     };
     // Where the client has a timeout and the server none, the server's closes have other reasons.
     let has_only_client = facts.server_timeout.is_none() && facts.client_timeout.is_some();

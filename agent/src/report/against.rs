@@ -91,10 +91,9 @@ impl<'a> Now<'a> {
 }
 
 fn judge(before: &PeerBefore, seconds_before: f64, now: &Now<'_>) -> Against {
-    let was_bad = ["racing", "dropping", "leaking", "exposed"].contains(&&*before.verdict);
-    let is_bad =
-        matches!(now.state, State::Racing | State::Dropping | State::Leaking | State::Exposed);
-    let (status, text) = match (was_bad, is_bad) {
+    let was = State::ALL.iter().find(|state| state.as_str() == before.verdict);
+    let was_bad = was.is_some_and(|state| state.is_bad());
+    let (status, text) = match (was_bad, now.state.is_bad()) {
         (false, true) => ("worse", format!("It was {} before", before.verdict)),
         (false, false) => ("unchanged", format!("It was {} before, too", before.verdict)),
         (true, true) => ("not_fixed", still_bad(before, now)),
@@ -117,7 +116,11 @@ fn still_bad(before: &PeerBefore, now: &Now<'_>) -> String {
             let was = before.order.client_first + before.order.server_first;
             format!("{order}, {} of {was} before", before.order.server_first)
         }
-        state @ (State::Dropping | State::Leaking | State::Unknown | State::Safe) => {
+        state @ (State::Dropping
+        | State::Losing
+        | State::Leaking
+        | State::Unknown
+        | State::Safe) => {
             format!("It was {} before, and is {state} now", before.verdict)
         }
     }

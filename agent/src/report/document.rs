@@ -341,7 +341,7 @@ impl Run {
             server: End::default(),
             verdict: verdict.as_str(),
             sentence: sentence(&facts, verdict, &names.client, &names.server),
-            notes: notes(&facts, &names.client, &names.server),
+            notes: notes(&facts, &names.client, &names.server, stats.process()),
             missing: (verdict == State::Unknown).then(|| facts.missing()),
             exposure_per_hour: facts.expected(),
             exposure: ExposureReport::of(&facts),

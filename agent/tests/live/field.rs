@@ -62,7 +62,7 @@ pub(crate) const ALL: &[Scenario] = &[
     Scenario::new(
         "field_short_stale",
         |s| crowd(s, |pair| short_stale(pair, 1_200)),
-        "allx race class=stale_write cause=idle certainty=certain read=never outcome=reset \
+        "allx race class=stale_write cause=unknown certainty=certain read=never outcome=reset \
              role=client gap~1.4 fin_age~0.2 bytes=27 other_view.class=late_request
          allx close role=client closer=peer evidence=idle idle~1.2",
     )
@@ -70,13 +70,13 @@ pub(crate) const ALL: &[Scenario] = &[
     Scenario::new(
         "field_short_crossed_distant",
         |s| crowd_at(s, Some(FAR), short_crossed),
-        "allx race class=fin_crossed cause=idle role=client gap~1.22 bytes=27 \
+        "allx race class=fin_crossed cause=unknown role=client gap~1.22 bytes=27 \
              other_view.class=late_request",
     ),
     Scenario::new(
         "field_short_unread",
         |s| crowd(s, short_unread),
-        "allx race class=unread_close cause=idle certainty=certain read=never role=client gap~1.0",
+        "allx race class=unread_close cause=unknown certainty=certain read=never role=client gap~1.0",
     ),
     Scenario::new(
         "field_short_dropped",
@@ -111,7 +111,7 @@ pub(crate) const ALL: &[Scenario] = &[
     Scenario::new(
         "field_tls_server_waits",
         |s| crowd(s, |pair| tls_server_waits(pair, 300)),
-        "allx race class=stale_write cause=idle role=client other_view.class=late_request
+        "allx race class=stale_write cause=unknown role=client other_view.class=late_request
          allx close role=client closer=peer evidence=upper_bound idle~1.0
          allx close role=server closer=local evidence=idle idle~1.0",
     ),
@@ -145,7 +145,7 @@ pub(crate) const ALL: &[Scenario] = &[
     Scenario::new(
         "field_request_after_sealed_words",
         |s| crowd(s, |pair| sealed_farewell(pair, &SEALED[..82])),
-        "allx race class=stale_write cause=idle role=client gap~1.2 bytes=120
+        "allx race class=stale_write cause=unknown role=client gap~1.2 bytes=120
          allx close role=client closer=peer evidence=upper_bound idle~1.0",
     ),
     Scenario::new(
@@ -161,14 +161,14 @@ pub(crate) const ALL: &[Scenario] = &[
     Scenario::new(
         "field_fin_lost",
         fin_lost,
-        "allx race class=fin_crossed cause=idle certainty=certain read=never outcome=reset \
+        "allx race class=fin_crossed cause=unknown certainty=certain read=never outcome=reset \
              role=client gap~1.1 bytes=200 other_view.class=late_request",
     ),
     // Apache's close, a round trip of 300 ms away.
     Scenario::new(
         "field_lingering_distant",
         |s| crowd_at(s, Some(3 * FAR), lingering),
-        "allx race class=fin_crossed cause=idle read=unknown role=client gap~1.2 bytes=200",
+        "allx race class=fin_crossed cause=unknown read=unknown role=client gap~1.2 bytes=200",
     ),
     Scenario::new(
         "field_client_spoke_last",
@@ -196,7 +196,7 @@ pub(crate) const ALL: &[Scenario] = &[
     Scenario::new(
         "field_dead_in_pool",
         |s| crowd(s, |pair| dead_in_pool(pair, false)),
-        "allx race class=write_after_reset cause=idle outcome=failed read=never role=client \
+        "allx race class=write_after_reset cause=unknown outcome=failed read=never role=client \
              fin_age~0.5 idle~1.0
          allx close role=client closer=peer how=rst evidence=idle idle~1.0",
     )

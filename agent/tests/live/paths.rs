@@ -16,7 +16,7 @@ use crate::kernel;
 use crate::stage::{REQUEST, Scenario, Skip, Stage, expect_end, pause};
 
 const STALE_WRITE: &str = "
-    race class=stale_write cause=idle outcome=reset role=client gap~1.4 fin_age~0.2 bytes=200 \
+    race class=stale_write cause=unknown outcome=reset role=client gap~1.4 fin_age~0.2 bytes=200 \
         peer=$server process=finrace-live pid=$pid \
         other_view.class=late_request other_view.role=server other_view.idle~1.2
     close role=client closer=peer how=fin evidence=idle idle~1.2 peer=$server";

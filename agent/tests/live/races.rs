@@ -13,19 +13,19 @@ use crate::kernel;
 use crate::stage::{Pair, REQUEST, Scenario, Skip, Stage, expect_end, pause, receive};
 
 const STALE_WRITE: &str = "
-    race class=stale_write cause=idle outcome=reset role=client gap~1.4 fin_age~0.2 bytes=200 \
+    race class=stale_write cause=unknown outcome=reset role=client gap~1.4 fin_age~0.2 bytes=200 \
         peer=$server netns=$netns process=finrace-live pid=$pid \
         other_view.class=late_request other_view.role=server other_view.idle~1.2
     close role=client closer=peer how=fin evidence=idle idle~1.2 peer=$server
     close role=server closer=local how=fin evidence=idle idle~1.2 local=$server";
 
 const STALE_WRITE_LATE: &str = "
-    race class=stale_write cause=idle outcome=reset role=client gap~3.0 fin_age~1.8 \
+    race class=stale_write cause=unknown outcome=reset role=client gap~3.0 fin_age~1.8 \
         peer=$server netns=$netns \
         other_view.class=late_request other_view.role=server other_view.idle~1.2";
 
 const UNREAD_CLOSE: &str = "
-    race class=unread_close cause=idle outcome=reset role=client gap~1.0 bytes=200 \
+    race class=unread_close cause=unknown outcome=reset role=client gap~1.0 bytes=200 \
         process=finrace-live pid=$pid other_view.class=unread_close other_view.role=server
     reuse role=client gap~1.0";
 
@@ -33,7 +33,7 @@ const FAREWELL: &str = "close role=client closer=peer how=fin idle~1.2";
 
 /// Of a request that crossed the server's FIN on the wire.
 const FIN_CROSSED: &str = "
-    race class=fin_crossed cause=idle outcome=reset role=client gap~1.22 \
+    race class=fin_crossed cause=unknown outcome=reset role=client gap~1.22 \
         other_view.class=late_request other_view.role=server
     close role=server closer=local how=fin idle~1.2";
 
@@ -42,7 +42,7 @@ pub(crate) const ALL: &[Scenario] = &[
     Scenario::new(
         "stale_write_older_than_agent",
         stale_write_early,
-        "race class=stale_write cause=idle outcome=reset role=client fin_age~0.2 bytes=200 \
+        "race class=stale_write cause=unknown outcome=reset role=client fin_age~0.2 bytes=200 \
              process=finrace-live pid=$pid other_view.class=late_request
          close role=client closer=peer how=fin evidence=idle",
     )
@@ -53,13 +53,13 @@ pub(crate) const ALL: &[Scenario] = &[
     Scenario::new(
         "stale_write_distant",
         |s| stale_write(s.distant_pair()?),
-        "race class=stale_write cause=idle outcome=reset role=client gap~1.4 fin_age~0.15 \
+        "race class=stale_write cause=unknown outcome=reset role=client gap~1.4 fin_age~0.15 \
              rtt~0.1 other_view.class=late_request",
     ),
     Scenario::new(
         "stale_write_then_close",
         |s| write_and_close(s, 200),
-        "race class=stale_write cause=idle outcome=reset|closed_by_us role=client gap~1.4 \
+        "race class=stale_write cause=unknown outcome=reset|closed_by_us role=client gap~1.4 \
              fin_age~0.2 bytes=200 other_view.class=late_request
          close role=client closer=peer idle~1.2",
     )
@@ -100,13 +100,13 @@ pub(crate) const ALL: &[Scenario] = &[
     Scenario::new(
         "stale_write_full_fin_wait2",
         |s| stale_write_fin_wait2(s.used_pair()?, 120, 250),
-        "race class=stale_write cause=idle outcome=reset role=client gap~1.45 fin_age~0.25 \
+        "race class=stale_write cause=unknown outcome=reset role=client gap~1.45 fin_age~0.25 \
              other_view.class=late_request other_view.idle~1.2",
     ),
     Scenario::new(
         "lingering_close",
         |s| lingering_close(s, &REQUEST),
-        "race class=stale_write cause=idle outcome=acked role=client gap~1.45 fin_age~0.25 \
+        "race class=stale_write cause=unknown outcome=acked role=client gap~1.45 fin_age~0.25 \
              bytes=200
          close role=client closer=peer idle~1.2",
     ),
@@ -174,7 +174,7 @@ pub(crate) const ALL: &[Scenario] = &[
     Scenario::new(
         "fin_crossed_then_close",
         |s| fin_crossed(s, &[0], 0),
-        "race class=fin_crossed cause=idle role=client gap~1.22 other_view.class=late_request",
+        "race class=fin_crossed cause=unknown role=client gap~1.22 other_view.class=late_request",
     ),
     // The second segment is written after the FIN has come.
     Scenario::new("fin_crossed_astride", |s| fin_crossed(s, &[0, 50], 200), FIN_CROSSED),

@@ -39,6 +39,9 @@ pub(crate) struct Agent<'a> {
     invented: [u32; 2],
     invention: [String; 2],
     looks: u32,
+    looked: f64,
+    /// What was said although a request was lost just before: there shall be none.
+    denial: Option<String>,
     recent: Recent,
     word: Option<State>,
     /// Changes of the word since it was settled.
@@ -64,6 +67,8 @@ impl<'a> Agent<'a> {
             invented: [0; 2],
             invention: [String::new(), String::new()],
             looks: 0,
+            looked: 0.0,
+            denial: None,
             recent: Recent::default(),
             word: None,
             changes: Vec::new(),
@@ -247,6 +252,12 @@ impl<'a> Agent<'a> {
         {
             self.changes.push((now, new));
         }
+        if self.recent.has_loss(self.looked) && !word.is_some_and(State::is_loss) {
+            let word = word.map_or("nothing", State::as_str);
+            self.denial =
+                Some(format!("{} after {:.2} h: {word} {facts:?}", self.role, now / HOUR));
+        }
+        self.looked = now;
         self.word = word;
         if let Some(expected) = expected
             && is_settled
@@ -262,6 +273,10 @@ impl<'a> Agent<'a> {
         self.look(now);
         let mut right = self.recent.right_words(now);
         if self.setting.change.is_some() {
+            right.push(State::Unknown);
+        }
+        // Upper bounds alone do not make it.
+        if self.setting.farewell && self.role == Role::Client && right.contains(&State::Exposed) {
             right.push(State::Unknown);
         }
         if let Some(stats) = self.stats() {
@@ -304,6 +319,7 @@ impl<'a> Agent<'a> {
                 text: self.show(Side::Server),
             });
         }
+        score.denials.extend(self.denial);
         score.guesses.extend(self.guesses.into_iter().flatten());
     }
 }

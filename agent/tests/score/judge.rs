@@ -92,6 +92,8 @@ pub(crate) struct Score {
     pub(crate) inventions: Vec<Invention>,
     pub(crate) words: Vec<Word>,
     pub(crate) foresights: Vec<Foresight>,
+    /// By whom and when a lost request was denied.
+    pub(crate) denials: Vec<String>,
 }
 
 pub(crate) fn tolerance(truth: f64) -> f64 {
@@ -144,6 +146,7 @@ pub(crate) fn judge(setting: &Setting, effort: Effort) -> Score {
         inventions: Vec::new(),
         words: Vec::new(),
         foresights: Vec::new(),
+        denials: Vec::new(),
     };
     for agent in agents {
         agent.finish(next, &mut score);

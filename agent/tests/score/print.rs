@@ -134,6 +134,7 @@ impl Row {
 pub(crate) struct Summary {
     groups: Vec<Row>,
     all: Row,
+    denials: Vec<String>,
 }
 
 impl Summary {
@@ -143,7 +144,19 @@ impl Summary {
             Row::of(&group.to_string(), &of)
         };
         let all: Vec<_> = scores.iter().collect();
-        Self { groups: Group::ALL.iter().map(group).collect(), all: Row::of("all", &all) }
+        let of = |score: &Score| {
+            let setting = score.setting.to_string();
+            score
+                .denials
+                .iter()
+                .map(move |denial| format!("{setting}: {denial}"))
+                .collect::<Vec<_>>()
+        };
+        Self {
+            groups: Group::ALL.iter().map(group).collect(),
+            all: Row::of("all", &all),
+            denials: scores.iter().flat_map(of).collect(),
+        }
     }
 
     pub(crate) fn print(&self) {
@@ -162,7 +175,9 @@ impl Summary {
     pub(crate) fn failures(&self, is_whole: bool) -> Vec<String> {
         let all = &self.all;
         let slack = if is_whole { 1.0 } else { 2.0 };
-        let mut failures = Vec::new();
+        // No verdict but that requests are lost, where one was: not once.
+        let mut failures: Vec<String> =
+            self.denials.iter().map(|denial| format!("a loss was denied: {denial}")).collect();
         let mut at_least = |name: &str, part: usize, of: usize, least: f64| {
             let (percent, least) = (percent(part, of), 100.0 - (100.0 - least) * slack);
             if percent < least {

@@ -63,6 +63,12 @@ impl Recent {
         }
     }
 
+    /// Whether a request was lost since, however it was.
+    pub(crate) fn has_loss(&self, since: f64) -> bool {
+        let is_loss = |what| matches!(what, What::Race { .. } | What::OtherRace | What::Drop);
+        self.count(since, is_loss) > 0.0
+    }
+
     fn count(&self, since: f64, of: impl Fn(What) -> bool) -> f64 {
         let count = self.0.iter().filter(|(time, what)| *time >= since && of(*what)).count();
         f64::from(u32::try_from(count).unwrap())
@@ -101,8 +107,18 @@ impl Recent {
                 return words;
             }
         }
+        let others = |since| self.count(since, |what| what == What::OtherRace);
         if races > 0.0 {
             words.push(State::Racing);
+            // Until closes agree on the timeout, nobody can tell that it was that.
+            let timer = self.count(ever, |what| what == What::Timer(Side::Server));
+            if timer < 10.0 {
+                words.push(State::Losing);
+            }
+            return words;
+        }
+        if others(surely) > 0.0 {
+            words.push(State::Losing);
             return words;
         }
         // What happened near the edge may count or not.
@@ -114,6 +130,7 @@ impl Recent {
         maybe(&|what| what == What::Drop, State::Dropping);
         maybe(&is_old_race, State::Leaking);
         maybe(&is_race, State::Racing);
+        maybe(&|what| what == What::OtherRace, State::Losing);
         words.extend(self.order(ever));
         words
     }
@@ -126,14 +143,10 @@ impl Recent {
             matches!(what, What::Timer(Side::Client) | What::Other(Side::Client))
         });
         let is_reused = self.count(since, |what| what == What::Reuse) > 0.0;
-        let races = self.count(since, |what| what == What::OtherRace);
         let all = server + other + client;
         let mut words = Vec::new();
         if all < 10.0 || (server < 6.0 && client < 6.0) {
             words.push(State::Unknown);
-        }
-        if server < 1.0 && races > 0.0 {
-            words.push(State::Racing);
         }
         if server >= 0.12 * all {
             words.push(State::Exposed);

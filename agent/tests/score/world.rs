@@ -214,7 +214,8 @@ impl<'a> World<'a> {
             return;
         };
         let (now, half) = (self.now, self.half());
-        let Connection { idle_client, idle_server, closes, by_timer, .. } = self.connections[c];
+        let Connection { asked, idle_client, idle_server, closes, by_timer, .. } =
+            self.connections[c];
         if self.setting.limit.is_some_and(|limit| now - idle_client > limit) {
             let random = &mut self.random;
             let times = (idle_client, now, now);
@@ -252,7 +253,9 @@ impl<'a> World<'a> {
             } else {
                 let random = &mut self.random;
                 let fin = closes + half;
-                let times = (idle_client, now, fin);
+                // A farewell ends the idle, so it counts from our own last data.
+                let since = if self.setting.farewell { asked } else { idle_client };
+                let times = (since, now, fin);
                 let seen = self.client.incident(Class::StaleWrite, times, truth, random);
                 let dwell = self.client.dwell(fin, now, true, random);
                 self.tell(now, dwell);

@@ -4,9 +4,10 @@ theirs, beside `FINRACE watch --json`.
 Each connection asks once, waits, asks again, and knows whether that was answered: that is the truth, by connection. The
 table says for each kind how many connections there were, how many requests were lost, and of these how many were told
 once (right), not at all (missed) or twice (doubled); how many were told that were answered (false), and how many without
-their outcome. Exit status 1 if there is any of these.
+their outcome. Then what `finrace serve` says of each server: a loss is never denied, and none made up. Exit status 1 if
+there is any of these.
 """
-import collections, json, os, random, resource, signal, socket, ssl, struct, subprocess, sys, tempfile, threading, time
+import collections, json, os, random, resource, signal, socket, ssl, struct, subprocess, sys, tempfile, threading, time, urllib.request
 N = 40
 truth = []
 out_lock = threading.Lock()
@@ -240,8 +241,8 @@ def many():
     for s in open_: s.close()
 ALL = ['redis', 'memcached', 'postgres', 'pgbouncer', 'mariadb', 'slapd', 'mosquitto', 'haproxy', 'haproxy_tcp', 'uvicorn', 'aiohttp',
        'node', 'gunicorn', 'nginx', 'apache', 'postfix', 'httpx', 'many']
-def judge(lines):
-    """Prints the table; whether nothing was missed, doubled or made up."""
+def judge(lines, verdicts):
+    """Prints the table; whether nothing was missed, doubled or made up, and no verdict denies a loss or makes one up."""
     told = collections.defaultdict(list); incidents = collections.defaultdict(list)
     for line in lines:
         key = (line['local'], line['peer']) if line['role'] == 'client' else (line['peer'], line['local'])
@@ -266,11 +267,21 @@ def judge(lines):
         classes = ', '.join(f'{k} {v}' for k, v in row.items() if k not in columns)
         print(kind.ljust(22) + ''.join(str(row[c]).rjust(11) for c in columns) + '  ' + classes)
     print('\n'.join(details[:40]))
-    return not any(row[c] for row in rows.values() for c in ('missed', 'doubled', 'false', 'no outcome', 'error'))
+    lost = collections.Counter()
+    for t in truth: lost[t.get('peer')] += bool(t.get('lost'))
+    wrong = 0
+    for peer, n in lost.items():
+        if peer is None: continue
+        said = verdicts.get(peer, 'nothing'); is_loss = said in ('racing', 'dropping', 'losing', 'leaking')
+        if is_loss != (n > 0): wrong += 1; print(f'{peer}: {n} lost, and the verdict is {said}')
+    print(f'{len(lost)} verdicts, {wrong} wrong')
+    return not wrong and not any(row[c] for row in rows.values() for c in ('missed', 'doubled', 'false', 'no outcome', 'error'))
 def main():
     most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))     # 20,000 are enough for `many`
     with open(os.path.join(D, 'watch.json'), 'w+') as out, open(os.path.join(D, 'watch.err'), 'w+') as err:
+        serve = subprocess.Popen([sys.argv[1], 'serve', '--web.listen-address', '127.0.0.1:27399'], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        wait_port(27399)
         watch = subprocess.Popen([sys.argv[1], 'watch', '--json'], stdout=out, stderr=err)
         while 'attached' not in open(err.name).read():
             if watch.poll() is not None: sys.exit(open(err.name).read())
@@ -285,6 +296,8 @@ def main():
                 try: p.wait(5)
                 except subprocess.TimeoutExpired: p.kill()
         time.sleep(4)      # a race is told at most 3 s after its outcome
-        watch.send_signal(signal.SIGINT); watch.wait(20); out.seek(0)
-        return judge([json.loads(line) for line in out])
+        with urllib.request.urlopen('http://127.0.0.1:27399/api/v1/peers') as answer: peers = json.load(answer)['peers']
+        verdicts = {p['peer']: p['verdict'] for p in peers if p['role'] == 'client'}
+        for p in (serve, watch): p.send_signal(signal.SIGINT); p.wait(20)
+        out.seek(0); return judge([json.loads(line) for line in out], verdicts)
 sys.exit(0 if main() else 1)

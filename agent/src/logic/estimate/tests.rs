@@ -30,7 +30,9 @@ fn sharp_timeouts() {
         [u64::MAX; 5].map(|v| v / 1_000_000),
         "18446744073.709 18446744073.709..18446744073.709 x5",
     );
-    check("a far value is none of it", [200, 210, 220, 230, 240, 900], "0.220 0.176..0.240 x5");
+    check("a far value is none of it", [400, 410, 420, 430, 440, 900], "0.420 0.376..0.440 x5");
+    check("what is cut off below seems to crowd", [200, 210, 220, 230, 240, 900], "");
+    check("but what agrees", [250, 254, 250, 250, 254, 900], "0.250 0.248..0.254 x5");
 }
 
 #[test]

@@ -1,7 +1,9 @@
 //! What a row knows of late: the facts that a verdict rests on.
 
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
+use crate::logic::estimate::{Estimate, is_refuted_by};
 use crate::logic::exposure::{Grounds, exposure};
 use crate::logic::gaps::{Bucket, Gaps};
 use crate::logic::latest::Latest;
@@ -43,11 +45,60 @@ struct Traffic {
 #[derive(Clone, Debug, Default)]
 struct Losses {
     races: Races,
-    seen: u32,
+    /// Those that count at the client's row.
+    seen: Races,
+    /// Of those of either kind whose cause is unknown, the first: an estimate may come to tell it.
+    undecided: Vec<Undecided>,
+    /// The latest that no idle timeout took; the latest that met a rollout.
+    last_other: Option<Nanos>,
+    last_rollout: Option<Nanos>,
     drops: u32,
     shortest_drop: Option<Duration>,
     stale: u32,
     old_fins: u32,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Undecided {
+    is_seen: bool,
+    idle: Duration,
+    rtt: Duration,
+}
+
+impl Losses {
+    /// Most that are remembered until an estimate tells.
+    const UNDECIDED: usize = 64;
+
+    fn note(&mut self, race: &Incident, is_seen: bool) {
+        let races = if is_seen { &mut self.seen } else { &mut self.races };
+        let count = races.of_mut(race.cause);
+        *count = count.saturating_add(1);
+        if race.cause != Cause::Idle {
+            self.last_other = self.last_other.max(Some(race.time));
+        }
+        if race.cause == Cause::Rollout {
+            self.last_rollout = self.last_rollout.max(Some(race.time));
+        }
+        if race.cause == Cause::Unknown
+            && self.undecided.len() < Self::UNDECIDED
+            && let Some(idle) = race.idle.or(race.gap)
+        {
+            let rtt = race.origin.rtt.unwrap_or_default();
+            self.undecided.push(Undecided { is_seen, idle, rtt });
+        }
+    }
+
+    /// Own races, or those of the client's row, in the light of what is known by now.
+    fn by_cause(&self, is_seen: bool, is_idle: impl Fn(&Undecided) -> bool) -> Races {
+        let mut races = if is_seen { self.seen } else { self.races };
+        for undecided in &self.undecided {
+            if undecided.is_seen == is_seen && is_idle(undecided) {
+                races.unknown = races.unknown.saturating_sub(1);
+                races.idle = races.idle.saturating_add(1);
+            }
+        }
+        races
+    }
 }
 
 impl Lately {
@@ -137,13 +188,7 @@ impl Lately {
                 gap.map(|gap| least.map_or(gap, |least| least.min(gap))).or(least);
             return;
         }
-        let count = match cause {
-            Cause::Idle => &mut losses.races.idle,
-            Cause::Lifetime => &mut losses.races.lifetime,
-            Cause::Rollout => &mut losses.races.rollout,
-            Cause::Unknown => &mut losses.races.unknown,
-        };
-        *count = count.saturating_add(1);
+        losses.note(race, false);
         if class == Class::StaleWrite {
             let rtt = race.origin.rtt.unwrap_or_default();
             losses.stale = losses.stale.saturating_add(1);
@@ -152,11 +197,11 @@ impl Lately {
     }
 
     /// A race that counts at the client's row.
-    pub(super) fn note_seen(&mut self, cause: Cause, time: Nanos) {
-        if cause == Cause::Idle {
+    pub(super) fn note_seen(&mut self, view: &Incident) {
+        if view.cause == Cause::Idle {
             self.order.note_race();
-            self.losses.at(time).get_or_insert_default().seen += 1;
         }
+        self.losses.at(view.time).get_or_insert_default().note(view, true);
     }
 
     /// Gaps before reuses.
@@ -172,6 +217,16 @@ impl Lately {
         }
     }
 
+    /// Whether connections were used again after longer, more often than that side closed such.
+    pub(super) fn is_outlived(&self, closer: Closer, idle: Duration) -> bool {
+        let idle = idle.as_secs_f64();
+        let count = |buckets: &[Bucket], range: RangeInclusive<f64>| -> u32 {
+            buckets.iter().filter(|at| range.contains(&at.low)).map(|at| at.count).sum()
+        };
+        let ended = count(&self.closed_after(closer), idle * 0.9..=idle * 1.1);
+        is_refuted_by(count(&self.gaps(), idle..=f64::INFINITY), ended)
+    }
+
     fn losses(&self) -> impl Iterator<Item = &Losses> {
         self.losses.spans().into_iter().flatten().map(|losses| &**losses)
     }
@@ -181,8 +236,14 @@ impl Lately {
         self.losses().map(of).fold(0, u32::saturating_add)
     }
 
-    /// What is known as of `now`, but for the timeouts.
-    pub(super) fn facts(&self, role: Role, threshold: Duration, now: Nanos) -> Facts {
+    /// What is known as of `now`, but for the client's timeout.
+    pub(super) fn facts(
+        &self,
+        role: Role,
+        threshold: Duration,
+        now: Nanos,
+        server_timeout: Option<Estimate>,
+    ) -> Facts {
         let Self { traffic, losses, order, dwells, .. } = self;
         let [server, client] = sides(role);
         let dwell = dwells.quantile(0.5).filter(|_| role == Role::Client);
@@ -198,12 +259,26 @@ impl Lately {
             rtt: rtt.unwrap_or_default(),
             reaction: dwell,
         });
+        let is_idle = |undecided: &Undecided| {
+            let is_outlived = || self.is_outlived(server, undecided.idle);
+            let reaches =
+                |known: &Estimate| known.is_reached(undecided.idle, undecided.rtt, is_outlived);
+            server_timeout.as_ref().is_some_and(reaches)
+        };
+        let by_cause = |is_seen| {
+            let of = |span: &Losses| span.by_cause(is_seen, is_idle);
+            self.losses().map(of).fold(Races::default(), Races::plus)
+        };
+        let (races, seen) = (by_cause(false), by_cause(true));
+        let ago = |of: fn(&Losses) -> Option<Nanos>| {
+            self.losses().filter_map(of).max().map(|last| now.since(last))
+        };
         let longest_ns = traffic.spans().map(|span| span.longest_gap_ns).into_iter().max();
         Facts {
             role,
             length: losses.length(now),
             threshold,
-            server_timeout: None,
+            server_timeout,
             client_timeout: None,
             server_first: order.by(server),
             client_first: order.by(client),
@@ -215,14 +290,12 @@ impl Lately {
             reuses_per_second: rate(&uses, traffic.length(now)),
             longest_gap: Duration::from_nanos(longest_ns.unwrap_or_default()),
             exposure,
-            races: Races {
-                idle: self.lost(|span| span.races.idle),
-                lifetime: self.lost(|span| span.races.lifetime),
-                rollout: self.lost(|span| span.races.rollout),
-                unknown: self.lost(|span| span.races.unknown),
-            },
-            seen: self.lost(|span| span.seen),
+            races,
+            seen,
+            last_other: ago(|span| span.last_other),
+            last_rollout: ago(|span| span.last_rollout),
             drops: self.lost(|span| span.drops),
+            drops_outlived: drop.map_or(0, |drop| outlive(&uses, drop)),
             drop_limit: drop.and_then(|drop| self.drop_limit(&uses, drop)),
             stale: self.lost(|span| span.stale),
             old_fins: self.lost(|span| span.old_fins),
@@ -236,10 +309,15 @@ impl Lately {
     fn drop_limit(&self, uses: &[Bucket], shortest: Duration) -> Option<(Duration, Duration)> {
         let limit = shortest.as_secs_f64();
         let drops = self.lost(|span| span.drops);
-        let above: u32 = uses.iter().filter(|gap| gap.low > limit).map(|gap| gap.count).sum();
         let passed = uses.iter().rev().find(|gap| gap.high <= limit)?;
-        (above <= drops).then(|| (Duration::from_secs_f64(passed.low), shortest))
+        let is_limit = outlive(uses, shortest) <= drops;
+        is_limit.then(|| (Duration::from_secs_f64(passed.low), shortest))
     }
+}
+
+/// Uses after a longer gap.
+fn outlive(uses: &[Bucket], idle: Duration) -> u32 {
+    uses.iter().filter(|gap| gap.low > idle.as_secs_f64()).map(|gap| gap.count).sum()
 }
 
 /// Whose closes are those of the side that answers requests, and of the one that sends them.

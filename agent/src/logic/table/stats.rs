@@ -4,7 +4,6 @@ use std::cell::OnceCell;
 use std::cmp::Reverse;
 use std::collections::VecDeque;
 use std::net::IpAddr;
-use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,12 +11,10 @@ use super::counts::{Counts, Keeps, Measure};
 use super::export::Weight;
 use super::lately::{Lately, sides};
 use super::survey::Badness;
-use crate::logic::estimate::{Estimate, is_refuted_by, of_closes};
+use crate::logic::estimate::{Estimate, of_closes};
 use crate::logic::gaps::Bucket;
 use crate::logic::latest::Latest;
-use crate::logic::model::{
-    Cause, Close, Closer, Evidence, Incident, Name, Nanos, Observation, Role,
-};
+use crate::logic::model::{Close, Closer, Evidence, Incident, Name, Nanos, Observation, Role};
 use crate::logic::owner::Owner;
 use crate::logic::verdict::{Facts, State, assess};
 
@@ -150,12 +147,7 @@ impl Stats {
     /// Whether uses of late refute that `closer` ends what is idle for so long: connections were used again
     /// after longer, more often than it closed such.
     pub(super) fn is_outlived(&self, closer: Closer, idle: Duration) -> bool {
-        let idle = idle.as_secs_f64();
-        let count = |buckets: &[Bucket], range: RangeInclusive<f64>| -> u32 {
-            buckets.iter().filter(|at| range.contains(&at.low)).map(|at| at.count).sum()
-        };
-        let ended = count(&self.closed_after(closer), idle * 0.9..=idle * 1.1);
-        is_refuted_by(count(&self.gaps(), idle..=f64::INFINITY), ended)
+        self.lately.is_outlived(closer, idle)
     }
 
     /// The local process seen most often.
@@ -230,9 +222,9 @@ impl Stats {
     }
 
     /// A race of this end, which counts on the row of the other one.
-    pub(super) fn add_seen(&mut self, cause: Cause, time: Nanos) {
+    pub(super) fn add_seen(&mut self, view: &Incident) {
         Arc::make_mut(&mut self.counts).seen += 1;
-        self.lately.note_seen(cause, time);
+        self.lately.note_seen(view);
     }
 
     /// Adds counts of a row that leaves. What is known of late goes: a mixture has no timeout.
@@ -289,12 +281,12 @@ impl Stats {
     /// What a verdict rests on, as of `now`.
     pub fn facts(&self, role: Role, threshold: Duration, now: Nanos) -> Facts {
         let [server, client] = sides(role);
+        let server_timeout = self.timeout(server);
         Facts {
-            server_timeout: self.timeout(server),
             client_timeout: self.timeout(client),
             is_server_first_again: self.idle(server).is_repeated(),
             reuses: self.counts.histogram(Measure::ReuseGap).count(),
-            ..self.lately.facts(role, threshold, now)
+            ..self.lately.facts(role, threshold, now, server_timeout)
         }
     }
 }

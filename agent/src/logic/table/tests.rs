@@ -315,7 +315,7 @@ fn bursts() {
 
 #[test]
 fn causes() {
-    let five: [(f64, f64); 8] = std::array::from_fn(|i| (f64::from(i as u32), 5.0));
+    let five: [(f64, f64); 12] = std::array::from_fn(|i| (f64::from(i as u32), 5.0));
     let reload = [0.5, 3.0, 11.0, 22.0, 40.0].map(|idle| (100.3, idle));
     // `times` are gap and idle.
     let check = |name: &str, closes: &[(f64, f64)], class, times: [f64; 2], expected| {
@@ -336,7 +336,8 @@ fn causes() {
     check("the close counts, not the late write", &five, stale, [9.0, 2.0], Cause::Lifetime);
     check("the close alone", &five, Class::LateRequest, [none, 5.0], Cause::Idle);
     check("neither", &five, stale, [none, none], Cause::Unknown);
-    check("no estimate", &[], stale, [1.0, none], Cause::Idle);
+    check("no estimate", &[], stale, [1.0, none], Cause::Unknown);
+    check("few closes", &five[..6], stale, [5.0, none], Cause::Unknown);
     check("no estimate, no gap", &[], stale, [0.1, none], Cause::Lifetime);
     check("no estimate, a reload", &reload, stale, [3.0, none], Cause::Rollout);
     let both = [five.as_slice(), &five, &reload].concat();
@@ -345,6 +346,33 @@ fn causes() {
     check("nobody closed", &[(1.0, 900.0); 8], Class::SilentDrop, [350.0, none], Cause::Idle);
     let unknown = incident(1.0, origin(Role::Unknown, UPSTREAM), stale);
     assert_eq!(Table::new(1, THRESHOLD, Nanos(0)).cause(&unknown), Cause::Unknown);
+}
+
+/// What was lost before closes agreed on a timeout counts as lost to it once they do.
+#[test]
+fn the_first_losses_are_understood_later() {
+    for role in [Client, Server] {
+        let mut table = Table::new(10, THRESHOLD, Nanos(0));
+        let mut here = |table: &mut Table, time: f64, gap: f64| {
+            let gap = Some(Duration::from_secs_f64(gap));
+            let class = if role == Client { Class::StaleWrite } else { Class::LateRequest };
+            let mut race = Incident { gap, ..incident(time, origin(role, UPSTREAM), class) };
+            race.cause = table.cause(&race);
+            table.add(&Observation::Incident(race));
+        };
+        here(&mut table, 0.0, 5.01);
+        here(&mut table, 1.0, 1.0);
+        let races = |table: &Table, time: f64| {
+            let stats = &table.row(&key(role, UPSTREAM)).expect("a row").stats;
+            let facts = stats.facts(role, THRESHOLD, at(time));
+            (facts.races.idle, facts.races.unknown)
+        };
+        assert_eq!(races(&table, 2.0), (0, 2), "{role}");
+        for i in 0..12 {
+            table.add(&close(f64::from(i), origin(role, UPSTREAM), Evidence::Idle, 5.0));
+        }
+        assert_eq!(races(&table, 20.0), (1, 1), "{role}");
+    }
 }
 
 #[test]

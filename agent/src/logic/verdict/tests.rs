@@ -22,8 +22,11 @@ impl Facts {
             longest_gap: Duration::ZERO,
             exposure: None,
             races: Races::default(),
-            seen: 0,
+            seen: Races::default(),
+            last_other: None,
+            last_rollout: None,
             drops: 0,
+            drops_outlived: 0,
             drop_limit: None,
             stale: 0,
             old_fins: 0,
@@ -76,7 +79,8 @@ fn words() {
     check("four closes", Facts { server_first: 4, ..server_first() }, State::Unknown);
     check("no timeout", Facts { server_timeout: None, ..server_first() }, State::Unknown);
     check("a race", with_races(1, server_first()), State::Racing);
-    check("seen from the server", Facts { seen: 1, ..server_first() }, State::Racing);
+    let seen = Races { idle: 1, ..Races::default() };
+    check("seen from the server", Facts { seen, ..server_first() }, State::Racing);
     check("a race, little else", with_races(1, Facts::nothing()), State::Racing);
     check("the client first", client_first(), State::Safe);
     check(
@@ -86,7 +90,26 @@ fn words() {
     );
 
     let other = Races { lifetime: 9, rollout: 9, ..Races::default() };
-    check("other races", Facts { races: other, ..client_first() }, State::Safe);
+    check("other races", Facts { races: other, ..client_first() }, State::Losing);
+    check("seen from the server, too", Facts { seen: other, ..client_first() }, State::Losing);
+    check(
+        "of unknown cause",
+        Facts { races: Races { unknown: 1, ..Races::default() }, ..Facts::nothing() },
+        State::Losing,
+    );
+    check(
+        "beside idle ones",
+        Facts { seen: other, ..with_races(1, server_first()) },
+        State::Racing,
+    );
+    let long_ago = |minutes| Some(Duration::from_mins(minutes));
+    // Nine in four minutes, and none for six; or for two.
+    let over = Facts { races: other, last_other: long_ago(6), ..client_first() };
+    check("no more", over.clone(), State::Safe);
+    check("perhaps no more", Facts { last_other: long_ago(2), ..over }, State::Losing);
+    let one = Facts { races: Races { rollout: 1, ..Races::default() }, ..client_first() };
+    check("one", Facts { last_other: long_ago(9), ..one }, State::Losing);
+    check("a crash", Facts { drops: 2, drops_outlived: 9, ..client_first() }, State::Losing);
     check("drops", Facts { drops: 2, ..Facts::nothing() }, State::Dropping);
     check(
         "more drops than races",
@@ -206,17 +229,33 @@ fn sentences() {
 #[test]
 fn other_races_have_their_own_words_and_no_timeout() {
     let races = Races { lifetime: 1, rollout: 2, ..Races::default() };
-    let all = notes(&Facts { races, ..Facts::nothing() }, "nginx", "10.0.0.5:80");
+    let last_rollout = Some(Duration::from_secs(40));
+    let facts = Facts { races, last_rollout, ..Facts::nothing() };
+    assert_eq!(
+        sentence(&facts, assess(&facts, None), "nginx", "10.0.0.5:80"),
+        "10.0.0.5:80 closed connections that nginx still used, but not for having been idle: 3 requests \
+         lost in 10 min, 1 to a limit on requests or age, 2 to a restart, reload or rollout"
+    );
+    let all = notes(&facts, "nginx", "10.0.0.5:80", Some("nginx"));
     assert_eq!(all.len(), 2);
-    assert!(all[0].contains("limit on requests"), "{}", all[0]);
-    assert!(all[1].contains("rollout"), "{}", all[1]);
+    assert!(all[0].contains("such as `keepalive_requests` of nginx"), "{}", all[0]);
+    assert!(all[1].contains("the last 40.00 s ago: a restart"), "{}", all[1]);
+    let at_server = Facts { role: Role::Server, ..facts };
+    let all = notes(&at_server, "10.0.0.9", "gunicorn", Some("gunicorn"));
+    assert!(all[0].contains("of gunicorn: `--max-requests`"), "{}", all[0]);
+    let unknown = Facts { races: Races { unknown: 1, ..Races::default() }, ..Facts::nothing() };
+    assert_eq!(
+        sentence(&unknown, State::Losing, "nginx", "10.0.0.5:80"),
+        "10.0.0.5:80 closed connections that nginx still used: 1 request lost in 10 min; whether at an \
+         idle timeout is to be seen after 5 closes of an idle connection"
+    );
     let dwell = Facts { dwell: Some((Duration::from_secs(30), 9)), ..server_first() };
     assert_eq!(
-        notes(&dwell, "nginx", "10.0.0.5:80"),
+        notes(&dwell, "nginx", "10.0.0.5:80", None),
         [
             "nginx keeps connections that 10.0.0.5:80 has closed, for 30.00 s (median): it does not watch \
           those that are idle. That is harmless if it tests each before it uses it"
         ]
     );
-    assert!(notes(&Facts::nothing(), "y", "x").is_empty());
+    assert!(notes(&Facts::nothing(), "y", "x", None).is_empty());
 }

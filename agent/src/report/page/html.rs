@@ -20,7 +20,7 @@ const STYLE: &str = include_str!("style.css");
 
 /// Nothing is loaded, nothing runs, nobody frames it. The style is known by its digest.
 pub const SECURITY_POLICY: &str = "default-src 'none'; style-src \
-    'sha256-mSA/ORHYCKLpqN/t/o/Ew2l9UbhjKaf+/RuhEYsQmqg='; base-uri 'none'; \
+    'sha256-SrQz/Ds0wq/ksDjH0sjrpsi17aQN6xDuNMgRGMqjqko='; base-uri 'none'; \
     form-action 'none'; frame-ancestors 'none'";
 
 /// The worst peers, of which more is said.
@@ -86,10 +86,6 @@ fn footer() -> Markup {
     }
 }
 
-const fn is_bad(state: State) -> bool {
-    matches!(state, State::Racing | State::Dropping | State::Leaking | State::Exposed)
-}
-
 impl View<'_> {
     fn header(&self) -> Markup {
         let since = self.about.clock.since_start(self.picture.now);
@@ -113,14 +109,14 @@ impl View<'_> {
 
     fn title(&self) -> String {
         let tally = self.tally();
-        let number = |of: &[State]| -> u64 {
-            tally.iter().filter(|(state, _)| of.contains(state)).map(|(_, number)| number).sum()
+        let number = |of: fn(State) -> bool| -> u64 {
+            tally.iter().filter(|(state, _)| of(*state)).map(|(_, number)| number).sum()
         };
-        let lost = number(&[State::Racing, State::Dropping]);
-        let at_risk = number(&[State::Leaking, State::Exposed]);
+        let lost = number(State::is_loss);
+        let at_risk = number(|state| state.is_bad() && !state.is_loss());
         let verb = if at_risk == 1 { "is" } else { "are" };
         match (lost, at_risk) {
-            (0, 0) if number(&[State::Safe]) > 0 => "Nothing is wrong".to_owned(),
+            (0, 0) if number(|state| state == State::Safe) > 0 => "Nothing is wrong".to_owned(),
             (0, 0) => "Nothing to tell yet".to_owned(),
             (0, _) => format!("{} {verb} at risk", count(at_risk, "peer")),
             (_, 0) => format!("Requests are lost at {}", count(lost, "peer")),
@@ -135,12 +131,12 @@ impl View<'_> {
         let bad: Vec<_> = self
             .peers
             .iter()
-            .filter(|peer| is_bad(peer.state) && self.other_end(peer).is_none())
+            .filter(|peer| peer.state.is_bad() && self.other_end(peer).is_none())
             .collect();
         let others: Vec<_> = self
             .peers
             .iter()
-            .filter(|peer| !is_bad(peer.state) || self.other_end(peer).is_some())
+            .filter(|peer| !peer.state.is_bad() || self.other_end(peer).is_some())
             .collect();
         let all: usize = self.picture.states.values().sum();
         html! {
@@ -354,6 +350,11 @@ fn glossary() -> Markup {
                     dt { "racing" } dd { "Requests are lost to an idle timeout." }
                     dt { "dropping" }
                     dd { "Requests are lost to something that forgot the connection without a word." }
+                    dt { "losing" }
+                    dd {
+                        "Requests are lost to closes that are no idle timeout: a limit on requests or age, "
+                        "a restart, or what is not known yet."
+                    }
                     dt { "leaking" }
                     dd { "A pool does not notice that its connections were closed." }
                     dt { "exposed" }
