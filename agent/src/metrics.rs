@@ -300,6 +300,17 @@ fn encode_peers(
     let help = "Requests that were, or probably were, lost to a closing connection.";
     races(out, "finrace_races", help, peers, epoch)?;
 
+    let help = "The sum of finrace_races, also where there are none: it begins at zero.";
+    let mut family =
+        out.encode_descriptor("finrace_lost_requests", help, None, MetricType::Counter)?;
+    for Line { labels, counts, withheld, judged } in peers {
+        let lost = counts.races().saturating_sub(*withheld);
+        // Sums of others are no peer's.
+        if lost > 0 || judged.is_some() {
+            sample(&mut family, labels, lost)?;
+        }
+    }
+
     let help = "Other bytes that met a closing connection: no race.";
     let mut family = out.encode_descriptor("finrace_incidents", help, None, MetricType::Counter)?;
     for Line { labels, counts, .. } in peers {

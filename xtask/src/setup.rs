@@ -7,7 +7,7 @@
 
 use std::fs::{self, File};
 use std::io::ErrorKind;
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpStream};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -16,6 +16,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
+use rustix::net::{AddressFamily, SocketType, bind, socket};
 use rustix::process::{Pid, Signal, kill_process};
 
 /// Where Debian's package scripts ask whether they may start a service.
@@ -156,7 +157,9 @@ pub(crate) fn server_port() -> Result<u16> {
         ensure!(given < EPHEMERAL - FIRST, "no free port below the ephemeral ones");
         let offset = (start % u32::from(EPHEMERAL - FIRST)) as u16 + given;
         let port = FIRST + offset % (EPHEMERAL - FIRST);
-        if TcpListener::bind(("0.0.0.0", port)).is_ok() {
+        // Bound, and not listened on: a copy in a child that was forked just now shall accept nobody.
+        let socket = socket(AddressFamily::INET, SocketType::STREAM, None)?;
+        if bind(&socket, &SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, port)).is_ok() {
             return Ok(port);
         }
     }

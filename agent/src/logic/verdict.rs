@@ -200,7 +200,7 @@ impl Facts {
         let quiet = self.last_other.unwrap_or_default();
         let before = self.length.saturating_sub(quiet).as_secs_f64();
         let races_due = f64::from(lost) * quiet.as_secs_f64() / before.max(1.0);
-        let is_over = lost >= 3 && races_due >= 3.0 && quiet >= LEAST_QUIET;
+        let is_over = lost >= 3 && races_due >= 5.0 && quiet >= LEAST_QUIET;
         self.forgotten() > 0 || (lost > 0 && !is_over)
     }
 

@@ -180,6 +180,8 @@ impl LabelSet for Labels {
 pub(super) struct Line<'a> {
     pub(super) labels: Labels,
     pub(super) counts: Cow<'a, Counts>,
+    /// See [`Shown::withheld`].
+    pub(super) withheld: u64,
     /// None of a mixture.
     pub(super) judged: Option<Judged>,
 }
@@ -259,13 +261,13 @@ pub(super) fn lines<'a, K: Called>(level: &'a Level<K>, naming: &Naming) -> Vec<
     let shown = level.shown.iter().map(|row| {
         let Shown { key, counts, process, process_owner, .. } = row;
         let labels = naming.labels_of(key, *process, *process_owner);
-        let Shown { timeouts, expected, verdict, .. } = *row;
+        let Shown { timeouts, expected, verdict, withheld, .. } = *row;
         let judged = Some(Judged { timeouts, expected, verdict });
-        Line { labels, counts: Cow::Borrowed(&**counts), judged }
+        Line { labels, counts: Cow::Borrowed(&**counts), withheld, judged }
     });
     let others = level.others.iter().map(|(role, counts)| {
         let labels = naming.labels_of_others::<K>(role.as_str());
-        Line { labels, counts: Cow::Borrowed(counts), judged: None }
+        Line { labels, counts: Cow::Borrowed(counts), withheld: 0, judged: None }
     });
     let mut lines: Vec<_> = shown.chain(others).collect();
     lines.sort_by(|a, b| a.labels.cmp(&b.labels));
@@ -306,6 +308,7 @@ impl Line<'_> {
     /// Adds one with the same labels.
     fn join(&mut self, other: &mut Self) {
         self.counts.to_mut().absorb(&other.counts);
+        self.withheld += other.withheld;
         self.judged = match (self.judged.take(), other.judged.take()) {
             (Some(one), Some(other)) => Some(one.with(other)),
             (one, other) => one.or(other),

@@ -119,7 +119,10 @@ impl Recent {
         }
         if others(surely) > 0.0 {
             words.push(State::Losing);
-            return words;
+            // They may be over.
+            if others(now - 3_600.0) > 0.0 {
+                return words;
+            }
         }
         // What happened near the edge may count or not.
         let mut maybe = |of: &dyn Fn(What) -> bool, word| {

@@ -31,7 +31,7 @@ const OF_HISTOGRAM: usize = 15;
 const MOST_OF_HISTOGRAM: usize = OF_HISTOGRAM + 1;
 
 /// The most series that counts can have, of rows and of ports.
-const MOST_OF_ROW: usize = most(5) + Class::ALL.len() - RACES + 1;
+const MOST_OF_ROW: usize = most(5) + Class::ALL.len() - RACES + 2;
 const MOST_OF_PORT: usize = most(3);
 
 const fn most(histograms: usize) -> usize {
@@ -52,6 +52,10 @@ const RACES: usize = {
 /// What the rows `other` may take, whatever happens: one for each role.
 pub const OF_OTHERS: usize = 2 * (MOST_OF_ROW + MOST_OF_PORT);
 
+/// For so long the sum of the losses of a row that was not shown before stays at zero: a scrape each minute
+/// sees it there, so that `increase()` counts the first loss, too.
+const BEGINS_AT_ZERO: Duration = Duration::from_secs(70);
+
 /// What ports may take of the room.
 const fn ports_room(room: usize) -> usize {
     room / 4
@@ -68,6 +72,8 @@ pub struct Shown<K> {
     pub timeouts: [Option<Population>; Closer::ALL.len()],
     pub expected: Option<f64>,
     pub verdict: Option<State>,
+    /// Races of its counts that the sum of its losses does not show yet.
+    pub withheld: u64,
 }
 
 /// A row or a port that left after a scrape had shown it, with what that and later ones showed or
@@ -109,6 +115,7 @@ impl<K> Level<K> {
         role: Role,
         stats: &mut Stats,
         series: fn(&Counts) -> usize,
+        now: Option<Nanos>,
     ) -> Option<&mut Shown<K>> {
         let timeouts = [Closer::Peer, Closer::Local]
             .map(|closer| stats.timeout(closer).map(|estimate| estimate.main));
@@ -122,7 +129,7 @@ impl<K> Level<K> {
         let Some(room) = self.room.checked_sub(needed) else {
             self.left_out += 1;
             other.absorb(&stats.counts);
-            (stats.place, stats.base) = (Place::LeftOut, None);
+            (stats.place, stats.base, stats.shown_since) = (Place::LeftOut, None, None);
             return None;
         };
         self.room = room;
@@ -137,9 +144,18 @@ impl<K> Level<K> {
             }
             None => Arc::clone(&stats.counts),
         };
-        let (process, process_owner) = (None, Owner::UNKNOWN);
-        let shown = Shown { key, counts, process, process_owner, timeouts, expected, verdict };
-        self.shown.push(shown);
+        let since = *stats.shown_since.get_or_insert(now.unwrap_or_default());
+        let is_new = now.is_some_and(|now| now.since(since) < BEGINS_AT_ZERO);
+        self.shown.push(Shown {
+            key,
+            withheld: if is_new { counts.races() } else { 0 },
+            counts,
+            process: None,
+            process_owner: Owner::UNKNOWN,
+            timeouts,
+            expected,
+            verdict,
+        });
         self.shown.last_mut()
     }
 }
@@ -153,6 +169,7 @@ pub(super) fn series_of_port(counts: &Counts) -> usize {
 
 pub(super) fn series_of_row(counts: &Counts) -> usize {
     series_of_port(counts)
+        + 1
         + counts.other_incidents().count()
         + usize::from(counts.seen > 0)
         + series_of_histogram(counts, Measure::FinAge)
@@ -287,7 +304,7 @@ impl Collection {
     fn take_port(&mut self, table: &mut Table) -> Option<()> {
         let (_, key) = *self.keys.get(self.at)?;
         if let Some(port) = table.ports.get_mut(&key) {
-            self.ports.take(key, key.role, &mut port.stats, series_of_port);
+            self.ports.take(key, key.role, &mut port.stats, series_of_port, self.now);
         }
         Some(())
     }
@@ -297,7 +314,8 @@ impl Collection {
         // Not the row that was weighed, if that has left: then the one in its place.
         if let Some(row) = table.rows.get_mut(slot as usize) {
             row.taken = table.scrape;
-            let shown = self.rows.take(row.key, row.key.role(), &mut row.stats, series_of_row);
+            let (key, now) = (row.key, self.now);
+            let shown = self.rows.take(key, key.role(), &mut row.stats, series_of_row, now);
             if let Some(shown) = shown {
                 shown.process = row.stats.process_name();
                 shown.process_owner = row.stats.process_owner();

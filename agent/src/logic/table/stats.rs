@@ -29,6 +29,8 @@ pub struct Stats {
     /// What the series of this row do not show, since those of `other` do.
     pub(super) base: Option<Arc<Counts>>,
     pub(super) place: Place,
+    /// When a scrape showed it first.
+    pub(super) shown_since: Option<Nanos>,
     closed_by_peer: IdleTimes,
     closed_by_us: IdleTimes,
     lately: Lately,
@@ -123,6 +125,7 @@ impl Stats {
             counts: Arc::new(Counts::keeping(keeps)),
             base: None,
             place: Place::New,
+            shown_since: None,
             closed_by_peer: IdleTimes::default(),
             closed_by_us: IdleTimes::default(),
             lately: Lately::new(start),

@@ -534,6 +534,24 @@ fn sums_over_what_is_shown(keeps: Keeps) {
     assert_eq!(enough, [true; 3], "{was_left_out} {was_shown_from_zero} {}", table.evictions());
 }
 
+/// A scrape each minute sees a row at zero before its first loss, also where that made the row.
+#[test]
+fn losses_begin_at_zero() {
+    let mut table = Table::new(10, THRESHOLD, Nanos(0));
+    let race =
+        |time| Observation::Incident(incident(time, origin(Client, UPSTREAM), Class::StaleWrite));
+    table.add(&race(1.0));
+    let lost = |table: &mut Table, time: f64| {
+        let export = Collection::begin(table, 5_000, Some(at(time))).finish(table);
+        export.rows.shown.iter().map(|row| row.counts.races() - row.withheld).sum::<u64>()
+    };
+    assert_eq!(lost(&mut table, 10.0), 0);
+    assert_eq!(lost(&mut table, 70.0), 0);
+    assert_eq!(lost(&mut table, 81.0), 1);
+    table.add(&race(82.0));
+    assert_eq!(lost(&mut table, 85.0), 2);
+}
+
 #[test]
 fn those_that_lost_requests_have_series_then_those_that_had_them() {
     let mut table = Table::new(10, THRESHOLD, Nanos(0));
@@ -542,10 +560,10 @@ fn those_that_lost_requests_have_series_then_those_that_had_them() {
             table.add(&reuse(1.0, origin(Server, flood_ip(n))));
         }
     }
-    // Rows and the port have 16 series each, and one more after a race.
+    // The port has 16 series, a row 17, and one more after a race.
     let shown = |table: &mut Table, rows: usize| {
         let export =
-            Collection::begin(table, OF_OTHERS + 16 + rows * 16, Some(at(2.0))).finish(table);
+            Collection::begin(table, OF_OTHERS + 16 + rows * 17, Some(at(2.0))).finish(table);
         assert_eq!(export.rows.left_out, table.rows().len() - export.rows.shown.len());
         let mut shown: Vec<_> = export.rows.shown.iter().map(|row| row.key).collect();
         shown.sort_unstable();
