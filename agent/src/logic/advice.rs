@@ -107,6 +107,9 @@ fn against_timeout(facts: &Facts, state: State, low: f64, process: Option<&str>)
     if facts.seen != Races::default() {
         change.text += ". The client's end is on this host too, with a row of its own";
     }
+    if facts.server_timeout.is_none() {
+        change.text += ". That is a guess from the longest gap seen, for the server closes after no certain time";
+    }
     if state == State::Leaking {
         change.text = format!(
             "Let the pool watch its idle connections, or test each before it is used: no timeout \
@@ -219,7 +222,14 @@ fn server_change(facts: &Facts, end: End<'_>) -> Change {
     let pool = pool.max(facts.longest_gap.as_secs_f64());
     let seconds = (pool * 1.08 + facts.rtt.unwrap_or_default().as_secs_f64()).ceil().max(5.0);
     let seconds = if seconds > 20.0 { (seconds / 5.0).ceil() * 5.0 } else { seconds };
-    let known = if facts.client_timeout.is_some() { "" } else { "should be " };
+    let seen = facts.longest_gap.as_secs_f64();
+    let clients = if facts.client_timeout.is_some() {
+        format!("up to {}", plain(pool))
+    } else if seen >= pool {
+        format!("they used one again after {}", plain(seen))
+    } else {
+        format!("how long was not seen; a guess, as most proxies keep them for {}", plain(pool))
+    };
     let who = end.name("the server");
     change(
         Side::Server,
@@ -227,9 +237,8 @@ fn server_change(facts: &Facts, end: End<'_>) -> Change {
         knob,
         seconds,
         &format!(
-            "Let {who} keep idle connections for {}, longer than its clients do ({known}up to {})",
-            plain(seconds),
-            plain(pool)
+            "Let {who} keep idle connections for {}, longer than its clients do ({clients})",
+            plain(seconds)
         ),
     )
 }
@@ -277,8 +286,11 @@ fn of_client(facts: &Facts, process: Option<&str>) -> Vec<Alternative> {
         },
         Alternative {
             kind: Kind::Retry,
-            text: "Retries, of requests that may be repeated: some may have been acted on"
-                .to_owned(),
+            text: if facts.may_be_read {
+                "Retries, of requests that may be repeated: some may have been acted on".to_owned()
+            } else {
+                "Retries: none of the lost requests was read".to_owned()
+            },
             line: line(|software| software.retry),
         },
     ]

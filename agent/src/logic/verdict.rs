@@ -129,6 +129,8 @@ pub struct Facts {
     pub races: Races,
     /// Races seen here and counted at the client's row.
     pub seen: Races,
+    /// Not of all lost requests is it proven that nobody has read them.
+    pub may_be_read: bool,
     /// How long ago the last race was that no idle timeout took, and the last that met a rollout.
     pub last_other: Option<Duration>,
     pub last_rollout: Option<Duration>,

@@ -108,9 +108,9 @@ enum Scatter {
 impl Scatter {
     fn of(first: &Bin, last: &Bin) -> Option<Self> {
         // Shorter idle times are left out, so whatever they are of seems to crowd just above.
-        let least = if first.low < 1.5 * FLOOR { 0.01 } else { 0.06 };
+        let blurred = if first.low < 1.5 * FLOOR { 0.01 } else { 0.06 };
         // What lies between them; of a timer, a bucket's own width says nothing.
-        if last.low - first.high <= (0.04 * first.low).max(least) {
+        if last.low - first.high <= (0.04 * first.low).max(blurred) {
             Some(Self::Sharp)
         } else if last.high <= 2.05 * first.low && first.low >= 1.5 * FLOOR {
             Some(Self::Late)

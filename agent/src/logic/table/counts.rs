@@ -168,6 +168,12 @@ impl Counts {
         races.map(|(_, tally)| tally.count).sum()
     }
 
+    /// Not of all lost requests, if there are any, is it proven that nobody has read them.
+    pub(super) fn may_be_read(&self) -> bool {
+        let mut races = self.incidents.iter().filter(|((class, ..), _)| class.is_race());
+        self.races() == 0 || races.any(|((_, _, read), _)| *read != Read::Never)
+    }
+
     /// Everything that was counted: how much this row has to say.
     pub(super) fn total(&self) -> u64 {
         let closes: u64 = self.closes.iter().map(|(_, count)| count).sum();

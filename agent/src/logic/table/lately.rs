@@ -292,6 +292,7 @@ impl Lately {
             exposure,
             races,
             seen,
+            may_be_read: true,
             last_other: ago(|span| span.last_other),
             last_rollout: ago(|span| span.last_rollout),
             drops: self.lost(|span| span.drops),

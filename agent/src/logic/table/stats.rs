@@ -288,6 +288,7 @@ impl Stats {
         Facts {
             client_timeout: self.timeout(client),
             is_server_first_again: self.idle(server).is_repeated(),
+            may_be_read: self.counts.may_be_read(),
             reuses: self.counts.histogram(Measure::ReuseGap).count(),
             ..self.lately.facts(role, threshold, now, server_timeout)
         }

@@ -353,7 +353,7 @@ fn causes() {
 fn the_first_losses_are_understood_later() {
     for role in [Client, Server] {
         let mut table = Table::new(10, THRESHOLD, Nanos(0));
-        let mut here = |table: &mut Table, time: f64, gap: f64| {
+        let here = |table: &mut Table, time: f64, gap: f64| {
             let gap = Some(Duration::from_secs_f64(gap));
             let class = if role == Client { Class::StaleWrite } else { Class::LateRequest };
             let mut race = Incident { gap, ..incident(time, origin(role, UPSTREAM), class) };

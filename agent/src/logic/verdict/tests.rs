@@ -23,6 +23,7 @@ impl Facts {
             exposure: None,
             races: Races::default(),
             seen: Races::default(),
+            may_be_read: true,
             last_other: None,
             last_rollout: None,
             drops: 0,
