@@ -33,6 +33,8 @@ pub(super) fn run(finrace: &Path) -> Result<()> {
             let mut command = Command::new(&live);
             command.args(names).env("FINRACE_BIN", finrace);
             command.env("FINRACE_CONNECTIONS", CONNECTIONS.to_string());
+            // What is counted is what was told, not how punctual a hundred and fifty threads were.
+            command.env("FINRACE_SLACK", "2");
             if let Some(distance) = distance {
                 command.env("FINRACE_DISTANCE_MS", distance.to_string());
             }
@@ -45,7 +47,9 @@ pub(super) fn run(finrace: &Path) -> Result<()> {
                     names.iter().any(|name| line.starts_with(&format!("FAIL {name}:")));
                 failures += usize::from(!is_counted);
             }
-            for (name, counts) in said.lines().filter_map(tally) {
+            // A story whose name begins like another's is played with that, too.
+            let counted = said.lines().filter_map(tally).filter(|(name, _)| names.contains(name));
+            for (name, counts) in counted {
                 let row = rows.entry(name.to_owned()).or_default();
                 row.iter_mut().zip(counts).for_each(|(all, count)| *all += count);
             }
