@@ -1,5 +1,6 @@
 //! The report for people: a block for each peer with something to say, a line for the others.
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -106,7 +107,18 @@ impl PeerReport {
     }
 
     fn to_line(&self) -> String {
-        format!("{:<9}{}: {}", self.verdict.to_uppercase(), self.title(), self.sentence)
+        let incidents =
+            self.other_incidents().map_or_else(String::new, |text| format!("; incidents: {text}"));
+        format!("{:<9}{}: {}{incidents}", self.verdict.to_uppercase(), self.title(), self.sentence)
+    }
+
+    /// What is no race, the most frequent first.
+    fn other_incidents(&self) -> Option<String> {
+        let mut incidents: Vec<_> = self.incidents.iter().collect();
+        incidents.sort_by_key(|(_, count)| Reverse(**count));
+        let texts: Vec<_> =
+            incidents.iter().map(|(class, count)| format!("{class} {count}")).collect();
+        (!texts.is_empty()).then(|| texts.join(", "))
     }
 
     fn to_block(&self) -> String {
@@ -163,6 +175,9 @@ impl PeerReport {
         }
         if self.seen > 0 {
             say("races", &format!("saw {} that count at the client's end", self.seen));
+        }
+        if let Some(incidents) = self.other_incidents() {
+            say("incidents", &format!("{incidents} (no races)"));
         }
         // Where far more was seen than is computed, the computation says nothing.
         if let Some(exposure) = &self.exposure
