@@ -93,8 +93,8 @@ pub fn notes(facts: &Facts, client: &str, server: &str, process: Option<&str>) -
         let settings = process.filter(|_| facts.role == Role::Server).and_then(lifetimes::of);
         let which = settings.map_or_else(
             || {
-                let [first, .., last] = lifetimes::EXAMPLES;
-                format!("such as {first} or {last}")
+                let [one, other, third] = lifetimes::EXAMPLES;
+                format!("such as {one}, {other} or {third}")
             },
             |settings| format!("of {}: {}", settings.software, settings.names),
         );
@@ -117,20 +117,21 @@ pub fn notes(facts: &Facts, client: &str, server: &str, process: Option<&str>) -
         )));
     }
     if unknown > 0 {
-        notes.push(capital(&format!(
-            "{unknown} request{} met closes by {server} that agree on no idle timeout, at least not yet: no \
-             timeout is proposed",
-            plural(unknown)
-        )));
+        let why = if facts.server_timeout.is_none() {
+            "that agree on no idle timeout, at least not yet: none is proposed"
+        } else {
+            "that its idle timeout does not explain"
+        };
+        notes.push(format!("{unknown} request{} met closes by {server} {why}", plural(unknown)));
     }
     let forgotten = facts.forgotten();
     if forgotten > 0 {
-        notes.push(capital(&format!(
+        notes.push(format!(
             "{forgotten} request{} met connections that {server} no longer knew, while others were used again \
              after longer: it lost them all at once, as in a crash or a failover. No timeout cures that; \
              retries do, where requests may be repeated",
             plural(forgotten)
-        )));
+        ));
     }
     notes
 }
