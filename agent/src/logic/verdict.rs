@@ -173,8 +173,12 @@ impl Facts {
     /// Races to be expected in an hour: what is computed, or what was seen, if that is more.
     pub fn expected(&self) -> Option<f64> {
         let hours = self.length.as_secs_f64() / 3600.0;
-        let is_seen = self.idle_races() > 0 && hours > 0.0 && !self.has_turned();
-        let seen = is_seen.then(|| f64::from(self.idle_races()) / hours);
+        let idle = if self.has_turned() { 0 } else { self.idle_races() };
+        // A restart is one event, and does not come again by itself.
+        let others = Races { rollout: 0, ..self.other_races() }.others();
+        let others = if self.is_losing() { others } else { 0 };
+        let is_seen = idle + others > 0 && hours > 0.0;
+        let seen = is_seen.then(|| f64::from(idle + others) / hours);
         let computed = self.exposure.map(|exposure| exposure.races);
         [seen, computed].into_iter().flatten().reduce(f64::max)
     }

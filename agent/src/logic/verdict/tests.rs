@@ -172,6 +172,19 @@ fn a_change_shows_at_once_when_the_order_has_turned() {
     check(152, None, State::Safe);
 }
 
+/// One figure: no fewer than were lost of late are to be expected, whatever took them.
+#[test]
+fn what_was_seen_is_expected() {
+    let exposure =
+        Exposure { races: 0.1, at_most: 1.0, window: Duration::ZERO, gaps: 12.0, near: 0.1 };
+    let races = Races { idle: 1, lifetime: 2, rollout: 50, unknown: 3 };
+    let facts = Facts { races, exposure: Some(exposure), ..server_first() };
+    // In ten minutes; a restart is one event.
+    assert_eq!(facts.expected(), Some(36.0));
+    let over = Facts { last_other: Some(Duration::from_secs(570)), ..facts };
+    assert_eq!(over.expected(), Some(6.0));
+}
+
 #[test]
 fn sentences() {
     let check = |facts: Facts, expected: &str| {
