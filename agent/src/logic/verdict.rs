@@ -131,8 +131,8 @@ pub struct Facts {
     pub seen: Races,
     /// Not of all lost requests is it proven that nobody has read them.
     pub may_be_read: bool,
-    /// How long ago the last race was that no idle timeout took, and the last that met a rollout.
-    pub last_other: Option<Duration>,
+    /// How long ago the last race was, and the last that met a rollout.
+    pub last_race: Option<Duration>,
     pub last_rollout: Option<Duration>,
     pub drops: u32,
     /// Uses after a longer gap than the shortest that was dropped.
@@ -203,7 +203,7 @@ impl Facts {
     /// that it is no chance that none came.
     fn is_losing(&self) -> bool {
         let lost = self.other_races().others();
-        let quiet = self.last_other.unwrap_or_default();
+        let quiet = self.last_race.unwrap_or_default();
         let before = self.length.saturating_sub(quiet).as_secs_f64();
         let races_due = f64::from(lost) * quiet.as_secs_f64() / before.max(1.0);
         let is_over = lost >= 3 && races_due >= 5.0 && quiet >= LEAST_QUIET;

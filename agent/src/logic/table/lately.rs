@@ -49,8 +49,8 @@ struct Losses {
     seen: Races,
     /// Of those of either kind whose cause is unknown, the first: an estimate may come to tell it.
     undecided: Vec<Undecided>,
-    /// The latest that no idle timeout took; the latest that met a rollout.
-    last_other: Option<Nanos>,
+    /// The latest, and the latest that met a rollout.
+    last_race: Option<Nanos>,
     last_rollout: Option<Nanos>,
     drops: u32,
     shortest_drop: Option<Duration>,
@@ -73,9 +73,7 @@ impl Losses {
         let races = if is_seen { &mut self.seen } else { &mut self.races };
         let count = races.of_mut(race.cause);
         *count = count.saturating_add(1);
-        if race.cause != Cause::Idle {
-            self.last_other = self.last_other.max(Some(race.time));
-        }
+        self.last_race = self.last_race.max(Some(race.time));
         if race.cause == Cause::Rollout {
             self.last_rollout = self.last_rollout.max(Some(race.time));
         }
@@ -269,7 +267,15 @@ impl Lately {
             let of = |span: &Losses| span.by_cause(is_seen, is_idle);
             self.losses().map(of).fold(Races::default(), Races::plus)
         };
-        let (races, seen) = (by_cause(false), by_cause(true));
+        // A few among many others, and nothing agrees on a timeout any more: there was none.
+        let settled = |races: Races| {
+            if server_timeout.is_none() && races.idle < races.others() {
+                Races { idle: 0, unknown: races.unknown.saturating_add(races.idle), ..races }
+            } else {
+                races
+            }
+        };
+        let (races, seen) = (settled(by_cause(false)), settled(by_cause(true)));
         let ago = |of: fn(&Losses) -> Option<Nanos>| {
             self.losses().filter_map(of).max().map(|last| now.since(last))
         };
@@ -293,7 +299,7 @@ impl Lately {
             races,
             seen,
             may_be_read: true,
-            last_other: ago(|span| span.last_other),
+            last_race: ago(|span| span.last_race),
             last_rollout: ago(|span| span.last_rollout),
             drops: self.lost(|span| span.drops),
             drops_outlived: drop.map_or(0, |drop| outlive(&uses, drop)),

@@ -375,6 +375,23 @@ fn the_first_losses_are_understood_later() {
     }
 }
 
+/// One that met what looked like a timeout for a while makes no timeout of the many others.
+#[test]
+fn a_timeout_that_nothing_speaks_for_any_more_took_nothing() {
+    let idle_of = |lifetimes: u32| {
+        let mut table = Table::new(10, THRESHOLD, Nanos(0));
+        let causes = (0..lifetimes).map(|_| Cause::Lifetime).chain([Cause::Idle]);
+        for cause in causes {
+            let race = incident(1.0, origin(Client, UPSTREAM), Class::StaleWrite);
+            table.add(&Observation::Incident(Incident { cause, ..race }));
+        }
+        let stats = &table.row(&key(Client, UPSTREAM)).expect("a row").stats;
+        stats.facts(Client, THRESHOLD, at(2.0)).races
+    };
+    assert_eq!((idle_of(0).idle, idle_of(1).idle), (1, 1));
+    assert_eq!((idle_of(2).idle, idle_of(2).unknown), (0, 1));
+}
+
 #[test]
 fn at_the_timeout() {
     let closes = [(1.0, 5.0), (2.0, 5.0), (3.0, 5.01), (4.0, 5.02), (5.0, 5.02)];

@@ -24,7 +24,7 @@ impl Facts {
             races: Races::default(),
             seen: Races::default(),
             may_be_read: true,
-            last_other: None,
+            last_race: None,
             last_rollout: None,
             drops: 0,
             drops_outlived: 0,
@@ -105,11 +105,11 @@ fn words() {
     );
     let long_ago = |minutes| Some(Duration::from_mins(minutes));
     // Nine in four minutes, and none for six; or for two.
-    let over = Facts { races: other, last_other: long_ago(6), ..client_first() };
+    let over = Facts { races: other, last_race: long_ago(6), ..client_first() };
     check("no more", over.clone(), State::Safe);
-    check("perhaps no more", Facts { last_other: long_ago(2), ..over }, State::Losing);
+    check("perhaps no more", Facts { last_race: long_ago(2), ..over }, State::Losing);
     let one = Facts { races: Races { rollout: 1, ..Races::default() }, ..client_first() };
-    check("one", Facts { last_other: long_ago(9), ..one }, State::Losing);
+    check("one", Facts { last_race: long_ago(9), ..one }, State::Losing);
     check("a crash", Facts { drops: 2, drops_outlived: 9, ..client_first() }, State::Losing);
     check("drops", Facts { drops: 2, ..Facts::nothing() }, State::Dropping);
     check(
@@ -181,7 +181,7 @@ fn what_was_seen_is_expected() {
     let facts = Facts { races, exposure: Some(exposure), ..server_first() };
     // In ten minutes; a restart is one event.
     assert_eq!(facts.expected(), Some(36.0));
-    let over = Facts { last_other: Some(Duration::from_secs(570)), ..facts };
+    let over = Facts { last_race: Some(Duration::from_secs(570)), ..facts };
     assert_eq!(over.expected(), Some(6.0));
 }
 
