@@ -16,7 +16,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
-use rustix::net::{AddressFamily, SocketType, bind, socket};
+use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, socket_with};
 use rustix::process::{Pid, Signal, kill_process};
 
 /// Where Debian's package scripts ask whether they may start a service.
@@ -158,7 +158,8 @@ pub(crate) fn server_port() -> Result<u16> {
         let offset = (start % u32::from(EPHEMERAL - FIRST)) as u16 + given;
         let port = FIRST + offset % (EPHEMERAL - FIRST);
         // Bound, and not listened on: a copy in a child that was forked just now shall accept nobody.
-        let socket = socket(AddressFamily::INET, SocketType::STREAM, None)?;
+        let (family, kind) = (AddressFamily::INET, SocketType::STREAM);
+        let socket = socket_with(family, kind, SocketFlags::CLOEXEC, None)?;
         if bind(&socket, &SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, port)).is_ok() {
             return Ok(port);
         }
