@@ -207,7 +207,7 @@ def postfix():
     subprocess.run(['postfix', '-c', c, 'check'], check=True, capture_output=True)
     start('/usr/lib/postfix/sbin/master', '-d', '-c', c); wait_port(27322); run('postfix', 27322, Smtp, .3, 2, bye=True)
 def httpx():
-    """Its pool looks before each use; what it has to say to a dead connection (GOAWAY, an alert) is no request."""
+    """Its pool does not look. A request past the server's GOAWAY is lost on that connection and sent again on another."""
     c, k = cert(); cf = write('h2.conf', f'daemon off; error_log {D}/e2.log; pid {D}/h2.pid; events {{}} http {{ access_log off; client_body_temp_path {D}/b2; proxy_temp_path {D}/p2; fastcgi_temp_path {D}/f2; uwsgi_temp_path {D}/u2; scgi_temp_path {D}/s2; keepalive_timeout 1s; server {{ listen 127.0.0.1:27323 ssl http2; ssl_certificate {c}; ssl_certificate_key {k}; location / {{ return 200 ok; }} }} }}')
     start('nginx', '-c', cf); wait_port(27323)
     import httpx

@@ -263,6 +263,14 @@ fn other_races_have_their_own_words_and_no_timeout() {
         "10.0.0.5:80 closed connections that nginx still used: 1 request lost in 10 min; whether at an \
          idle timeout is to be seen after 5 closes of an idle connection"
     );
+    let crash = Facts { drops: 2, drops_outlived: 9, ..Facts::nothing() };
+    assert_eq!(
+        sentence(&crash, assess(&crash, None), "nginx", "10.0.0.5:80"),
+        "10.0.0.5:80 closed connections that nginx still used, but not for having been idle: 2 requests \
+         lost in 10 min, 2 to a crash or failover"
+    );
+    let all = notes(&crash, "nginx", "10.0.0.5:80", None);
+    assert!(all.len() == 1 && all[0].starts_with("2 requests met connections"), "{all:?}");
     let dwell = Facts { dwell: Some((Duration::from_secs(30), 9)), ..server_first() };
     assert_eq!(
         notes(&dwell, "nginx", "10.0.0.5:80", None),
