@@ -6,6 +6,7 @@ mod document;
 mod draw;
 pub mod page;
 mod text;
+mod what_if;
 
 use std::fs;
 use std::ops::ControlFlow;

@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::thread::sleep;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context, Result, bail, ensure};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, socket_with};
@@ -26,6 +26,12 @@ const POLICY: &str = "/usr/sbin/policy-rc.d";
 #[expect(clippy::disallowed_methods, reason = "these tests run against real time")]
 pub(crate) fn now() -> Instant {
     Instant::now()
+}
+
+/// Seconds since the epoch, as captures have them.
+#[expect(clippy::disallowed_methods, reason = "these tests run against real time")]
+pub(crate) fn epoch() -> f64 {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0.0, |age| age.as_secs_f64())
 }
 
 /// Cargo's target directory, where tests leave their logs and captures: an absolute path.

@@ -115,6 +115,13 @@ impl Estimate {
         }
     }
 
+    /// Whether it tells the cause of a single close: ten agree, and half of all are at one of the timeouts.
+    /// Fewer may be chance; a verdict, which looks again, may say so later.
+    pub fn is_settled(&self) -> bool {
+        let share: f64 = self.populations().map(|population| population.share).sum();
+        self.confidence() > Confidence::Low && share >= 0.5
+    }
+
     /// Every timeout behind the address.
     pub fn populations(&self) -> impl Iterator<Item = &Population> {
         std::iter::once(&self.main).chain(&self.others)

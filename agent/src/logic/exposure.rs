@@ -1,35 +1,35 @@
-//! How many races are to be expected, from what is known before the first one: the gaps between
-//! our uses of a connection, the ages at which the other side closes it, and how long a request can
-//! meet a close.
+//! How many races are to be expected: from what is known before the first one (the gaps between our
+//! uses of a connection, the ages at which the other side closes it, how long a request can meet a
+//! close), and from how many there were since.
 
 use std::time::Duration;
 
 use super::gaps::Bucket;
 
-/// A pool that watches its sockets closes one that got a FIN within this time. What one does that
-/// does not watch them is no matter of chance: it is counted.
-const WATCHING: Duration = Duration::from_millis(100);
-
-/// The chance of a use is read from so many, if there are as many near enough.
-const ENOUGH: f64 = 12.0;
+/// A rate is read from so many, if there are as many near enough.
+pub const ENOUGH: u32 = 12;
 
 /// And from no shorter time, in seconds: ages are as fine as the kernel's tick, up to 10 ms.
 const LEAST: f64 = 0.02;
 
-/// What exposure is computed from, all of the same time.
-#[derive(Clone, Copy, Debug)]
-pub struct Grounds<'a> {
-    /// Idle times that ended with a use.
-    pub uses: &'a [Bucket],
+/// What exposure is computed from, all of the same time but for what was lost.
+#[derive(Clone, Debug, Default)]
+pub struct Grounds {
+    /// Idle times that ended with a use. One that met a close is older than what it met, so that it
+    /// need not be among them.
+    pub uses: Vec<Bucket>,
     /// Those that ended with a close by the side that answers requests.
-    pub by_server: &'a [Bucket],
+    pub by_server: Vec<Bucket>,
     /// And by the other one.
-    pub by_client: &'a [Bucket],
+    pub by_client: Vec<Bucket>,
     /// How long was looked at.
     pub length: Duration,
     pub rtt: Duration,
-    /// How long our pool keeps a socket that got a FIN: the median; none if not known.
+    /// How long our pool keeps a socket that got a FIN, on average; none if not known.
     pub reaction: Option<Duration>,
+    /// Requests that were lost to such closes, and in how long.
+    pub lost: u32,
+    pub lost_in: Duration,
 }
 
 /// Races to be expected. An idle connection that is closed is never used: how likely it would have
@@ -38,38 +38,28 @@ pub struct Grounds<'a> {
 pub struct Exposure {
     /// Per hour.
     pub races: f64,
-    /// The most per hour, if it was chance that so few gaps were seen near the close.
+    /// What the ages at closes and uses alone say.
+    pub computed: f64,
+    /// The most per hour, if it was chance that so few gaps were seen near the close, or so few
+    /// requests lost.
     pub at_most: f64,
-    /// A request that begins within this time around the close is lost.
+    /// A request that begins within this time around the close is lost: the round trip, and `reaction`.
     pub window: Duration,
+    /// How long our pool takes on average to notice; none if it never was seen to.
+    pub reaction: Option<Duration>,
     /// Gaps that the figure rests on, at the average close.
     pub gaps: f64,
     /// The share of all gaps that came in the last tenth before the close.
     pub near: f64,
 }
 
-/// None as long as the answering side has closed nothing.
-pub fn exposure(grounds: &Grounds<'_>) -> Option<Exposure> {
-    let Grounds { uses, by_server, length, rtt, reaction, .. } = *grounds;
-    let closes = total(by_server);
-    if length.is_zero() || closes == 0.0 {
-        return None;
-    }
-    let hours = length.as_secs_f64() / 3600.0;
-    let window = rtt + reaction.filter(|reaction| *reaction <= WATCHING).unwrap_or_default();
-    let mut exposure = Exposure { window, ..Exposure::default() };
-    for close in by_server {
-        let hazard = grounds.hazard(close);
-        let per_hour = |rate: f64| {
-            f64::from(close.count) / hours * (1.0 - (-rate * window.as_secs_f64()).exp())
-        };
-        exposure.races += per_hour(hazard.likely);
-        exposure.at_most += per_hour(hazard.at_most);
-        let weight = f64::from(close.count) / closes;
-        exposure.gaps += hazard.gaps * weight;
-        exposure.near += share_between(uses, 0.9 * close.low, close.high) * weight;
-    }
-    Some(exposure)
+/// What would be if the requesting side closed idle connections after some time.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Choice {
+    /// Per hour.
+    pub races: f64,
+    /// New connections a second, in place of those that were closed.
+    pub connects: f64,
 }
 
 /// Uses per second of a connection of some age.
@@ -81,7 +71,90 @@ struct Hazard {
     gaps: f64,
 }
 
-impl Grounds<'_> {
+impl Grounds {
+    /// None as long as the answering side has closed nothing.
+    pub fn exposure(&self) -> Option<Exposure> {
+        let closes = total(&self.by_server);
+        if self.length.is_zero() || closes == 0.0 {
+            return None;
+        }
+        let mut exposure = Exposure {
+            window: self.rtt.saturating_add(self.reaction.unwrap_or_default()),
+            reaction: self.reaction,
+            ..Exposure::default()
+        };
+        let (mut computed, mut most) = (0.0, 0.0);
+        for close in &self.by_server {
+            let hazard = self.hazard(close);
+            computed += self.losses(close, hazard.likely, f64::INFINITY);
+            most += self.losses(close, hazard.at_most, f64::INFINITY);
+            let weight = f64::from(close.count) / closes;
+            exposure.gaps += hazard.gaps * weight;
+            exposure.near += share_between(&self.uses, 0.9 * close.low, close.high) * weight;
+        }
+        exposure.races = self.in_light_of_losses(computed);
+        exposure.computed = self.per_hour(computed);
+        let (lost, hours) = (f64::from(self.lost), hours(self.lost_in));
+        let by_chance = (lost + 3.0 + 2.0 * lost.sqrt()) / hours;
+        exposure.at_most = exposure.races.max(self.per_hour(most).min(by_chance));
+        Some(exposure)
+    }
+
+    /// In an hour. What was lost counts as it is. What is computed beside that counts for one request at the
+    /// most: more would have been lost by now.
+    fn in_light_of_losses(&self, computed: f64) -> f64 {
+        let hours = hours(self.lost_in);
+        let due = self.per_hour(computed) * hours;
+        (f64::from(self.lost) + due / (1.0 + due)) / hours
+    }
+
+    /// So many in the time that was looked at.
+    fn per_hour(&self, count: f64) -> f64 {
+        count / hours(self.length)
+    }
+
+    /// What an idle timeout of the requesting side would give that is kept on time; what it is as it is for
+    /// none. Of ages that are never reached nothing is known: none beyond the longest idle time.
+    pub fn choice(&self, timeout: Option<Duration>) -> Option<Choice> {
+        let limit = timeout.map_or(f64::INFINITY, |timeout| timeout.as_secs_f64());
+        let all_ends = [&self.uses, &self.by_server, &self.by_client].into_iter().flatten();
+        let longest = all_ends.map(|end| end.high).fold(0.0, f64::max);
+        if self.length.is_zero() || (timeout.is_some() && limit > longest) {
+            return None;
+        }
+        let (all, computed) = (self.computed(f64::INFINITY), self.computed(limit));
+        let closed =
+            self.by_server.iter().filter(|close| close.mean < limit).map(count).sum::<f64>();
+        // Where nothing is computed, every close is as dangerous as the other.
+        let (part, of) = if all > 0.0 { (computed, all) } else { (closed, total(&self.by_server)) };
+        let share = if of > 0.0 { part / of } else { 0.0 };
+        let cut: f64 = self.uses.iter().filter(|gap| gap.mean > limit).map(count).sum();
+        Some(Choice {
+            races: self.in_light_of_losses(all) * share,
+            connects: (total(&self.by_server) + total(&self.by_client) + cut)
+                / self.length.as_secs_f64(),
+        })
+    }
+
+    /// Requests that meet a close, if the requesting side closes at `limit`.
+    fn computed(&self, limit: f64) -> f64 {
+        let of = |close| self.losses(close, self.hazard(close).likely, limit);
+        self.by_server.iter().map(of).sum()
+    }
+
+    /// Of so many closes, how many meet a request, if it comes at that rate and the requesting side
+    /// closes at `limit`. A request is lost that is under way as the other side closes, or that begins
+    /// before our pool has noticed.
+    fn losses(&self, close: &Bucket, rate: f64, limit: f64) -> f64 {
+        let rtt = self.rtt.as_secs_f64();
+        let under_way = (limit - (close.mean - rtt)).clamp(0.0, rtt);
+        let reaction = self.reaction.unwrap_or_default().as_secs_f64();
+        let unnoticed = reaction.min((limit - close.mean).max(0.0));
+        // The pool notices at any time, or a use comes first.
+        let passes = (-rate * under_way).exp() / (1.0 + rate * unnoticed);
+        f64::from(close.count) * (1.0 - passes)
+    }
+
     /// At the age of a close: uses of connections a little younger, by the time that they were so
     /// old. The nearest dozen of uses counts, as far as they are within half of the age.
     fn hazard(&self, close: &Bucket) -> Hazard {
@@ -91,14 +164,14 @@ impl Grounds<'_> {
         let (mut count, mut reached) = (0.0, age);
         let near = self.uses.iter().rev().filter(|b| b.low <= close.low && b.low >= farthest);
         for bucket in near {
-            if count >= ENOUGH && bucket.high <= nearest {
+            if count >= f64::from(ENOUGH) && bucket.high <= nearest {
                 break;
             }
             count += f64::from(bucket.count);
             reached = bucket.low;
         }
-        let from = if count >= ENOUGH { reached.min(nearest) } else { farthest };
-        let ends = [self.uses, self.by_server, self.by_client].into_iter().flatten();
+        let from = if count >= f64::from(ENOUGH) { reached.min(nearest) } else { farthest };
+        let ends = [&self.uses, &self.by_server, &self.by_client].into_iter().flatten();
         let at_risk: f64 =
             ends.map(|end| f64::from(end.count) * (end.mean.min(age) - from).max(0.0)).sum();
         let rate = |count: f64| if at_risk > 0.0 { count / at_risk } else { 0.0 };
@@ -106,8 +179,16 @@ impl Grounds<'_> {
     }
 }
 
+fn hours(time: Duration) -> f64 {
+    (time.as_secs_f64() / 3600.0).max(f64::EPSILON)
+}
+
+fn count(bucket: &Bucket) -> f64 {
+    bucket.count.into()
+}
+
 fn total(buckets: &[Bucket]) -> f64 {
-    buckets.iter().map(|bucket| f64::from(bucket.count)).sum()
+    buckets.iter().map(count).sum()
 }
 
 fn share_between(buckets: &[Bucket], from: f64, to: f64) -> f64 {
@@ -128,70 +209,109 @@ mod tests {
         gaps.buckets()
     }
 
-    /// In an hour.
-    fn of(
-        uses: &[Bucket],
-        by_server: &[Bucket],
-        rtt_ms: u64,
-        reaction_ms: Option<u64>,
-    ) -> Exposure {
-        let grounds = Grounds {
-            uses,
-            by_server,
-            by_client: &[],
+    /// In an hour, of which so many were lost.
+    fn grounds(uses: &[Bucket], by_server: &[Bucket], lost: u32) -> Grounds {
+        Grounds {
+            uses: uses.to_vec(),
+            by_server: by_server.to_vec(),
             length: Duration::from_hours(1),
-            rtt: Duration::from_millis(rtt_ms),
-            reaction: reaction_ms.map(Duration::from_millis),
-        };
-        exposure(&grounds).expect("closes")
+            lost,
+            lost_in: Duration::from_hours(1),
+            ..Grounds::default()
+        }
+    }
+
+    fn of(grounds: Grounds, rtt_ms: u64, reaction_ms: Option<u64>) -> Exposure {
+        let (rtt, reaction) =
+            (Duration::from_millis(rtt_ms), reaction_ms.map(Duration::from_millis));
+        Grounds { rtt, reaction, ..grounds }.exposure().expect("closes")
+    }
+
+    /// A hundred gaps for each second of gap up to 4 s, of which the server lets none over 2 s.
+    fn uniform() -> (Vec<Bucket>, Vec<Bucket>) {
+        (buckets((0..180).map(|i| 0.205 + f64::from(i) / 100.0)), buckets([2.0; 200]))
+    }
+
+    fn is_near(value: f64, expected: f64) -> bool {
+        (value - expected).abs() <= 0.2 * expected + 1e-9
     }
 
     #[test]
     fn a_gap_is_lost_within_a_round_trip_and_the_reaction() {
-        // A hundred gaps for each second of gap up to 4 s, of which the server lets none over 2 s.
-        let uses = buckets((0..180).map(|i| 0.205 + f64::from(i) / 100.0));
-        let by_server = buckets([2.0; 200]);
-        let check = |rtt_ms, reaction_ms, expected: f64| {
-            let exposure = of(&uses, &by_server, rtt_ms, reaction_ms);
-            let is_near = (exposure.races - expected).abs() <= 0.2 * expected + 1e-9;
-            assert!(is_near && exposure.at_most >= exposure.races, "{exposure:?}, not {expected}");
+        let (uses, by_server) = uniform();
+        // What is computed before the first is told as it is only while it is little.
+        let check = |rtt_ms, reaction_ms, computed: f64| {
+            let exposure = of(grounds(&uses, &by_server, 0), rtt_ms, reaction_ms);
+            let expected = computed / (1.0 + computed);
+            assert!(is_near(exposure.races, expected), "{exposure:?}, not {expected}");
+            assert!(exposure.at_most >= exposure.races, "{exposure:?}");
             assert!((0.09..0.13).contains(&exposure.near), "{exposure:?}");
         };
+        check(1, None, 0.1);
         check(10, None, 1.0);
-        check(10, Some(10), 2.0);
+        check(1, Some(1), 0.2);
         check(0, Some(0), 0.0);
-        // A pool that does not look: what it loses is known, and no guess.
-        check(10, Some(30_000), 1.0);
+    }
+
+    #[test]
+    fn what_was_lost_weighs_more_than_what_is_computed() {
+        let (uses, by_server) = uniform();
+        let races = |lost, rtt_ms| of(grounds(&uses, &by_server, lost), rtt_ms, None);
+        // Far more than computed: on loopback, by a pool that does not look.
+        assert!(is_near(races(64, 0).races, 64.0) && races(64, 0).at_most >= 64.0);
+        // Far fewer: the pool sees the FIN before it writes. Of twenty due none has come.
+        let exposure = races(0, 200);
+        assert!(exposure.races < 1.0 && exposure.at_most <= 3.0, "{exposure:?}");
+        // About as many.
+        assert!(is_near(races(20, 200).races, 20.0));
     }
 
     #[test]
     fn no_more_than_every_connection_is_lost() {
         let uses = buckets((0..100).map(|i| 1.0 + f64::from(i) / 1000.0));
-        let exposure = of(&uses, &buckets([1.1; 50]), 10_000, None);
-        assert!((49.9..50.01).contains(&exposure.races), "{exposure:?}");
+        let exposure = of(grounds(&uses, &buckets([1.1; 50]), 50), 10_000, None);
+        assert!((49.9..51.01).contains(&exposure.races), "{exposure:?}");
     }
 
     #[test]
     fn each_close_counts_at_its_own_age() {
         // All uses come at 1 s: who closes at 1 s is in their way, who closes at 60 s is not.
         let uses = buckets([0.999; 1_000]);
-        let early = of(&uses, &buckets([1.0; 10]), 1, None).races;
-        let both = of(&uses, &buckets([[1.0; 10], [60.0; 10]].concat()), 1, None).races;
+        let races = |by_server: &[f64]| {
+            let by_server = buckets(by_server.iter().copied());
+            of(grounds(&uses, &by_server, 0), 1, None).races
+        };
+        let (early, both) = (races(&[1.0; 10]), races(&[[1.0; 10], [60.0; 10]].concat()));
         assert!(early > 0.1 && (both - early).abs() < 0.1 * early, "{early} {both}");
     }
 
     #[test]
     fn no_gap_near_the_close_still_leaves_a_bound() {
-        let exposure = of(&buckets([0.3; 1_000]), &buckets([60.0; 10]), 10, None);
+        let exposure = of(grounds(&buckets([0.3; 1_000]), &buckets([60.0; 10]), 0), 10, None);
         assert!(exposure.races == 0.0 && exposure.at_most > 0.0, "{exposure:?}");
-        let grounds = Grounds {
-            uses: &[],
-            by_server: &[],
-            by_client: &[],
-            length: Duration::from_hours(1),
-            rtt: Duration::ZERO,
-            reaction: None,
-        };
-        assert_eq!(super::exposure(&grounds), None);
+        assert_eq!(grounds(&[], &[], 0).exposure(), None);
+    }
+
+    #[test]
+    fn a_shorter_timeout_of_the_client_costs_connects_and_saves_requests() {
+        let (uses, by_server) = uniform();
+        let rtt = Duration::from_millis(10);
+        let grounds = Grounds { rtt, ..grounds(&uses, &by_server, 20) };
+        let of = |seconds| grounds.choice(Some(Duration::from_secs_f64(seconds)));
+        let [half, one, near] = [0.5, 1.0, 1.995].map(|seconds| of(seconds).expect("known"));
+        assert_eq!((half.races, one.races), (0.0, 0.0));
+        // Half of the round trip before the close.
+        assert!(is_near(near.races, 10.3), "{near:?}");
+        // 200 closes as before, and 150 or 100 gaps that were longer.
+        let [half, one] = [half, one].map(|choice| choice.connects * 3600.0);
+        assert!(is_near(half, 350.0) && is_near(one, 300.0), "{half} {one}");
+        // Never reached.
+        assert_eq!((of(2.5), of(60.0)), (None, None));
+        // With the timeout that the client has, if later than the server's, all is as it is.
+        let (uses, by_server) = (&uses, &[by_server, buckets([4.0])].concat());
+        let with_own = Grounds { rtt, ..self::grounds(uses, by_server, 20) };
+        let last = with_own.choice(Some(Duration::from_secs(3))).unwrap();
+        assert_eq!(Some(last), with_own.choice(None));
+        assert!(is_near(last.races, with_own.exposure().unwrap().races), "{last:?}");
     }
 }

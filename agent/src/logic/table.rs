@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use foldhash::HashMap;
 
-use super::estimate::{Confidence, Estimate};
+use super::estimate::Estimate;
 use super::model::{Cause, Class, Close, Closer, Incident, Nanos, Observation, Origin, Role};
 use super::owner::Owner;
 use super::peer::{PortKey, RowKey};
@@ -362,9 +362,8 @@ impl Table {
         // The gap also holds the time from the FIN to the write: the idle time is the better one.
         let Some(idle) = incident.idle.or(incident.gap) else { return Cause::Unknown };
         let rtt = incident.origin.rtt.unwrap_or_default();
-        // What only a few closes agree on may be chance; a verdict looks again once there are more.
         let estimate = self.estimate(&key, server_side(key.role()));
-        let estimate = estimate.filter(|known| known.confidence() > Confidence::Low);
+        let estimate = estimate.filter(Estimate::is_settled);
         let is_over = idle > self.threshold;
         let is_outlived = || self.is_outlived(&key, idle);
         match estimate {

@@ -170,17 +170,22 @@ impl Facts {
             && (self.idle_races() == 0 || races_due >= 3.0)
     }
 
-    /// Races to be expected in an hour: what is computed, or what was seen, if that is more.
+    /// Requests to be lost in an hour, if all goes on as it does: to an idle timeout, and otherwise.
+    /// None as long as nothing speaks for any.
     pub fn expected(&self) -> Option<f64> {
-        let hours = self.length.as_secs_f64() / 3600.0;
-        let idle = if self.has_turned() { 0 } else { self.idle_races() };
+        let hours = (self.length.as_secs_f64() / 3600.0).max(f64::EPSILON);
+        let idle = match (self.has_turned(), self.exposure) {
+            (true, _) => Some(0.0),
+            (false, Some(exposure)) => Some(exposure.races),
+            (false, None) => None,
+        };
+        // Where there was no close of late, what was lost before is all that is known.
+        let seen = self.idle_races();
+        let idle = idle.or_else(|| (seen > 0).then(|| f64::from(seen) / hours));
         // A restart is one event, and does not come again by itself.
         let others = Races { rollout: 0, ..self.other_races() }.others();
-        let others = if self.is_losing() { others } else { 0 };
-        let is_seen = idle + others > 0 && hours > 0.0;
-        let seen = is_seen.then(|| f64::from(idle + others) / hours);
-        let computed = self.exposure.map(|exposure| exposure.races);
-        [seen, computed].into_iter().flatten().reduce(f64::max)
+        let others = (others > 0 && self.is_losing()).then(|| f64::from(others) / hours);
+        [idle, others].into_iter().flatten().reduce(|idle, others| idle + others)
     }
 
     /// Requests lost to an idle timeout, whichever end they count at.

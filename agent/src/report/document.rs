@@ -6,6 +6,7 @@ use std::time::{Duration, SystemTime};
 use serde::Serialize;
 
 use super::against::{Against, Before};
+use super::what_if::WhatIf;
 use crate::app::Session;
 use crate::clock::{Clock, rfc3339};
 use crate::logic::advice::{self, Advice, Alternative, advise};
@@ -22,7 +23,7 @@ use crate::logic::verdict::{Facts, State};
 use crate::who::Who;
 
 /// Version of the JSON form; a change that breaks a reader raises it.
-pub(super) const SCHEMA: &str = "finrace.report/2";
+pub(super) const SCHEMA: &str = "finrace.report/3";
 
 #[derive(Debug, Serialize)]
 pub(super) struct Document {
@@ -79,6 +80,9 @@ pub(super) struct PeerReport {
     pub(super) drop_limit: Option<DropLimit>,
     pub(super) advice: Vec<AdviceReport>,
     pub(super) alternatives: Vec<AlternativeReport>,
+    /// What other idle timeouts of the client would give, where there is something to gain.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) what_if: Option<WhatIf>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) against: Option<Against>,
     #[serde(skip)]
@@ -97,7 +101,6 @@ pub(super) struct Order {
 
 #[derive(Debug, Serialize)]
 pub(super) struct ExposureReport {
-    pub(super) per_hour: f64,
     pub(super) at_most_per_hour: f64,
     /// A request that begins within this time around the close is lost.
     pub(super) window_seconds: f64,
@@ -108,8 +111,9 @@ pub(super) struct ExposureReport {
     gaps: f64,
     /// Share of all gaps in the last tenth before the timeout.
     pub(super) share_near: f64,
-    /// Gaps at the timeout cannot be seen: their density is that just below it.
-    extrapolated: bool,
+    /// Requests were lost after a FIN that our pool had not noticed, nor any other before.
+    #[serde(skip)]
+    pub(super) is_unwatched: bool,
 }
 
 /// Closes of one closer.
@@ -142,6 +146,9 @@ pub(super) struct Reuse {
     #[serde(flatten)]
     pub(super) gaps: Quantiles,
     pub(super) buckets: Buckets,
+    /// Gaps before requests that were lost.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(super) lost: Buckets,
 }
 
 #[derive(Debug, Serialize)]
@@ -371,6 +378,7 @@ impl Run {
             drop_limit: facts.drop_limit.map(DropLimit::of),
             advice: Vec::new(),
             alternatives: Vec::new(),
+            what_if: None,
             against: None,
             state: verdict,
             badness: stats.badness(),
@@ -379,6 +387,16 @@ impl Run {
             let age = self.now.since(time);
             rfc3339(self.wall.checked_sub(age).unwrap_or(self.wall))
         });
+        if matches!(verdict, State::Racing | State::Exposed | State::Leaking) {
+            let change = advice.as_ref().map(|advice| &advice.change);
+            let advised = change.filter(|change| change.side == Side::Client);
+            let known = facts.server_timeout.iter().flat_map(Estimate::populations);
+            report.what_if = WhatIf::of(
+                &stats.grounds(&facts, self.now),
+                known.flat_map(|population| [population.low, population.high]),
+                advised.map(|change| change.seconds),
+            );
+        }
         if let Some(Advice { change, alternatives }) = advice {
             report.advice.push(AdviceReport::of(change));
             report.alternatives = alternatives.into_iter().map(AlternativeReport::of).collect();
@@ -437,14 +455,13 @@ impl ExposureReport {
     fn of(facts: &Facts) -> Option<Self> {
         let exposure = facts.exposure?;
         Some(Self {
-            per_hour: exposure.races,
-            at_most_per_hour: exposure.at_most,
+            at_most_per_hour: exposure.at_most.max(facts.expected().unwrap_or_default()),
             window_seconds: exposure.window.as_secs_f64(),
             rtt_seconds: facts.rtt.unwrap_or_default().as_secs_f64(),
-            reaction_seconds: facts.dwell.map(|(dwell, _)| dwell.as_secs_f64()),
+            reaction_seconds: exposure.reaction.map(|reaction| reaction.as_secs_f64()),
             gaps: exposure.gaps,
             share_near: exposure.near,
-            extrapolated: true,
+            is_unwatched: exposure.reaction.is_none() && facts.stale > 0,
         })
     }
 }
@@ -489,7 +506,7 @@ impl Reuse {
         let count = stats.counts.histogram(Measure::ReuseGap).count();
         let gaps =
             Quantiles { count, p50_seconds: at(0.5), p99_seconds: at(0.99), max_seconds: longest };
-        Self { gaps, buckets: rounded(&buckets) }
+        Self { gaps, buckets: rounded(&buckets), lost: rounded(&stats.lost_gaps()) }
     }
 }
 

@@ -54,20 +54,30 @@ impl Scale {
     }
 }
 
-/// Bars, a scale with marks, what the marks are; nothing where there is nothing.
+/// A line of bars for each of `rows` that has any, a scale with marks, what the marks are, each with the label
+/// before it; nothing where there is nothing.
 ///
-/// `buckets` are lower and upper bounds in seconds with counts. The scale is logarithmic, bars
+/// Rows are a label, and lower and upper bounds in seconds with counts. The scale is logarithmic, bars
 /// are of the square root of the count, so that a few gaps near a timeout are not lost to sight.
-pub(super) fn gaps(buckets: &[(f64, f64, u32)], marks: &[Mark<'_>]) -> Vec<String> {
-    let bounds = buckets.iter().flat_map(|(low, high, _)| [*low, *high]);
+pub(super) fn gaps<'a>(
+    rows: &[(&'a str, &[(f64, f64, u32)])],
+    marks: &[Mark<'_>],
+) -> Vec<(&'a str, String)> {
+    let buckets = rows.iter().flat_map(|(_, buckets)| *buckets);
+    let bounds = buckets.flat_map(|(low, high, _)| [*low, *high]);
     let scale = Scale::over(bounds.chain(marks.iter().map(|mark| mark.seconds)));
-    let Some(scale) = scale.filter(|_| !buckets.is_empty()) else { return Vec::new() };
-    let counts = scale.columns::<WIDTH>(buckets);
-    let tallest = counts.iter().copied().fold(0.0, f64::max).sqrt();
-    let bar = |count: f64| {
-        #[expect(clippy::cast_sign_loss, reason = "0 to 7")]
-        let height = (count.sqrt() / tallest * 7.0).round() as usize;
-        if count > 0.0 { BARS.get(height).copied().unwrap_or('█') } else { ' ' }
+    let Some(scale) = scale.filter(|_| rows.iter().any(|(_, buckets)| !buckets.is_empty())) else {
+        return Vec::new();
+    };
+    let bars = |buckets: &[(f64, f64, u32)]| {
+        let counts = scale.columns::<WIDTH>(buckets);
+        let tallest = counts.iter().copied().fold(0.0, f64::max).sqrt();
+        let bar = |count: f64| {
+            #[expect(clippy::cast_sign_loss, reason = "0 to 7")]
+            let height = (count.sqrt() / tallest * 7.0).round() as usize;
+            if count > 0.0 { BARS.get(height).copied().unwrap_or('█') } else { ' ' }
+        };
+        counts.iter().map(|count| bar(*count)).collect::<String>().trim_end().to_owned()
     };
     let mut line = ['·'; WIDTH];
     for mark in marks {
@@ -89,16 +99,11 @@ pub(super) fn gaps(buckets: &[(f64, f64, u32)], marks: &[Mark<'_>]) -> Vec<Strin
         write!(legend, "{separator}{sign} {whose} closes at {time}").ok();
     }
     let text = |time: f64| short(Duration::try_from_secs_f64(time).unwrap_or_default());
-    let mut lines = vec![
-        counts.iter().map(|count| bar(*count)).collect::<String>().trim_end().to_owned(),
-        format!(
-            "{} {} to {}",
-            line.iter().collect::<String>(),
-            text(scale.least),
-            text(scale.most)
-        ),
-    ];
-    lines.extend((!legend.is_empty()).then_some(legend));
+    let filled = rows.iter().filter(|(_, buckets)| !buckets.is_empty());
+    let mut lines: Vec<_> = filled.map(|(label, buckets)| (*label, bars(buckets))).collect();
+    let line = line.iter().collect::<String>();
+    lines.push(("", format!("{line} {} to {}", text(scale.least), text(scale.most))));
+    lines.extend((!legend.is_empty()).then_some(("", legend)));
     lines
 }
 
@@ -110,15 +115,16 @@ mod tests {
     fn gaps_and_timeouts() {
         let mark = |sign, seconds, whose| Mark { sign, seconds, whose };
         let buckets = [(0.2, 0.21, 100), (1.0, 1.02, 4), (1.9, 1.95, 1)];
-        let lines = gaps(&buckets, &[mark('S', 2.0, "10.0.0.5:80"), mark('C', 60.0, "nginx")]);
-        assert_eq!(
-            lines,
-            [
-                "█▂               ▂     ▂▁",
-                "························S··································C 190 ms to 63.00 s",
-                "S 10.0.0.5:80 closes at 2.00 s, C nginx closes at 60.00 s",
-            ]
-        );
-        assert!(gaps(&[], &[mark('S', 2.0, "x")]).is_empty());
+        let marks = [mark('S', 2.0, "10.0.0.5:80"), mark('C', 60.0, "nginx")];
+        let lost = [(2.15, 2.2, 3)];
+        let lines = gaps(&[("reuse gaps", &buckets), ("lost", &lost), ("none", &[])], &marks);
+        let expected = [
+            ("reuse gaps", "█▂               ▂     ▂▁"),
+            ("lost", "                         █"),
+            ("", "························S··································C 190 ms to 63.00 s"),
+            ("", "S 10.0.0.5:80 closes at 2.00 s, C nginx closes at 60.00 s"),
+        ];
+        assert_eq!(lines, expected.map(|(label, line)| (label, line.to_owned())));
+        assert!(gaps(&[("reuse gaps", &[])], &marks).is_empty());
     }
 }

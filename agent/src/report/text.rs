@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use super::document::{Document, ExposureReport, PeerReport};
 use super::draw::{self, Mark};
+use super::what_if::number;
 use crate::logic::model::Read;
 use crate::logic::verdict::State;
 use crate::output::seconds;
@@ -153,8 +154,9 @@ impl PeerReport {
                 Some(Mark { sign, seconds, whose })
             })
             .collect();
-        for (number, line) in draw::gaps(&self.reuse.buckets, &marks).iter().enumerate() {
-            let label = if number == 0 { "reuse gaps" } else { "" };
+        let rows: [(_, &[_]); 2] =
+            [("reuse gaps", &self.reuse.buckets), ("lost", &self.reuse.lost)];
+        for (label, line) in draw::gaps(&rows, &marks) {
             lines.push(format!("{INDENT}{label:<LABEL$}{line}").trim_end().to_owned());
         }
         let mut say = |label: &str, text: &str| lines.extend(wrapped(label, text));
@@ -179,12 +181,11 @@ impl PeerReport {
         if let Some(incidents) = self.other_incidents() {
             say("incidents", &format!("{incidents} (no races)"));
         }
-        // Where far more was seen than is computed, the computation says nothing.
         if let Some(exposure) = &self.exposure
+            && let Some(expected) = self.exposure_per_hour
             && self.reuse.gaps.count > 0
-            && self.exposure_per_hour.is_none_or(|expected| exposure.per_hour >= expected / 2.0)
         {
-            say("exposure", &exposure.to_text(self.reuse.gaps.count));
+            say("exposure", &exposure.to_text(expected, self.reuse.gaps.count));
         }
         let (client, server) = (self.order.client_first, self.order.server_first);
         say("closed first", &format!("the server {server}, the client {client}"));
@@ -198,6 +199,13 @@ impl PeerReport {
                 say("", note.trim_end());
             }
         }
+        if let Some(what_if) = &self.what_if {
+            say("what if", "the client closed idle connections after");
+            for line in what_if.to_lines() {
+                lines.push(format!("{INDENT}{:<LABEL$}  {line}", ""));
+            }
+        }
+        let mut say = |label: &str, text: &str| lines.extend(wrapped(label, text));
         for alternative in &self.alternatives {
             let line = alternative.line.as_ref().filter(|line| !alternative.text.contains(*line));
             let line = line.map_or_else(String::new, |line| format!(": {line}"));
@@ -217,14 +225,19 @@ impl PeerReport {
 }
 
 impl ExposureReport {
-    pub(super) fn to_text(&self, gaps: u64) -> String {
+    /// Beside the sum of what is to be expected in an hour.
+    pub(super) fn to_text(&self, per_hour: f64, gaps: u64) -> String {
         let window = seconds(Duration::try_from_secs_f64(self.window_seconds).unwrap_or_default());
+        let lost = if self.is_unwatched {
+            "the client was not seen to notice a close before it wrote".to_owned()
+        } else {
+            format!("a request that begins within {window} of the close is lost")
+        };
         format!(
-            "{:.1} races an hour to be expected, at most {:.1}: {:.1} % of {gaps} gaps came in the \
-             last tenth before the timeout; lost is what begins within {window} of the close \
-             (gaps at the timeout extrapolated)",
-            self.per_hour,
-            self.at_most_per_hour,
+            "{} lost requests an hour to be expected, at most {}; {:.1} % of {gaps} gaps came in the last \
+             tenth before the timeout; {lost}",
+            number(per_hour),
+            number(self.at_most_per_hour),
             100.0 * self.share_near
         )
     }

@@ -17,7 +17,6 @@ pub(crate) const ATTACH: Duration = Duration::from_secs(30);
 /// `finrace report --json`, as far as the tests read it.
 #[derive(Debug, Deserialize)]
 pub(crate) struct Report {
-    pub(crate) seconds: f64,
     lost: BTreeMap<String, u64>,
     peers: Vec<Row>,
 }
@@ -28,22 +27,15 @@ pub(crate) struct Row {
     role: String,
     peer: String,
     pub(crate) races: BTreeMap<String, u64>,
-    pub(crate) causes: BTreeMap<String, u64>,
     pub(crate) idle_timeout: IdleTimeout,
     pub(crate) verdict: Option<String>,
-    pub(crate) exposure: Option<Exposure>,
+    /// Races to be expected.
+    pub(crate) exposure_per_hour: Option<f64>,
     /// Best first.
     #[serde(default)]
     pub(crate) advice: Vec<Advice>,
     /// Compared with an earlier report.
     pub(crate) against: Option<Against>,
-}
-
-/// Races to be expected.
-#[derive(Debug, Deserialize)]
-pub(crate) struct Exposure {
-    /// As computed, whatever was seen.
-    pub(crate) per_hour: f64,
 }
 
 /// What would end the races.

@@ -4,7 +4,7 @@ use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use crate::logic::estimate::{Estimate, is_refuted_by};
-use crate::logic::exposure::{Grounds, exposure};
+use crate::logic::exposure::{ENOUGH, Grounds};
 use crate::logic::gaps::{Bucket, Gaps};
 use crate::logic::latest::Latest;
 use crate::logic::model::{
@@ -24,8 +24,10 @@ const LOSSES: Duration = Duration::from_hours(12);
 #[derive(Clone, Debug)]
 pub(super) struct Lately {
     traffic: Window<Traffic>,
-    /// Idle times that ended with a use, with a close by the peer, and by us: as old as `traffic`.
+    /// Idle times that ended with a use, with a lost one, with a close by the peer, and by us: as old
+    /// as `traffic`.
     uses: Gaps,
+    lost: Gaps,
     by_peer: Gaps,
     by_us: Gaps,
     /// Most rows never lose a request.
@@ -40,6 +42,11 @@ pub(super) struct Lately {
 struct Traffic {
     longest_gap_ns: u64,
     shortest_rtt_us: Option<u32>,
+    /// Requests that an idle timeout may have taken.
+    lost: u32,
+    /// In CLOSE_WAIT, all sockets together, and how many of them our pool closed unwritten.
+    dwell_us: u64,
+    noticed: u32,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -104,6 +111,7 @@ impl Lately {
         Self {
             traffic: Window::new(TRAFFIC, start),
             uses: Gaps::default(),
+            lost: Gaps::default(),
             by_peer: Gaps::default(),
             by_us: Gaps::default(),
             losses: Window::new(LOSSES, start),
@@ -120,7 +128,7 @@ impl Lately {
 
     fn traffic(&mut self, now: Nanos) -> &mut Traffic {
         for _ in 0..self.traffic.turn(now) {
-            for gaps in [&mut self.uses, &mut self.by_peer, &mut self.by_us] {
+            for gaps in [&mut self.uses, &mut self.lost, &mut self.by_peer, &mut self.by_us] {
                 gaps.turn();
             }
         }
@@ -139,10 +147,14 @@ impl Lately {
     }
 
     pub(super) fn note_reuse(&mut self, reuse: &Reuse) {
-        let gap_ns = u64::try_from(reuse.gap.as_nanos()).unwrap_or(u64::MAX);
-        let longest = &mut self.traffic(reuse.time).longest_gap_ns;
-        *longest = gap_ns.max(*longest);
+        self.note_gap(reuse.time, reuse.gap);
         self.uses.add(reuse.gap);
+    }
+
+    fn note_gap(&mut self, time: Nanos, gap: Duration) {
+        let gap_ns = u64::try_from(gap.as_nanos()).unwrap_or(u64::MAX);
+        let longest = &mut self.traffic(time).longest_gap_ns;
+        *longest = gap_ns.max(*longest);
     }
 
     pub(super) fn note_close(&mut self, close: &Close) {
@@ -162,7 +174,11 @@ impl Lately {
     }
 
     pub(super) fn note_dwell(&mut self, dwell: &Dwell) {
+        let traffic = self.traffic(dwell.time);
+        let dwell_us = u64::try_from(dwell.dwell.as_micros()).unwrap_or(u64::MAX);
+        traffic.dwell_us = traffic.dwell_us.saturating_add(dwell_us);
         if !dwell.written {
+            traffic.noticed = traffic.noticed.saturating_add(1);
             self.dwells.add(dwell.time, dwell.dwell);
         }
     }
@@ -177,6 +193,9 @@ impl Lately {
         if cause == Cause::Idle && class != Class::SilentDrop && !is_close_of_its_own {
             let [server, _] = sides(race.origin.role);
             self.end(time, server, gap.unwrap_or_default());
+        }
+        if class != Class::SilentDrop {
+            self.note_lost(race);
         }
         let losses = self.losses.at(time).get_or_insert_default();
         if class == Class::SilentDrop {
@@ -194,12 +213,31 @@ impl Lately {
         }
     }
 
+    /// The gap before a request that was lost, if an idle timeout may have taken it.
+    fn note_lost(&mut self, race: &Incident) {
+        if !matches!(race.cause, Cause::Idle | Cause::Unknown) {
+            return;
+        }
+        let lost = &mut self.traffic(race.time).lost;
+        *lost = lost.saturating_add(1);
+        if let Some(gap) = race.gap {
+            self.note_gap(race.time, gap);
+            self.lost.add(gap);
+        }
+    }
+
     /// A race that counts at the client's row.
     pub(super) fn note_seen(&mut self, view: &Incident) {
+        self.note_lost(view);
         if view.cause == Cause::Idle {
             self.order.note_race();
         }
         self.losses.at(view.time).get_or_insert_default().note(view, true);
+    }
+
+    /// Gaps before requests that were lost, be it to no certain timeout yet.
+    pub(super) fn lost_gaps(&self) -> Vec<Bucket> {
+        self.lost.buckets()
     }
 
     /// Gaps before reuses.
@@ -234,6 +272,42 @@ impl Lately {
         self.losses().map(of).fold(0, u32::saturating_add)
     }
 
+    /// Mean time in CLOSE_WAIT until our pool notices; none where it never did.
+    fn reaction(&self) -> Option<Duration> {
+        let spans = self.traffic.spans();
+        let dwell_us = spans.map(|span| span.dwell_us).into_iter().fold(0, u64::saturating_add);
+        let noticed = spans.map(|span| span.noticed).into_iter().fold(0, u32::saturating_add);
+        (noticed > 0).then(|| Duration::from_micros(dwell_us) / noticed)
+    }
+
+    /// What exposure is computed from. `races` were lost of late, half a day or more; fewer than
+    /// [`ENOUGH`] of the same hour or two say too little.
+    pub(super) fn grounds(&self, role: Role, now: Nanos, races: Races) -> Grounds {
+        let [server, client] = sides(role);
+        let length = self.traffic.length(now);
+        let of_late: u32 = self.traffic.spans().map(|span| span.lost).into_iter().sum();
+        let is_decided = races.unknown == 0 && of_late >= ENOUGH;
+        let (lost, lost_in) =
+            if is_decided { (of_late, length) } else { (races.idle, self.losses.length(now)) };
+        Grounds {
+            uses: self.gaps(),
+            by_server: self.closed_after(server),
+            by_client: self.closed_after(client),
+            length,
+            rtt: self.rtt().unwrap_or_default(),
+            reaction: self.reaction().filter(|_| role == Role::Client),
+            lost,
+            lost_in,
+        }
+    }
+
+    /// The shortest round trip.
+    fn rtt(&self) -> Option<Duration> {
+        let spans = self.traffic.spans();
+        let rtt_us = spans.into_iter().filter_map(|span| span.shortest_rtt_us).min();
+        rtt_us.map(|rtt_us| Duration::from_micros(rtt_us.into()))
+    }
+
     /// What is known as of `now`, but for the client's timeout.
     pub(super) fn facts(
         &self,
@@ -245,18 +319,7 @@ impl Lately {
         let Self { traffic, losses, order, dwells, .. } = self;
         let [server, client] = sides(role);
         let dwell = dwells.quantile(0.5).filter(|_| role == Role::Client);
-        let rtt = traffic.spans().into_iter().filter_map(|span| span.shortest_rtt_us).min();
-        let rtt = rtt.map(|rtt_us| Duration::from_micros(rtt_us.into()));
         let drop = self.losses().filter_map(|span| span.shortest_drop).min();
-        let uses = self.gaps();
-        let exposure = exposure(&Grounds {
-            uses: &uses,
-            by_server: &self.closed_after(server),
-            by_client: &self.closed_after(client),
-            length: traffic.length(now),
-            rtt: rtt.unwrap_or_default(),
-            reaction: dwell,
-        });
         let is_idle = |undecided: &Undecided| {
             let is_outlived = || self.is_outlived(server, undecided.idle);
             let reaches =
@@ -279,6 +342,7 @@ impl Lately {
         let ago = |of: fn(&Losses) -> Option<Nanos>| {
             self.losses().filter_map(of).max().map(|last| now.since(last))
         };
+        let grounds = self.grounds(role, now, races.plus(seen));
         let longest_ns = traffic.spans().map(|span| span.longest_gap_ns).into_iter().max();
         Facts {
             role,
@@ -293,21 +357,21 @@ impl Lately {
             client_row_length: order.row_length(client, now),
             server_share_before: order.share_before_row(client),
             reuses: 0,
-            reuses_per_second: rate(&uses, traffic.length(now)),
+            reuses_per_second: rate(&grounds.uses, grounds.length),
             longest_gap: Duration::from_nanos(longest_ns.unwrap_or_default()),
-            exposure,
+            exposure: grounds.exposure(),
             races,
             seen,
             may_be_read: true,
             last_race: ago(|span| span.last_race),
             last_rollout: ago(|span| span.last_rollout),
             drops: self.lost(|span| span.drops),
-            drops_outlived: drop.map_or(0, |drop| outlive(&uses, drop)),
-            drop_limit: drop.and_then(|drop| self.drop_limit(&uses, drop)),
+            drops_outlived: drop.map_or(0, |drop| outlive(&grounds.uses, drop)),
+            drop_limit: drop.and_then(|drop| self.drop_limit(&grounds.uses, drop)),
             stale: self.lost(|span| span.stale),
             old_fins: self.lost(|span| span.old_fins),
             dwell: dwell.map(|median| (median, u32::try_from(dwells.len()).unwrap_or(u32::MAX))),
-            rtt,
+            rtt: self.rtt(),
         }
     }
 

@@ -12,6 +12,7 @@ use super::export::Weight;
 use super::lately::{Lately, sides};
 use super::survey::Badness;
 use crate::logic::estimate::{Estimate, of_closes};
+use crate::logic::exposure::Grounds;
 use crate::logic::gaps::Bucket;
 use crate::logic::latest::Latest;
 use crate::logic::model::{Close, Closer, Evidence, Incident, Name, Nanos, Observation, Role};
@@ -274,6 +275,16 @@ impl Stats {
     /// Gaps before reuses, of the last hour or two.
     pub fn gaps(&self) -> Vec<Bucket> {
         self.lately.gaps()
+    }
+
+    /// Gaps before requests that were lost, of the last hour or two.
+    pub fn lost_gaps(&self) -> Vec<Bucket> {
+        self.lately.lost_gaps()
+    }
+
+    /// What exposure rests on, and what other timeouts would give.
+    pub fn grounds(&self, facts: &Facts, now: Nanos) -> Grounds {
+        self.lately.grounds(facts.role, now, facts.races.plus(facts.seen))
     }
 
     /// Idle times that ended with a close by that side, of the last hour or two.

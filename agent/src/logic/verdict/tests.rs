@@ -172,17 +172,28 @@ fn a_change_shows_at_once_when_the_order_has_turned() {
     check(152, None, State::Safe);
 }
 
-/// One figure: no fewer than were lost of late are to be expected, whatever took them.
+/// One figure for what an idle timeout will take, and what else was lost of late.
 #[test]
-fn what_was_seen_is_expected() {
-    let exposure =
-        Exposure { races: 0.1, at_most: 1.0, window: Duration::ZERO, gaps: 12.0, near: 0.1 };
+fn what_else_was_lost_is_expected_too() {
+    let exposure = Exposure { races: 7.0, at_most: 9.0, ..Exposure::default() };
     let races = Races { idle: 1, lifetime: 2, rollout: 50, unknown: 3 };
     let facts = Facts { races, exposure: Some(exposure), ..server_first() };
     // In ten minutes; a restart is one event.
-    assert_eq!(facts.expected(), Some(36.0));
-    let over = Facts { last_race: Some(Duration::from_secs(570)), ..facts };
-    assert_eq!(over.expected(), Some(6.0));
+    assert_eq!(facts.expected(), Some(37.0));
+    // No close of late: what was lost before is all that is known.
+    let quiet = Facts { exposure: None, ..facts.clone() };
+    assert_eq!(quiet.expected(), Some(36.0));
+    assert_eq!(Facts { races: Races::default(), ..quiet }.expected(), None);
+    let over = Facts { last_race: Some(Duration::from_secs(570)), ..facts.clone() };
+    assert_eq!(over.expected(), Some(7.0));
+    // The order of closes has turned: the old ones say nothing any more.
+    let turned = Facts {
+        races: Races::default(),
+        client_in_a_row: 100,
+        server_share_before: Some(0.5),
+        ..facts
+    };
+    assert_eq!(turned.expected(), Some(0.0));
 }
 
 #[test]
@@ -209,8 +220,7 @@ fn sentences() {
         "10.0.0.5:80 closes idle connections after 2.000 s (40 closes), nginx reuses them after up to \
          1.90 s: 6 requests lost in 10 min",
     );
-    let exposure =
-        Exposure { races: 13.7, at_most: 20.0, window: Duration::ZERO, gaps: 12.0, near: 0.1 };
+    let exposure = Exposure { races: 13.7, at_most: 20.0, ..Exposure::default() };
     check(
         Facts { exposure: Some(exposure), ..server_first() },
         "10.0.0.5:80 closes idle connections after 2.000 s (40 closes), nginx reuses them after up to \

@@ -13,6 +13,7 @@ use super::text::count;
 use crate::logic::explain::short;
 use crate::report::document::{Buckets, PeerReport};
 use crate::report::draw::Scale;
+use crate::report::what_if::{Given, WhatIf, number};
 
 /// Bars across a chart.
 const COLUMNS: usize = 72;
@@ -70,6 +71,30 @@ struct Panel<'a> {
     buckets: &'a Buckets,
 }
 
+/// What other timeouts of the client would give: a line, whose greatest value is as high as the box.
+struct Curve {
+    title: String,
+    class: &'static str,
+    /// By timeout.
+    points: Vec<(f64, f64)>,
+}
+
+impl Curve {
+    fn of(
+        what_if: &WhatIf,
+        what: &str,
+        class: &'static str,
+        value: fn(&Given) -> f64,
+    ) -> Option<Self> {
+        let points: Vec<_> =
+            what_if.timeouts.iter().map(|row| (row.seconds, value(&row.given))).collect();
+        let ((_, first), (_, last)) = (*points.first()?, *points.last()?);
+        let title =
+            format!("{what}, if the client closed then: {} to {}", number(first), number(last));
+        Some(Self { title, class, points })
+    }
+}
+
 /// The idle timeout of a side.
 struct Mark {
     class: &'static str,
@@ -77,10 +102,11 @@ struct Mark {
     seconds: f64,
 }
 
-/// Nothing where nothing was seen. `id` is the peer's on the page.
-pub(super) fn chart(peer: &PeerReport, id: &str, name: &str) -> Option<Markup> {
+/// Nothing where nothing was seen. `id` is the peer's on the page. What another timeout would give is
+/// drawn if `has_curves`.
+pub(super) fn chart(peer: &PeerReport, id: &str, name: &str, has_curves: bool) -> Option<Markup> {
     let sides = [("server", peer.server_closer()), ("client", peer.client_closer())];
-    let marks: Vec<_> = sides
+    let mut marks: Vec<_> = sides
         .iter()
         .filter_map(|(side, closer)| {
             let seconds = peer.idle_timeout.get(closer)?.seconds;
@@ -88,12 +114,22 @@ pub(super) fn chart(peer: &PeerReport, id: &str, name: &str) -> Option<Markup> {
             Some(Mark { class: side, text, seconds })
         })
         .collect();
+    let proposed = peer.what_if.iter().flat_map(|what_if| &what_if.timeouts);
+    if let Some(row) = proposed.into_iter().find(|row| row.advised) {
+        let text = format!("proposed for the client: {}", time(row.seconds));
+        marks.push(Mark { class: "proposed", text, seconds: row.seconds });
+    }
     let number = |buckets: &Buckets| buckets.iter().map(|(.., count)| u64::from(*count)).sum();
     let mut panels = vec![Panel {
         title: count(number(&peer.reuse.buckets), "reuse"),
         class: "reuse",
         buckets: &peer.reuse.buckets,
     }];
+    panels.push(Panel {
+        title: format!("{} lost", count(number(&peer.reuse.lost), "request")),
+        class: "lost",
+        buckets: &peer.reuse.lost,
+    });
     for (side, closer) in sides {
         if let Some(closes) = peer.closes.get(closer) {
             let title = format!("{} by the {side}", count(number(&closes.buckets), "close"));
@@ -104,10 +140,20 @@ pub(super) fn chart(peer: &PeerReport, id: &str, name: &str) -> Option<Markup> {
     let bounds = panels.iter().flat_map(|panel| panel.buckets).flat_map(|(a, b, _)| [*a, *b]);
     let scale = Scale::over(bounds.chain(marks.iter().map(|mark| mark.seconds)))?;
 
+    let what_if = peer.what_if.iter().filter(|_| has_curves);
+    let curves: Vec<_> = what_if
+        .flat_map(|what_if| {
+            let lost = Curve::of(what_if, "lost an hour", "lost", |given| given.races_per_hour);
+            let connects =
+                Curve::of(what_if, "connects a second", "reuse", |given| given.connects_per_second);
+            [lost, connects].into_iter().flatten()
+        })
+        .collect();
+
     let top = LINE * u32::try_from(marks.len()).unwrap_or_default() + 4;
     let panel = LINE + HEIGHT + 6;
-    let bottom = top + panel * u32::try_from(panels.len()).unwrap_or_default();
-    let tops = (0..).map(|number| top + panel * number);
+    let bottom = top + panel * u32::try_from(panels.len() + curves.len()).unwrap_or_default();
+    let mut tops = (0..).map(|number| top + panel * number);
     let place = |seconds: f64| format!("{:.1}%", scale.place(seconds).clamp(0.0, 1.0) * 100.0);
     let late = marks.iter().find(|mark| mark.class == "server").map(|mark| mark.seconds);
     let (title, description) = (format!("{id}-t"), format!("{id}-d"));
@@ -115,17 +161,24 @@ pub(super) fn chart(peer: &PeerReport, id: &str, name: &str) -> Option<Markup> {
         svg class="chart" role="img" aria-labelledby={ (title) " " (description) }
             width="100%" height=(bottom + LINE + 2) {
             title id=(title) { "Idle times of connections: " (name) }
-            desc id=(description) { (describe(&panels, &marks)) }
+            desc id=(description) { (describe(&panels, &curves, &marks)) }
             @if let Some(late) = late {
                 rect class="late" x=(place(late)) y=(top) width={
                     (format!("{:.1}%", (1.0 - scale.place(late)).clamp(0.0, 1.0) * 100.0))
                 } height=(bottom - top) {}
             }
-            @for (panel, top) in panels.iter().zip(tops) {
+            @for (panel, top) in panels.iter().zip(tops.by_ref()) {
                 text x="0" y=(top + LINE - 4) { (panel.title) }
                 svg y=(top + LINE) width="100%" height=(HEIGHT)
                     viewBox={ "0 0 " (COLUMNS) " 100" } preserveAspectRatio="none" {
                     path class=(panel.class) d=(outline(&scale, panel.buckets)) {}
+                }
+            }
+            @for (curve, top) in curves.iter().zip(tops.by_ref()) {
+                text x="0" y=(top + LINE - 4) { (curve.title) }
+                svg y=(top + LINE) width="100%" height=(HEIGHT)
+                    viewBox="0 0 1000 100" preserveAspectRatio="none" {
+                    path class={ "curve " (curve.class) } d=(line(&scale, &curve.points)) {}
                 }
             }
             @let ticks = ticks(&scale);
@@ -152,14 +205,15 @@ pub(super) fn chart(peer: &PeerReport, id: &str, name: &str) -> Option<Markup> {
 }
 
 /// The same for those who do not see it.
-fn describe(panels: &[Panel<'_>], marks: &[Mark]) -> String {
+fn describe(panels: &[Panel<'_>], curves: &[Curve], marks: &[Mark]) -> String {
     let panels = panels.iter().map(|Panel { title, buckets, .. }| {
         let least = buckets.first().map_or(0.0, |(low, ..)| *low);
         let most = buckets.last().map_or(0.0, |(_, high, _)| *high);
         format!("{title}, after {} to {}", time(least), time(most))
     });
+    let curves = curves.iter().map(|curve| curve.title.clone());
     let marks = marks.iter().map(|mark| mark.text.clone());
-    panels.chain(marks).collect::<Vec<_>>().join("; ") + "."
+    panels.chain(curves).chain(marks).collect::<Vec<_>>().join("; ") + "."
 }
 
 /// Around all bars. Heights are square roots, so that a few gaps near a timeout can be seen.
@@ -178,6 +232,23 @@ fn outline(scale: &Scale, buckets: &Buckets) -> String {
         }
     }
     write!(path, "H{COLUMNS}V100Z").unwrap_or_default();
+    path
+}
+
+/// Through all points, as far as they are on the scale.
+fn line(scale: &Scale, points: &[(f64, f64)]) -> String {
+    let highest = points.iter().map(|(_, value)| *value).fold(0.0, f64::max);
+    let mut path = String::new();
+    for (seconds, value) in points {
+        let place = scale.place(*seconds);
+        if !(0.0..=1.0).contains(&place) {
+            continue;
+        }
+        let sign = if path.is_empty() { 'M' } else { 'L' };
+        let height = if highest > 0.0 { value / highest * 96.0 } else { 0.0 };
+        // Writing to a String does not fail.
+        write!(path, "{sign}{:.0} {:.0}", place * 1000.0, 98.0 - height).unwrap_or_default();
+    }
     path
 }
 

@@ -20,7 +20,7 @@ const STYLE: &str = include_str!("style.css");
 
 /// Nothing is loaded, nothing runs, nobody frames it. The style is known by its digest.
 pub const SECURITY_POLICY: &str = "default-src 'none'; style-src \
-    'sha256-SrQz/Ds0wq/ksDjH0sjrpsi17aQN6xDuNMgRGMqjqko='; base-uri 'none'; \
+    'sha256-ob/gM+OOQgUGujrsaaUGxRhT1Kr7SSFF0Utx4dCa2LE='; base-uri 'none'; \
     form-action 'none'; frame-ancestors 'none'";
 
 /// The worst peers, of which more is said.

@@ -7,6 +7,7 @@ use super::text::{encoded, with_code};
 use crate::logic::owner;
 use crate::logic::peer::Peer;
 use crate::report::document::{PeerReport, Quantiles, Timeout};
+use crate::report::what_if::number;
 
 /// An end of a connection, as a heading names it.
 #[derive(Debug, PartialEq, Eq)]
@@ -124,7 +125,7 @@ pub(super) fn body(peer: &PeerReport, id: &str, detail: Detail) -> Markup {
                 @if let Some(text) = advice.note.and_then(note) { p class="note" { (with_code(text)) } }
             }
         }
-        @if let Some(chart) = chart(peer, id, &plain(peer)) { (chart) }
+        @if let Some(chart) = chart(peer, id, &plain(peer), detail == Detail::All) { (chart) }
         (facts(peer))
         @if detail != Detail::Short && !peer.alternatives.is_empty() {
             details {
@@ -187,7 +188,7 @@ fn facts(peer: &PeerReport) -> Markup {
                 dt { "Seen here" } dd { (peer.seen) " lost requests that count at the client’s end" }
             }
             @if let Some(exposure) = peer.exposure_per_hour {
-                dt { "To be expected" } dd { (rate(exposure)) " lost requests an hour" }
+                dt { "To be expected" } dd { (number(exposure)) " lost requests an hour" }
             }
             dt { "Closed first" }
             dd {
@@ -196,10 +197,6 @@ fn facts(peer: &PeerReport) -> Markup {
             @for note in &peer.notes { dt { "Also" } dd { (with_code(note)) "." } }
         }
     }
-}
-
-fn rate(per_hour: f64) -> String {
-    if per_hour < 10.0 { format!("{per_hour:.1}") } else { format!("{per_hour:.0}") }
 }
 
 /// All that the verdict rests on.
@@ -249,9 +246,9 @@ pub(super) fn evidence(peer: &PeerReport) -> Markup {
             }
         }
         dl {
-            @if let Some(exposure) = &peer.exposure {
-                dt { "Computed" }
-                dd { (exposure.to_text(peer.reuse.gaps.count)) "." }
+            @if let (Some(exposure), Some(expected)) = (&peer.exposure, peer.exposure_per_hour) {
+                dt { "Exposure" }
+                dd { (exposure.to_text(expected, peer.reuse.gaps.count)) "." }
             }
             @if let Some(limit) = &peer.drop_limit {
                 dt { "Forgotten" }
