@@ -205,7 +205,7 @@ pub struct Serve {
         long = "metrics.labels",
         value_name = "LABEL,...",
         value_delimiter = ',',
-        default_value = "peer,netns,process,namespace,workload,pod,container",
+        default_value = "peer,peer_ip,server_port,netns,process,namespace,workload,pod,container",
         env = "FINRACE_METRICS_LABELS"
     )]
     pub labels: Vec<Label>,
