@@ -199,8 +199,8 @@ pub struct Serve {
     #[arg(long = "metrics.series-max", value_name = "N", default_value_t = SERIES_MAX,
           env = "FINRACE_METRICS_SERIES_MAX", value_parser = series)]
     pub series_max: usize,
-    /// Labels of peers and ports, beside role and port; peers that differ in no label are one. Those
-    /// from namespace on are two each, for the client's and the server's end.
+    /// Labels of peers and ports, beside role and a port's `server_port`; peers that differ in no label
+    /// are one. Those from namespace on are two each, for the client's and the server's end.
     #[arg(
         long = "metrics.labels",
         value_name = "LABEL,...",
