@@ -357,6 +357,21 @@ mod tests {
     }
 
     #[test]
+    fn all_labels_are_there_unless_some_are_chosen() {
+        use clap::ValueEnum as _;
+        let labels = |line: &str| match Cli::try_parse_from(line.split(' ')).expect(line).command {
+            Command::Serve(serve) => serve.labels,
+            command => panic!("{line} is {command:?}"),
+        };
+        assert_eq!(labels("finrace serve"), Label::value_variants());
+        assert_eq!(
+            labels("finrace serve --metrics.labels server_port,peer_ip"),
+            [Label::ServerPort, Label::PeerIp]
+        );
+        refuse("finrace serve --metrics.labels port", "server_port");
+    }
+
+    #[test]
     fn hooks_and_peers_are_understood() {
         let hook = forced("reset-sent=raw_tp").expect("a hook");
         let raw = Forced { job: Job::ResetSent, hook: Some(Hook::RawTp), attach_to: None };
