@@ -199,13 +199,13 @@ pub struct Serve {
     #[arg(long = "metrics.series-max", value_name = "N", default_value_t = SERIES_MAX,
           env = "FINRACE_METRICS_SERIES_MAX", value_parser = series)]
     pub series_max: usize,
-    /// Labels of peers and ports, beside role and port; peers that differ in no label are one. Those
-    /// from namespace on are two each, for the client's and the server's end.
+    /// Labels of peers and ports, beside role and a port's `server_port`; peers that differ in no label
+    /// are one. Those from namespace on are two each, for the client's and the server's end.
     #[arg(
         long = "metrics.labels",
         value_name = "LABEL,...",
         value_delimiter = ',',
-        default_value = "peer,netns,process,namespace,workload,pod,container",
+        default_value = "peer,peer_ip,server_port,netns,process,namespace,workload,pod,container",
         env = "FINRACE_METRICS_LABELS"
     )]
     pub labels: Vec<Label>,
@@ -354,6 +354,21 @@ mod tests {
         refuse("finrace serve --web.listen-address :9502,localhost:1", "localhost:1");
         refuse("finrace serve --metrics.series-max 999", "999");
         refuse("finrace --log.level loud check", "loud");
+    }
+
+    #[test]
+    fn all_labels_are_there_unless_some_are_chosen() {
+        use clap::ValueEnum as _;
+        let labels = |line: &str| match Cli::try_parse_from(line.split(' ')).expect(line).command {
+            Command::Serve(serve) => serve.labels,
+            command => panic!("{line} is {command:?}"),
+        };
+        assert_eq!(labels("finrace serve"), Label::value_variants());
+        assert_eq!(
+            labels("finrace serve --metrics.labels server_port,peer_ip"),
+            [Label::ServerPort, Label::PeerIp]
+        );
+        refuse("finrace serve --metrics.labels port", "server_port");
     }
 
     #[test]

@@ -25,6 +25,8 @@ use encoding::{
 use exemplar::exemplar;
 
 use crate::logic::estimate::Population;
+use crate::logic::histogram::without_first;
+use crate::logic::knobs::Side;
 use crate::logic::model::Closer;
 use crate::logic::table::{Collection, Counts, Export, Measure, OF_OTHERS, Table};
 use crate::who::Source;
@@ -146,8 +148,9 @@ impl Scrape {
 
     fn say(&self, said: &Said<'_>, out: &mut DescriptorEncoder<'_>) -> fmt::Result {
         let epoch = (self.format != Format::Text004).then_some(self.status.epoch);
-        encode_peers(out, &said.peers, epoch)?;
-        encode_ports(out, &said.ports, epoch)?;
+        let threshold = self.table.threshold;
+        encode_peers(out, &said.peers, epoch, threshold)?;
+        encode_ports(out, &said.ports, epoch, threshold)?;
         self.encode_self(out)?;
         self.encode_sources(out)?;
         self.encode_process(out)
@@ -296,6 +299,7 @@ fn encode_peers(
     out: &mut DescriptorEncoder<'_>,
     peers: &Lines<'_>,
     epoch: Option<Duration>,
+    threshold: Duration,
 ) -> fmt::Result {
     let help = "Requests that were, or probably were, lost to a closing connection.";
     races(out, "finrace_races", help, peers, epoch)?;
@@ -333,28 +337,30 @@ fn encode_peers(
         peers,
     )?;
     let help = "Idle time at the close of idle connections.";
-    idle(out, "finrace_idle_before_close", help, peers)?;
+    idle(out, "finrace_idle_before_close", help, peers, threshold)?;
     let help = "Idle time before a connection was used again; the count is that of reuses.";
-    histograms(out, "finrace_reuse_gap", help, peers, Measure::ReuseGap)?;
+    histograms(out, "finrace_reuse_gap", help, peers, (Measure::ReuseGap, threshold))?;
     let help = "Time from the peer's FIN to our write into the closing connection.";
-    histograms(out, "finrace_fin_age_at_write", help, peers, Measure::FinAge)?;
+    histograms(out, "finrace_fin_age_at_write", help, peers, (Measure::FinAge, threshold))?;
     let help = "Time that a socket stayed in CLOSE_WAIT until we closed it.";
-    histograms(out, "finrace_close_wait", help, peers, Measure::Dwell)?;
-    judgements(out, "finrace", "", peers)
+    histograms(out, "finrace_close_wait", help, peers, (Measure::Dwell, threshold))?;
+    judgements(out, "finrace", "", peers)?;
+    advised(out, peers)
 }
 
 fn encode_ports(
     out: &mut DescriptorEncoder<'_>,
     ports: &Lines<'_>,
     epoch: Option<Duration>,
+    threshold: Duration,
 ) -> fmt::Result {
     let help = "As finrace_races, over all peers of a port.";
     races(out, "finrace_port_races", help, ports, epoch)?;
     closes(out, "finrace_port_closes", "As finrace_closes, over all peers of a port.", ports)?;
     let help = "As finrace_idle_before_close, over all peers of a port.";
-    idle(out, "finrace_port_idle_before_close", help, ports)?;
+    idle(out, "finrace_port_idle_before_close", help, ports, threshold)?;
     let help = "As finrace_reuse_gap, over all peers of a port.";
-    histograms(out, "finrace_port_reuse_gap", help, ports, Measure::ReuseGap)?;
+    histograms(out, "finrace_port_reuse_gap", help, ports, (Measure::ReuseGap, threshold))?;
     judgements(out, "finrace_port", " Over all peers of a port.", ports)
 }
 
@@ -383,8 +389,8 @@ fn judgements(
             for (closer, timeout) in Closer::ALL.iter().zip(&judged.timeouts) {
                 let Some(timeout) = timeout else { continue };
                 let labels = (labels, [("closer", closer.as_str())]);
-                let micros = (of(timeout) * 1e6).round() / 1e6;
-                family.with(&labels, |series| series.encode_gauge(&micros))?;
+                let value = to_micros(of(timeout));
+                family.with(&labels, |series| series.encode_gauge(&value))?;
             }
         }
     }
@@ -407,6 +413,28 @@ fn judgements(
         }
     }
     Ok(())
+}
+
+/// What to change, where something is wrong.
+fn advised(out: &mut DescriptorEncoder<'_>, peers: &Lines<'_>) -> fmt::Result {
+    let help =
+        "Idle timeout to set on that side to lose no more requests; only where something is wrong.";
+    let (name, unit) = ("finrace_advised_idle_timeout", Some(&Unit::Seconds));
+    let mut family = out.encode_descriptor(name, help, unit, MetricType::Gauge)?;
+    for Line { labels, judged, .. } in peers {
+        let advised = judged.iter().flat_map(|judged| judged.advised);
+        for (side, seconds) in [Side::Client, Side::Server].into_iter().zip(advised) {
+            let Some(seconds) = seconds else { continue };
+            let labels = (labels, [("side", side.as_str())]);
+            family.with(&labels, |series| series.encode_gauge(&to_micros(seconds)))?;
+        }
+    }
+    Ok(())
+}
+
+/// Seconds without the digits that mean nothing.
+fn to_micros(seconds: f64) -> f64 {
+    (seconds * 1e6).round() / 1e6
 }
 
 fn races(
@@ -452,13 +480,19 @@ fn closes(
     Ok(())
 }
 
-fn idle(out: &mut DescriptorEncoder<'_>, name: &str, help: &str, lines: &Lines<'_>) -> fmt::Result {
+fn idle(
+    out: &mut DescriptorEncoder<'_>,
+    name: &str,
+    help: &str,
+    lines: &Lines<'_>,
+    threshold: Duration,
+) -> fmt::Result {
     let mut family =
         out.encode_descriptor(name, help, Some(&Unit::Seconds), MetricType::Histogram)?;
     for Line { labels, counts, .. } in lines {
         for closer in Closer::ALL {
             let labels = (labels, [("closer", closer.as_str())]);
-            distribution(&mut family, &labels, counts, Measure::of_idle(*closer))?;
+            distribution(&mut family, &labels, counts, (Measure::of_idle(*closer), threshold))?;
         }
     }
     Ok(())
@@ -469,7 +503,7 @@ fn histograms(
     name: &str,
     help: &str,
     lines: &Lines<'_>,
-    measure: Measure,
+    measure: (Measure, Duration),
 ) -> fmt::Result {
     let mut family =
         out.encode_descriptor(name, help, Some(&Unit::Seconds), MetricType::Histogram)?;
@@ -523,21 +557,23 @@ fn sample(family: &mut MetricEncoder<'_>, labels: &impl LabelSet, value: u64) ->
     family.with(labels, |series| series.encode_counter(&value, None))
 }
 
-/// The series of a histogram, if it has any value.
+/// The series of a histogram, if it has any value. Those that never could have one are left out: the
+/// threshold of gaps says which.
 fn distribution(
     family: &mut MetricEncoder<'_>,
     labels: &impl LabelSet,
     counts: &Counts,
-    measure: Measure,
+    (measure, threshold): (Measure, Duration),
 ) -> fmt::Result {
     let histogram = counts.histogram(measure);
     if histogram.is_empty() {
         return Ok(());
     }
+    let mut buckets = histogram.buckets(measure.bounds());
     let distribution = Distribution {
         sum: histogram.sum().as_secs_f64(),
         count: histogram.count(),
-        buckets: &histogram.buckets(measure.bounds()),
+        buckets: without_first(&mut buckets, measure.unused_buckets(threshold)),
         native: counts.native(measure),
     };
     family.with(labels, |series| series.encode_histogram(distribution))

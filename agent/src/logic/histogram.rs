@@ -117,6 +117,15 @@ impl Histogram {
     }
 }
 
+/// All but the first `unused`, which are to be empty. What is in them all the same counts in the next.
+pub fn without_first(buckets: &mut [(f64, u64)], unused: usize) -> &[(f64, u64)] {
+    let (unused, used) = buckets.split_at_mut(unused.min(buckets.len()));
+    if let Some((_, count)) = used.first_mut() {
+        *count += unused.iter().map(|(_, count)| count).sum::<u64>();
+    }
+    used
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -144,6 +153,14 @@ mod tests {
         assert_eq!((filled(&since), since.sum()), (filled(&histogram), histogram.sum()));
         assert!(twice.since(&twice).is_empty());
         assert_eq!(twice.since(&Histogram::default()).count(), 14);
+    }
+
+    #[test]
+    fn buckets_are_left_out_and_no_value_is() {
+        let mut buckets = [(0.1, 2), (0.95, 3), (f64::INFINITY, 4)];
+        assert_eq!(without_first(&mut buckets.clone(), 0), buckets);
+        assert_eq!(without_first(&mut buckets.clone(), 1), [(0.95, 5), (f64::INFINITY, 4)]);
+        assert_eq!(without_first(&mut buckets, 2), [(f64::INFINITY, 9)]);
     }
 
     #[test]

@@ -25,7 +25,7 @@ use super::peer::{PortKey, RowKey};
 pub use counts::{Counts, Example, Keeps, Kinds, Measure, Tally};
 pub use export::{Collection, Export, Left, Level, OF_OTHERS, Shown};
 use stats::RecentCloses;
-pub use stats::{IdleTimes, Stats};
+pub use stats::{Advised, IdleTimes, Stats};
 pub use survey::{Badness, Picture, Survey};
 
 /// Roll-ups are few: a port of an owner in a namespace. They are never evicted, so there must be an

@@ -12,10 +12,11 @@ use clap::ValueEnum;
 
 use super::encoding::{self, LabelSet};
 use crate::logic::estimate::Population;
+use crate::logic::knobs::Side;
 use crate::logic::model::{Closer, Endpoint, Name, Role};
 use crate::logic::owner::{End, Owner};
 use crate::logic::peer::{PortKey, RowKey};
-use crate::logic::table::{Counts, Export, Left, Level, Shown};
+use crate::logic::table::{Advised, Counts, Export, Left, Level, Shown};
 use crate::logic::verdict::State;
 use crate::who::Who;
 
@@ -23,6 +24,10 @@ use crate::who::Who;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Label {
     Peer,
+    #[value(name = "peer_ip")]
+    PeerIp,
+    #[value(name = "server_port")]
+    ServerPort,
     Netns,
     Process,
     Namespace,
@@ -77,19 +82,29 @@ impl Naming {
         }
     }
 
-    fn is_named<K: Called>(&self) -> bool {
-        K::NAME == "port" || self.has(Label::Peer)
+    /// Which labels say what a row or a port is about: its name, the peer's address, the server's port.
+    fn named<K: Called>(&self) -> [bool; 3] {
+        if K::NAME == RowKey::NAME {
+            [Label::Peer, Label::PeerIp, Label::ServerPort].map(|label| self.has(label))
+        } else {
+            // A port's name is the server's port.
+            [true, false, false]
+        }
     }
 
     fn labels_of<K: Called>(&self, key: &K, process: Option<Name>, of_process: Owner) -> Labels {
         let ends = self.who.ends(key.role(), key.owner().or(of_process), key.remote());
         let [client, server] = ends.map(|end| self.chosen(end));
+        let [is_named, has_ip, has_port] = self.named::<K>();
+        let ip = key.remote().filter(|_| has_ip).map(|remote| remote.ip.to_string().into());
         Labels {
             is_other: false,
             netns: self.has(Label::Netns).then(|| key.netns()),
             role: key.role().as_str(),
             name: K::NAME,
-            value: self.is_named::<K>().then(|| key.value().into()),
+            value: is_named.then(|| key.value().into()),
+            ip,
+            port: has_port.then(|| key.server_port().to_string().into()),
             process: process.filter(|_| self.has(Label::Process)),
             client,
             server,
@@ -98,13 +113,16 @@ impl Naming {
 
     /// Of the sum of what has no series of its own.
     fn labels_of_others<K: Called>(&self, role: &'static str) -> Labels {
-        let is_named = self.is_named::<K>();
+        let named = self.named::<K>();
+        let [value, ip, port] = named.map(|is_there| is_there.then(|| "other".into()));
         Labels {
-            is_other: is_named,
+            is_other: named.contains(&true),
             netns: None,
             role,
             name: K::NAME,
-            value: is_named.then(|| "other".into()),
+            value,
+            ip,
+            port,
             process: None,
             client: End::default(),
             server: End::default(),
@@ -134,9 +152,13 @@ pub(super) struct Labels {
     is_other: bool,
     netns: Option<u32>,
     role: &'static str,
-    /// `peer` or `port`, and which.
+    /// `peer` or `server_port`, and which.
     name: &'static str,
     value: Option<Box<str>>,
+    /// The peer's address.
+    ip: Option<Box<str>>,
+    /// The server's port.
+    port: Option<Box<str>>,
     process: Option<Name>,
     client: End,
     server: End,
@@ -147,6 +169,12 @@ impl LabelSet for Labels {
         label("role", &self.role)?;
         if let Some(value) = &self.value {
             label(self.name, value)?;
+        }
+        if let Some(ip) = &self.ip {
+            label("peer_ip", ip)?;
+        }
+        if let Some(port) = &self.port {
+            label("server_port", port)?;
         }
         if let Some(netns) = &self.netns {
             label("netns", netns)?;
@@ -191,6 +219,8 @@ pub(super) struct Judged {
     pub(super) timeouts: [Option<Population>; Closer::ALL.len()],
     pub(super) expected: Option<f64>,
     pub(super) verdict: Option<State>,
+    /// Idle timeouts to set, in seconds: the client's, the server's.
+    pub(super) advised: [Option<f64>; 2],
 }
 
 /// All rows, or all ports.
@@ -206,6 +236,7 @@ pub(super) trait Called {
     /// The other end, if it is one.
     fn remote(&self) -> Option<Endpoint>;
     fn value(&self) -> String;
+    fn server_port(&self) -> u16;
 }
 
 impl Called for RowKey {
@@ -230,10 +261,14 @@ impl Called for RowKey {
     fn value(&self) -> String {
         self.to_string()
     }
+
+    fn server_port(&self) -> u16 {
+        self.port().port
+    }
 }
 
 impl Called for PortKey {
-    const NAME: &'static str = "port";
+    const NAME: &'static str = "server_port";
 
     fn role(&self) -> Role {
         self.role
@@ -254,6 +289,10 @@ impl Called for PortKey {
     fn value(&self) -> String {
         self.port.to_string()
     }
+
+    fn server_port(&self) -> u16 {
+        self.port
+    }
 }
 
 /// Those that are shown, in order, and what sums up the others; no two with the same labels.
@@ -261,8 +300,8 @@ pub(super) fn lines<'a, K: Called>(level: &'a Level<K>, naming: &Naming) -> Vec<
     let shown = level.shown.iter().map(|row| {
         let Shown { key, counts, process, process_owner, .. } = row;
         let labels = naming.labels_of(key, *process, *process_owner);
-        let Shown { timeouts, expected, verdict, withheld, .. } = *row;
-        let judged = Some(Judged { timeouts, expected, verdict });
+        let Shown { timeouts, expected, verdict, advised, withheld, .. } = *row;
+        let judged = Some(Judged { timeouts, expected, verdict, advised: by_side(advised) });
         Line { labels, counts: Cow::Borrowed(&**counts), withheld, judged }
     });
     let others = level.others.iter().map(|(role, counts)| {
@@ -300,6 +339,13 @@ fn add_past<K: Called>(lines: &mut [Line<'_>], naming: &Naming) {
     }
 }
 
+fn by_side(advised: Option<Advised>) -> [Option<f64>; 2] {
+    [Side::Client, Side::Server].map(|side| {
+        let advised = advised.filter(|(of, _)| *of == side);
+        advised.map(|(_, seconds)| seconds)
+    })
+}
+
 fn find(lines: &[Line<'_>], labels: &Labels) -> Option<usize> {
     lines.binary_search_by(|line| line.labels.cmp(labels)).ok()
 }
@@ -317,7 +363,8 @@ impl Line<'_> {
 }
 
 impl Judged {
-    /// Of both: the timeouts that more closes agree on, the races of both, the worse verdict.
+    /// Of both: the timeouts that more closes agree on, the races of both, the worse verdict, and the
+    /// advice that helps both: clients are to be below all servers, servers above all clients.
     fn with(mut self, mut other: Self) -> Self {
         for (one, other) in self.timeouts.iter_mut().zip(&mut other.timeouts) {
             let closes = |timeout: &Option<Population>| timeout.map_or(0, |found| found.count);
@@ -331,6 +378,11 @@ impl Judged {
         };
         // The worst come first.
         self.verdict = self.verdict.into_iter().chain(other.verdict).min();
+        let ([client, server], [other_client, other_server]) = (self.advised, other.advised);
+        self.advised = [
+            client.into_iter().chain(other_client).reduce(f64::min),
+            server.into_iter().chain(other_server).reduce(f64::max),
+        ];
         self
     }
 }

@@ -215,8 +215,9 @@ fn exemplars_are_the_latest_races() {
     let found = with_exemplars(Keeps { native: false, ..all }, Format::OpenMetrics);
     let process = r#"nginx: \"a\\b\""#;
     let expected = format!(
-        "finrace_races_total{{role=\"client\",peer=\"10.0.0.5:8080\",netns=\"4026531840\",\
-         process=\"{process}\",class=\"stale_write\",cause=\"rollout\",read=\"unknown\"}} 1 # \
+        "finrace_races_total{{role=\"client\",peer=\"10.0.0.5:8080\",peer_ip=\"10.0.0.5\",\
+         server_port=\"8080\",netns=\"4026531840\",process=\"{process}\",class=\"stale_write\",\
+         cause=\"rollout\",read=\"unknown\"}} 1 # \
          {{local=\"10.0.0.9:51000\",peer=\"10.0.0.5:8080\",fin_age=\"0.000250\",pid=\"7\",\
          process=\"{process}\"}} 1.0 1700000009.0"
     );
@@ -294,17 +295,34 @@ fn series_have_a_limit() {
     let (_, status) = busy();
     let own = series(&encode(&mut empty().0, status.clone(), Format::OpenMetrics));
     assert_eq!(own, status.series());
-    for (series_max, left_out) in [(1000, 982), (5000, 732), (SERIES_MAX, 0)] {
-        let text = text_of(&chunks(&mut crowd(1000), series_max, Format::Text004, false));
-        let count = series(&text);
-        assert!(count <= series_max && count + 700 > series_max.min(15_000), "{count}");
-        let line = format!("finrace_table_rows_unexported {left_out}\n");
-        assert!(
-            text.contains(&line),
-            "{}",
-            text.lines().find(|l| l.starts_with("finrace_table_rows_u")).unwrap()
-        );
+    let mut crowds = [crowd(1000), crowd(1000)];
+    // Of whom each has a timeout, a verdict and advice.
+    for (second, peer) in (0..6).flat_map(|second| (0..1000).map(move |peer| (second, peer))) {
+        let origin = origin(Role::Client, Ipv4Addr::from_bits(0x0a00_0000 + peer), None);
+        let time = Nanos(second * 10_000_000_000);
+        crowds[1].add(&closed(time, origin, Closer::Peer, Duration::from_secs(5)));
     }
+    crowds[1].assess(Nanos(60_000_000_000));
+    for (table, limits) in crowds.into_iter().zip([
+        [(1000, 981), (5000, 714), (SERIES_MAX, 0)],
+        [(1000, 993), (5000, 882), (SERIES_MAX, 0)],
+    ]) {
+        for (series_max, left_out) in limits {
+            let text = text_of(&chunks(&mut table.clone(), series_max, Format::Text004, false));
+            let count = series(&text);
+            assert!(count <= series_max && count + 700 > series_max.min(15_000), "{count}");
+            assert_eq!(
+                series_of(&text, "finrace_table_rows_unexported"),
+                [format!("finrace_table_rows_unexported {left_out}")]
+            );
+        }
+    }
+}
+
+/// An idle connection was closed.
+fn closed(time: Nanos, origin: Origin, closer: Closer, idle: Duration) -> Observation {
+    let (how, evidence) = (How::Fin, Evidence::Idle);
+    Observation::Close(Close { time, origin, closer, how, evidence, idle })
 }
 
 /// Two containers of a pod and a unit of the host, all clients of one server; the unit's server too.
@@ -325,9 +343,7 @@ fn owned() -> (Table, Who) {
         table.add(&Observation::Reuse(Reuse { time, origin, gap, bytes: 1 }));
         for second in 0..6 {
             let time = Nanos(second * 10_000_000_000);
-            let (closer, how, evidence) = (Closer::Peer, How::Fin, Evidence::Idle);
-            let idle = Duration::from_secs(5);
-            table.add(&Observation::Close(Close { time, origin, closer, how, evidence, idle }));
+            table.add(&closed(time, origin, Closer::Peer, Duration::from_secs(5)));
         }
     }
     table.assess(Nanos(60_000_000_000));
@@ -348,7 +364,8 @@ fn ends_are_named_and_labels_chosen() {
     };
     let all = text(&Naming::default().labels);
     let counts = "finrace_reuse_gap_seconds_count";
-    let start = "{role=\"client\",peer=\"10.0.0.5:8080\",netns=\"4026531840\",process=\"nginx\"";
+    let start = "{role=\"client\",peer=\"10.0.0.5:8080\",peer_ip=\"10.0.0.5\",server_port=\"8080\",\
+                 netns=\"4026531840\",process=\"nginx\"";
     assert_eq!(
         series_of(&all, counts),
         [
@@ -356,8 +373,8 @@ fn ends_are_named_and_labels_chosen() {
             format!("{counts}{start},client_container=\"b2b2b2b2b2b2\"}} 1"),
             format!("{counts}{start},client_workload=\"\\\"nginx\\\".service\"}} 1"),
             format!(
-                "{counts}{{role=\"server\",peer=\":443 from 10.0.0.5\",netns=\"4026531840\",\
-                 process=\"nginx\",server_workload=\"\\\"nginx\\\".service\"}} 1"
+                "{counts}{{role=\"server\",peer=\":443 from 10.0.0.5\",peer_ip=\"10.0.0.5\",\
+                 server_port=\"443\",netns=\"4026531840\",process=\"nginx\",server_workload=\"\\\"nginx\\\".service\"}} 1"
             ),
         ]
     );
@@ -390,6 +407,172 @@ fn ends_are_named_and_labels_chosen() {
         names.dedup();
         assert_eq!(names.len(), count, "a series is there twice: {text}");
     }
+}
+
+/// What a scrape says of a table with these labels.
+fn labelled(table: &mut Table, labels: &[Label]) -> String {
+    let export = Collection::begin(table, 10_000, None).finish(table);
+    let naming = Naming::new(labels.to_vec(), Who::default());
+    stream::to_text(export, Status::default(), naming, Format::OpenMetrics)
+}
+
+#[test]
+fn the_peers_address_and_the_servers_port_are_labels_of_their_own() {
+    let mut table = Table::new(5, Duration::from_millis(200), Nanos(0));
+    let mut reuse = |role, ip: IpAddr, port| {
+        let mut origin = origin(role, ip, None);
+        let of_server = if role == Role::Server { &mut origin.local } else { &mut origin.remote };
+        of_server.port = port;
+        let (time, gap) = (Nanos(1_000_000_000), Duration::from_secs(3));
+        (0..5).for_each(|_| table.add(&Observation::Reuse(Reuse { time, origin, gap, bytes: 1 })));
+    };
+    let (v4, v6) = ([10, 0, 0, 5].into(), "fd00::5".parse().unwrap());
+    // It gives way to the others.
+    reuse(Role::Server, [10, 0, 0, 6].into(), 8080);
+    reuse(Role::Client, v4, 8080);
+    reuse(Role::Client, v4, 9090);
+    reuse(Role::Client, v6, 8080);
+    // Alike in all but who is the server.
+    reuse(Role::Server, v4, 8080);
+    reuse(Role::Server, v6, 8080);
+    let mut check = |labels: &[Label], expected: &[&str]| {
+        let text = labelled(&mut table, labels);
+        let counts = series_of(&text, "finrace_reuse_gap_seconds_count");
+        let expected: Vec<_> = expected
+            .iter()
+            .map(|of| format!("finrace_reuse_gap_seconds_count{{{}}}", of.replace('\'', "\"")))
+            .collect();
+        let found: Vec<_> = counts.iter().filter_map(|line| line.rsplit_once(' ')).collect();
+        assert_eq!(found.iter().map(|(name, _)| *name).collect::<Vec<_>>(), expected);
+        // Whatever the labels, each is counted once.
+        assert_eq!(sum_of(&text, "finrace_reuse_gap_seconds_count"), 30);
+        assert_eq!(
+            series_of(&text, "finrace_port_reuse_gap_seconds_count"),
+            [
+                "finrace_port_reuse_gap_seconds_count{role=\"client\",server_port=\"8080\"} 10",
+                "finrace_port_reuse_gap_seconds_count{role=\"client\",server_port=\"9090\"} 5",
+                "finrace_port_reuse_gap_seconds_count{role=\"server\",server_port=\"8080\"} 15",
+            ]
+        );
+    };
+    check(
+        &[Label::Peer, Label::PeerIp, Label::ServerPort],
+        &[
+            "role='client',peer='10.0.0.5:8080',peer_ip='10.0.0.5',server_port='8080'",
+            "role='client',peer='10.0.0.5:9090',peer_ip='10.0.0.5',server_port='9090'",
+            "role='client',peer='[fd00::5]:8080',peer_ip='fd00::5',server_port='8080'",
+            "role='server',peer=':8080 from 10.0.0.5',peer_ip='10.0.0.5',server_port='8080'",
+            "role='server',peer=':8080 from fd00::5',peer_ip='fd00::5',server_port='8080'",
+            "role='server',peer='other',peer_ip='other',server_port='other'",
+        ],
+    );
+    check(
+        &[Label::PeerIp, Label::ServerPort],
+        &[
+            "role='client',peer_ip='10.0.0.5',server_port='8080'",
+            "role='client',peer_ip='10.0.0.5',server_port='9090'",
+            "role='client',peer_ip='fd00::5',server_port='8080'",
+            "role='server',peer_ip='10.0.0.5',server_port='8080'",
+            "role='server',peer_ip='fd00::5',server_port='8080'",
+            "role='server',peer_ip='other',server_port='other'",
+        ],
+    );
+    // Those that differ in no label are one.
+    check(
+        &[Label::ServerPort],
+        &[
+            "role='client',server_port='8080'",
+            "role='client',server_port='9090'",
+            "role='server',server_port='8080'",
+            "role='server',server_port='other'",
+        ],
+    );
+    check(
+        &[Label::PeerIp],
+        &[
+            "role='client',peer_ip='10.0.0.5'",
+            "role='client',peer_ip='fd00::5'",
+            "role='server',peer_ip='10.0.0.5'",
+            "role='server',peer_ip='fd00::5'",
+            "role='server',peer_ip='other'",
+        ],
+    );
+    check(&[], &["role='client'", "role='server'"]);
+}
+
+#[test]
+fn the_value_to_set_is_a_metric() {
+    let mut table = Table::new(100, Duration::from_millis(200), Nanos(0));
+    let mut peer = |role, last: u8, closer, secs| {
+        let origin = origin(role, [10, 0, 0, last], None);
+        let (time, gap) = (Nanos(1_000_000_000), Duration::from_secs(1));
+        table.add(&Observation::Reuse(Reuse { time, origin, gap, bytes: 1 }));
+        for second in 0..6 {
+            let time = Nanos(second * 10_000_000_000);
+            table.add(&closed(time, origin, closer, Duration::from_secs(secs)));
+        }
+    };
+    // The server closes first.
+    peer(Role::Client, 1, Closer::Peer, 5);
+    peer(Role::Client, 2, Closer::Peer, 10);
+    peer(Role::Server, 3, Closer::Local, 5);
+    peer(Role::Server, 4, Closer::Local, 75);
+    // The client does.
+    peer(Role::Client, 5, Closer::Local, 5);
+    peer(Role::Server, 6, Closer::Peer, 5);
+    let name = "finrace_advised_idle_timeout_seconds";
+    let none: [&str; 0] = [];
+    assert_eq!(series_of(&labelled(&mut table, &[Label::PeerIp]), &format!("{name}{{")), none);
+    table.assess(Nanos(60_000_000_000));
+    assert_eq!(
+        series_of(&labelled(&mut table, &[Label::PeerIp]), &format!("{name}{{")),
+        [
+            "finrace_advised_idle_timeout_seconds{role=\"client\",peer_ip=\"10.0.0.1\",side=\"client\"} 4.0",
+            "finrace_advised_idle_timeout_seconds{role=\"client\",peer_ip=\"10.0.0.2\",side=\"client\"} 9.0",
+            "finrace_advised_idle_timeout_seconds{role=\"server\",peer_ip=\"10.0.0.3\",side=\"server\"} 65.0",
+            "finrace_advised_idle_timeout_seconds{role=\"server\",peer_ip=\"10.0.0.4\",side=\"server\"} 165.0",
+        ]
+    );
+    // Of several that are one, what is good for all.
+    assert_eq!(
+        series_of(&labelled(&mut table, &[]), &format!("{name}{{")),
+        [
+            "finrace_advised_idle_timeout_seconds{role=\"client\",side=\"client\"} 4.0",
+            "finrace_advised_idle_timeout_seconds{role=\"server\",side=\"server\"} 165.0",
+        ]
+    );
+}
+
+#[test]
+fn buckets_that_cannot_be_filled_are_left_out() {
+    let check = |threshold: u64, gap: u64, least: &str, count: usize| {
+        let mut table = Table::new(100, Duration::from_millis(threshold), Nanos(0));
+        let (time, origin) = (Nanos(1_000_000_000), origin(Role::Client, [10, 0, 0, 5], None));
+        let gap = Duration::from_millis(gap);
+        table.add(&Observation::Reuse(Reuse { time, origin, gap, bytes: 1 }));
+        table.add(&closed(time, origin, Closer::Peer, gap));
+        let dwell = Duration::from_micros(50);
+        table.add(&Observation::Dwell(Dwell { time, origin, dwell, written: false }));
+        let text = labelled(&mut table, &[]);
+        for (name, least, count) in [
+            ("finrace_reuse_gap", least, count),
+            ("finrace_idle_before_close", least, count),
+            ("finrace_port_reuse_gap", least, count),
+            // What takes a round trip has nothing to do with it.
+            ("finrace_close_wait", "0.0001", 13),
+        ] {
+            let buckets = series_of(&text, &format!("{name}_seconds_bucket"));
+            assert_eq!(buckets.len(), count, "{threshold} {name}");
+            assert!(buckets[0].contains(&format!("le=\"{least}\",")), "{threshold} {buckets:?}");
+            assert!(buckets[count - 1].ends_with(" 1"), "{threshold} {buckets:?}");
+        }
+    };
+    check(200, 250, "0.95", 12);
+    check(99, 100, "0.1", 13);
+    check(100, 101, "0.95", 12);
+    check(10, 11, "0.1", 13);
+    check(2000, 2001, "2.2", 9);
+    check(3_600_000, 3_600_001, "+Inf", 1);
 }
 
 #[test]

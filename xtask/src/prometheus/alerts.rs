@@ -71,6 +71,8 @@ impl Alert {
         ensure!(url.ends_with(&format!("docs/runbooks/{name}.md")), "no runbook: {self:?}");
         let between = format!("between {PROXY} and {}", self.label("peer"));
         ensure!(annotation("summary").contains(&between), "another summary: {self:?}");
+        let advice = "Set the client's idle timeout to ";
+        ensure!(annotation("description").contains(advice), "no value to set: {self:?}");
         Ok(())
     }
 }

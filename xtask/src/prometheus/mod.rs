@@ -35,6 +35,9 @@ use crate::setup::{self, Process, now, server_port};
 /// asked for the others as before.
 const OPTIONS: [&str; 2] = ["--storage.tsdb.path=data", "--enable-feature=native-histograms"];
 
+/// The address of a target, as docs/fleet.md takes it.
+const ADDRESS: &str = r"\[?(.+?)\]?:[0-9]+";
+
 /// For a Go program to start on a busy machine.
 const START: Duration = Duration::from_secs(30);
 
@@ -88,7 +91,7 @@ impl Daemon {
         Ok(Self { address, _process: process })
     }
 
-    /// A Prometheus that asks every second: jobs by name, each with one target.
+    /// A Prometheus that asks every second: jobs by name, each with one target and its address as a label.
     fn prometheus(
         jobs: &[(&str, SocketAddr)],
         rules: &str,
@@ -99,7 +102,11 @@ impl Daemon {
         fs::write(&file, rules).with_context(|| format!("writing {}", file.display()))?;
         let file = file.display();
         let scraped = |(name, target): &(&str, SocketAddr)| {
-            format!("  - {{ job_name: {name}, static_configs: [{{ targets: ['{target}'] }}] }}\n")
+            format!(
+                "  - job_name: {name}\n    static_configs: [{{ targets: ['{target}'] }}]\n    \
+                 relabel_configs: [{{ source_labels: [__address__], regex: '{ADDRESS}', \
+                 target_label: host_ip }}]\n"
+            )
         };
         let scraped: Vec<String> = jobs.iter().map(scraped).collect();
         let alerting = alertmanager.map(|address| {

@@ -36,6 +36,17 @@ impl Measure {
         }
     }
 
+    /// Buckets that nothing falls into: what is no longer than the threshold is no gap, and no idle time.
+    pub fn unused_buckets(self, threshold: Duration) -> usize {
+        match self {
+            Self::ClosedByPeer | Self::ClosedByUs | Self::ReuseGap => {
+                let least = threshold.as_secs_f64();
+                self.bounds().iter().take_while(|bound| **bound <= least).count()
+            }
+            Self::FinAge | Self::Dwell => 0,
+        }
+    }
+
     pub const fn of_idle(closer: Closer) -> Self {
         match closer {
             Closer::Peer => Self::ClosedByPeer,

@@ -16,7 +16,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::counts::{Counts, Measure};
-use super::stats::{Place, Stats};
+use super::stats::{Advised, Place, Stats};
 use super::{Port, Table, of_role};
 use crate::logic::estimate::Population;
 use crate::logic::model::{Cause, Class, Closer, Evidence, How, Name, Nanos, Read, Role};
@@ -24,7 +24,7 @@ use crate::logic::owner::Owner;
 use crate::logic::peer::{PortKey, RowKey};
 use crate::logic::verdict::State;
 
-/// Of a classic histogram: its buckets, `+Inf`, sum and count.
+/// Of a classic histogram with all its buckets: these, `+Inf`, sum and count.
 const OF_HISTOGRAM: usize = 15;
 
 /// And the native one beside it, for Prometheus a single series.
@@ -72,6 +72,8 @@ pub struct Shown<K> {
     pub timeouts: [Option<Population>; Closer::ALL.len()],
     pub expected: Option<f64>,
     pub verdict: Option<State>,
+    /// Of a row; what is to be set against the peers of a port, each of their rows says.
+    pub advised: Option<Advised>,
     /// Races of its counts that the sum of its losses does not show yet.
     pub withheld: u64,
 }
@@ -100,12 +102,13 @@ pub struct Level<K> {
     pub left_out: usize,
     /// For so many series more.
     room: usize,
+    threshold: Duration,
 }
 
 impl<K> Level<K> {
-    fn new(room: usize) -> Self {
+    fn new(room: usize, threshold: Duration) -> Self {
         let others = [Role::Client, Role::Server].map(|role| (role, Counts::default()));
-        Self { shown: Vec::new(), others, left: Vec::new(), left_out: 0, room }
+        Self { shown: Vec::new(), others, left: Vec::new(), left_out: 0, room, threshold }
     }
 
     /// Shows the row if there is room for it, sums it up if not.
@@ -114,17 +117,19 @@ impl<K> Level<K> {
         key: K,
         role: Role,
         stats: &mut Stats,
-        series: fn(&Counts) -> usize,
+        series: fn(&Counts, Duration) -> usize,
+        advised: Option<Advised>,
         now: Option<Nanos>,
     ) -> Option<&mut Shown<K>> {
         let timeouts = [Closer::Peer, Closer::Local]
             .map(|closer| stats.timeout(closer).map(|estimate| estimate.main));
         let (expected, verdict) = (stats.expected(), stats.verdict());
         // As many as it would have without a base: what has happened once will happen again.
-        let needed = series(&stats.counts)
+        let needed = series(&stats.counts, self.threshold)
             + timeouts.iter().flatten().count() * 3
             + usize::from(expected.is_some())
-            + usize::from(verdict.is_some());
+            + usize::from(verdict.is_some())
+            + usize::from(advised.is_some());
         let (_, other) = of_role(&mut self.others, role);
         let Some(room) = self.room.checked_sub(needed) else {
             self.left_out += 1;
@@ -155,32 +160,33 @@ impl<K> Level<K> {
             timeouts,
             expected,
             verdict,
+            advised,
         });
         self.shown.last_mut()
     }
 }
 
-pub(super) fn series_of_port(counts: &Counts) -> usize {
+pub(super) fn series_of_port(counts: &Counts, threshold: Duration) -> usize {
     let races = counts.incidents.iter().filter(|((class, ..), _)| class.is_race()).count();
     let histograms = [Measure::ClosedByPeer, Measure::ClosedByUs, Measure::ReuseGap]
-        .map(|measure| series_of_histogram(counts, measure));
+        .map(|measure| series_of_histogram(counts, measure, threshold));
     races + counts.closes.len() + histograms.iter().sum::<usize>()
 }
 
-pub(super) fn series_of_row(counts: &Counts) -> usize {
-    series_of_port(counts)
+pub(super) fn series_of_row(counts: &Counts, threshold: Duration) -> usize {
+    series_of_port(counts, threshold)
         + 1
         + counts.other_incidents().count()
         + usize::from(counts.seen > 0)
-        + series_of_histogram(counts, Measure::FinAge)
-        + series_of_histogram(counts, Measure::Dwell)
+        + series_of_histogram(counts, Measure::FinAge, threshold)
+        + series_of_histogram(counts, Measure::Dwell, threshold)
 }
 
-fn series_of_histogram(counts: &Counts, measure: Measure) -> usize {
+fn series_of_histogram(counts: &Counts, measure: Measure, threshold: Duration) -> usize {
     if counts.histogram(measure).is_empty() {
         return 0;
     }
-    OF_HISTOGRAM + usize::from(counts.native(measure).is_some())
+    OF_HISTOGRAM - measure.unused_buckets(threshold) + usize::from(counts.native(measure).is_some())
 }
 
 /// What a scrape shows of a table.
@@ -234,8 +240,8 @@ impl Collection {
             at: 0,
             slots: Vec::with_capacity(table.rows.len()),
             keys: table.ports.keys().map(|key| (Reverse((false, false, 0)), *key)).collect(),
-            rows: Level::new(room),
-            ports: Level::new(ports_room(room)),
+            rows: Level::new(room, table.threshold),
+            ports: Level::new(ports_room(room), table.threshold),
         }
     }
 
@@ -304,7 +310,7 @@ impl Collection {
     fn take_port(&mut self, table: &mut Table) -> Option<()> {
         let (_, key) = *self.keys.get(self.at)?;
         if let Some(port) = table.ports.get_mut(&key) {
-            self.ports.take(key, key.role, &mut port.stats, series_of_port, self.now);
+            self.ports.take(key, key.role, &mut port.stats, series_of_port, None, self.now);
         }
         Some(())
     }
@@ -314,8 +320,9 @@ impl Collection {
         // Not the row that was weighed, if that has left: then the one in its place.
         if let Some(row) = table.rows.get_mut(slot as usize) {
             row.taken = table.scrape;
-            let (key, now) = (row.key, self.now);
-            let shown = self.rows.take(key, key.role(), &mut row.stats, series_of_row, now);
+            let (key, advised, now) = (row.key, row.stats.advised(), self.now);
+            let stats = &mut row.stats;
+            let shown = self.rows.take(key, key.role(), stats, series_of_row, advised, now);
             if let Some(shown) = shown {
                 shown.process = row.stats.process_name();
                 shown.process_owner = row.stats.process_owner();

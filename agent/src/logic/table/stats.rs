@@ -11,9 +11,11 @@ use super::counts::{Counts, Keeps, Measure};
 use super::export::Weight;
 use super::lately::{Lately, sides};
 use super::survey::Badness;
+use crate::logic::advice::advise;
 use crate::logic::estimate::{Estimate, of_closes};
 use crate::logic::exposure::Grounds;
 use crate::logic::gaps::Bucket;
+use crate::logic::knobs::Side;
 use crate::logic::latest::Latest;
 use crate::logic::model::{Close, Closer, Evidence, Incident, Name, Nanos, Observation, Role};
 use crate::logic::owner::Owner;
@@ -58,7 +60,11 @@ pub(super) enum Place {
 struct Assessment {
     state: State,
     expected: Option<f64>,
+    advised: Option<Advised>,
 }
+
+/// The idle timeout to set, in seconds, and on which side.
+pub type Advised = (Side, f64);
 
 /// Idle times at the closes of one closer.
 #[derive(Clone, Debug, Default)]
@@ -178,6 +184,11 @@ impl Stats {
         self.assessment?.expected
     }
 
+    /// As of the last assessment, where there is something to set.
+    pub fn advised(&self) -> Option<Advised> {
+        self.assessment?.advised
+    }
+
     pub(super) fn add(&mut self, observation: &Observation) {
         let origin = observation.origin();
         if let Some(process) = &origin.process {
@@ -268,8 +279,11 @@ impl Stats {
         self.closed_by_peer.forget(now);
         self.closed_by_us.forget(now);
         let facts = self.facts(role, threshold, now);
-        self.assessment =
-            Some(Assessment { state: assess(&facts, self.verdict()), expected: facts.expected() });
+        let state = assess(&facts, self.verdict());
+        let advice = advise(&facts, state, self.process());
+        let advised = advice.map(|advice| (advice.change.side, advice.change.seconds));
+        let advised = advised.filter(|(_, seconds)| *seconds > 0.0);
+        self.assessment = Some(Assessment { state, expected: facts.expected(), advised });
     }
 
     /// Gaps before reuses, of the last hour or two.
