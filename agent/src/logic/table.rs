@@ -8,6 +8,7 @@
 mod counts;
 mod export;
 mod lately;
+mod pair;
 mod stats;
 mod survey;
 #[cfg(test)]
@@ -24,6 +25,8 @@ use super::owner::Owner;
 use super::peer::{PortKey, RowKey};
 pub use counts::{Counts, Example, Keeps, Kinds, Measure, Tally};
 pub use export::{Collection, Export, Left, Level, OF_OTHERS, Shown};
+pub use pair::Told;
+use pair::{Pairing, Pairs};
 use stats::RecentCloses;
 pub use stats::{Advised, IdleTimes, Stats};
 pub use survey::{Badness, Picture, Survey};
@@ -51,6 +54,9 @@ pub struct Row {
     last_race: Option<Nanos>,
     /// By which collection for a scrape it was taken last.
     taken: u32,
+    pairing: Pairing,
+    /// It is a server's, whose client's row has the same problem; as of the last assessment.
+    is_other_end: bool,
 }
 
 impl Row {
@@ -64,7 +70,14 @@ impl Row {
             last_seen: time,
             last_race: None,
             taken: 0,
+            pairing: Pairing::New,
+            is_other_end: false,
         }
+    }
+
+    /// Whether its problem counts at the client's row, which is on this host too.
+    pub const fn is_other_end(&self) -> bool {
+        self.is_other_end
     }
 
     pub const fn last_seen(&self) -> Nanos {
@@ -102,6 +115,7 @@ pub struct Table {
     index: HashMap<RowKey, usize>,
     #[expect(clippy::vec_box, reason = "thousands of large ones, not to be moved as it grows")]
     rows: Vec<Box<Row>>,
+    pairs: Pairs,
     /// Every row by rank, then by age: the first is the next to leave.
     order: BTreeSet<(Rank, Nanos, usize)>,
     other_client: Stats,
@@ -134,6 +148,7 @@ impl Table {
             start,
             index: HashMap::default(),
             rows: Vec::new(),
+            pairs: Pairs::default(),
             order: BTreeSet::new(),
             other_client: Stats::new(start, Keeps::default()),
             other_server: Stats::new(start, Keeps::default()),
@@ -231,6 +246,7 @@ impl Table {
             self.order.remove(&place);
             self.order.insert((rank, since, slot));
         }
+        self.pair(slot, origin);
     }
 
     /// A slot for a new row, or none if every row matters more than a newcomer.
@@ -246,6 +262,7 @@ impl Table {
             let slot = victim.2;
             let old = std::mem::replace(self.rows.get_mut(slot)?, row);
             self.index.remove(&old.key);
+            self.unpair(&old.key, old.pairing);
             self.let_go(&old);
             self.evictions += 1;
             slot
@@ -266,6 +283,7 @@ impl Table {
         self.order.remove(&(row.rank, row.since, slot));
         let gone = self.rows.swap_remove(slot);
         self.index.remove(&gone.key);
+        self.unpair(&gone.key, gone.pairing);
         if let Some(moved) = self.rows.get(slot) {
             self.order.remove(&(moved.rank, moved.since, last));
             self.order.insert((moved.rank, moved.since, slot));
@@ -323,6 +341,9 @@ impl Table {
     pub fn assess(&mut self, now: Nanos) {
         for row in &mut self.rows {
             row.stats.assess(row.key.role(), self.threshold, now);
+        }
+        for slot in 0..self.rows.len() {
+            self.settle(slot);
         }
         for (key, port) in &mut self.ports {
             port.stats.assess(key.role, self.threshold, now);

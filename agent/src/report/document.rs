@@ -1,5 +1,6 @@
 //! The report as its JSON form has it. Durations are in seconds.
 
+use std::borrow::Borrow;
 use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
 
@@ -18,7 +19,7 @@ use crate::logic::latest::Latest;
 use crate::logic::model::{Closer, Nanos, Role};
 use crate::logic::owner::End;
 use crate::logic::peer::Peer;
-use crate::logic::table::{Badness, Measure, Row, Stats};
+use crate::logic::table::{Badness, Measure, Row, Stats, Told};
 use crate::logic::verdict::{Facts, State};
 use crate::who::Who;
 
@@ -53,6 +54,9 @@ pub(super) struct PeerReport {
     pub(super) client: End,
     #[serde(skip_serializing_if = "End::is_empty")]
     pub(super) server: End,
+    /// Of a server's row the client's, where that is on this host: it tells of the same problem.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) other_end: Option<OtherEnd>,
     pub(super) verdict: &'static str,
     pub(super) sentence: String,
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -89,6 +93,13 @@ pub(super) struct PeerReport {
     pub(super) state: State,
     #[serde(skip)]
     badness: Badness,
+}
+
+/// Another row.
+#[derive(Debug, PartialEq, Eq, Serialize)]
+pub(super) struct OtherEnd {
+    pub(super) netns: u32,
+    pub(super) peer: String,
 }
 
 /// Who closed idle connections, of late. The client is the side that sends requests.
@@ -225,10 +236,11 @@ impl Document {
         let table = &session.engine.table;
         let (clock, who) = (session.clock, session.who.clone());
         let run = Run { clock, now, wall, threshold: table.threshold(), who };
-        let mut peers: Vec<_> = table.rows().into_iter().map(|row| run.of_row(row)).collect();
+        let rows = table.rows().into_iter();
+        let mut peers: Vec<_> = rows.map(|row| run.of_row(&table.told(row))).collect();
         for (role, stats) in table.others() {
-            let other =
-                run.report(role, None, "other".to_owned(), &Names::of_many(role, None), stats);
+            let end = Reported { role, netns: None, peer: "other".to_owned() };
+            let other = run.report(end, &Names::of_many(role, None), stats, (role, stats));
             if !other.is_empty() {
                 peers.push(other);
             }
@@ -240,8 +252,12 @@ impl Document {
             .map(|(key, port)| {
                 let names = Names::of_many(key.role, port.stats.process());
                 let [client, server] = run.who.ends(key.role, key.owner, None);
-                let report =
-                    run.report(key.role, Some(key.netns), key.to_string(), &names, &port.stats);
+                let end = Reported {
+                    role: key.role,
+                    netns: Some(key.netns),
+                    peer: key.to_string(),
+                };
+                let report = run.report(end, &names, &port.stats, (key.role, &port.stats));
                 PeerReport { client, server, ..report }
             })
             .collect();
@@ -287,6 +303,13 @@ impl Document {
     }
 }
 
+/// What a report is about.
+struct Reported {
+    role: Role,
+    netns: Option<u32>,
+    peer: String,
+}
+
 /// What to call the two sides in a sentence.
 struct Names {
     client: String,
@@ -319,26 +342,33 @@ impl Names {
 }
 
 impl Run {
-    pub(super) fn of_row(&self, row: &Row) -> PeerReport {
+    pub(super) fn of_row<R: Borrow<Row>>(&self, told: &Told<R>) -> PeerReport {
+        let row = told.row.borrow();
         let key = row.key;
         let names = Names::of_peer(key.peer, row.stats.process());
-        let report = self.report(key.role(), Some(key.netns), key.to_string(), &names, &row.stats);
+        let end = Reported { role: key.role(), netns: Some(key.netns), peer: key.to_string() };
+        let teller = told.teller();
+        let report = self.report(end, &names, &row.stats, (teller.key.role(), &teller.stats));
         let owner = key.owner.or(row.stats.process_owner());
         let [client, server] = self.who.ends(key.role(), owner, Some(key.remote()));
-        PeerReport { client, server, ..report }
+        let other_end = told.other_end;
+        let other_end =
+            other_end.map(|key| OtherEnd { netns: key.netns, peer: key.to_string() });
+        PeerReport { client, server, other_end, ..report }
     }
 
+    /// What was seen is that of `stats`, what is said of it that of the teller.
     fn report(
         &self,
-        role: Role,
-        netns: Option<u32>,
-        peer: String,
+        end: Reported,
         names: &Names,
         stats: &Stats,
+        (told_as, teller): (Role, &Stats),
     ) -> PeerReport {
-        let facts = stats.facts(role, self.threshold, self.now);
+        let Reported { role, netns, peer } = end;
+        let facts = teller.facts(told_as, self.threshold, self.now);
         let verdict = stats.verdict().unwrap_or(State::Unknown);
-        let advice = advise(&facts, verdict, stats.process());
+        let advice = advise(&facts, verdict, teller.process());
         let mut report = PeerReport {
             role: role.as_str(),
             netns,
@@ -346,9 +376,10 @@ impl Run {
             process: stats.process().map(str::to_owned),
             client: End::default(),
             server: End::default(),
+            other_end: None,
             verdict: verdict.as_str(),
             sentence: sentence(&facts, verdict, &names.client, &names.server),
-            notes: notes(&facts, &names.client, &names.server, stats.process()),
+            notes: notes(&facts, &names.client, &names.server, teller.process()),
             missing: (verdict == State::Unknown).then(|| facts.missing()),
             exposure_per_hour: facts.expected(),
             exposure: ExposureReport::of(&facts),
@@ -371,8 +402,9 @@ impl Run {
             idle_timeout: Closer::ALL
                 .iter()
                 .filter_map(|closer| {
-                    let estimate = stats.timeout(*closer)?;
-                    Some((closer.as_str(), Timeout::of(&estimate, side_of(role, *closer))))
+                    let side = side_of(role, *closer);
+                    let as_told = Closer::ALL.iter().find(|of| side_of(told_as, **of) == side)?;
+                    Some((closer.as_str(), Timeout::of(&teller.timeout(*as_told)?, side)))
                 })
                 .collect(),
             drop_limit: facts.drop_limit.map(DropLimit::of),
@@ -392,7 +424,7 @@ impl Run {
             let advised = change.filter(|change| change.side == Side::Client);
             let known = facts.server_timeout.iter().flat_map(Estimate::populations);
             report.what_if = WhatIf::of(
-                &stats.grounds(&facts, self.now),
+                &teller.grounds(&facts, self.now),
                 known.flat_map(|population| [population.low, population.high]),
                 advised.map(|change| change.seconds),
             );

@@ -2,7 +2,6 @@
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::document::{Document, ExposureReport, PeerReport};
@@ -29,7 +28,7 @@ impl Document {
         let lost: u64 = self.lost.values().sum();
         let races: u64 = self.peers.iter().map(PeerReport::total_races).sum();
         let mut by_state: BTreeMap<State, usize> = BTreeMap::new();
-        for peer in &self.peers {
+        for peer in self.peers.iter().filter(|peer| peer.other_end.is_none()) {
             *by_state.entry(peer.state).or_default() += 1;
         }
         let states: Vec<_> = by_state.iter().map(|(state, n)| format!("{n} {state}")).collect();
@@ -50,7 +49,7 @@ impl Document {
             blocks.push("No connection was closed, or reused after a gap.".to_owned());
         }
         let (told, quiet): (Vec<_>, Vec<_>) =
-            self.peers.iter().partition(|peer| peer.deserves_block() && !self.has_other_end(peer));
+            self.peers.iter().partition(|peer| peer.deserves_block() && peer.other_end.is_none());
         blocks.extend(told.into_iter().map(PeerReport::to_block));
         let (known, unknown): (Vec<_>, Vec<_>) =
             quiet.into_iter().partition(|peer| peer.deserves_block());
@@ -66,15 +65,6 @@ impl Document {
             blocks.push(lines.join("\n"));
         }
         blocks.join("\n\n")
-    }
-
-    /// Whether this is the server's row of connections that a host has with itself: the client's
-    /// row says the same, and what to change.
-    fn has_other_end(&self, peer: &PeerReport) -> bool {
-        let Some(client) = peer.to_client() else { return false };
-        self.peers.iter().any(|other| {
-            other.role == "client" && other.netns == peer.netns && other.peer == client
-        })
     }
 }
 
@@ -95,15 +85,8 @@ impl PeerReport {
         }
     }
 
-    /// Of a server's row `:80 from 127.0.0.1`, how the client's is called if both are one host.
-    pub(super) fn to_client(&self) -> Option<String> {
-        let (port, ip) = self.peer.strip_prefix(':')?.split_once(" from ")?;
-        let (ip, port) = (ip.parse().ok()?, port.parse().ok()?);
-        Some(SocketAddr::new(ip, port).to_string())
-    }
-
     fn to_other_end(&self) -> String {
-        let client = self.to_client().unwrap_or_default();
+        let client = self.other_end.as_ref().map_or("", |client| &client.peer);
         format!("{:<9}{}: the other end of -> {client}", self.verdict.to_uppercase(), self.title())
     }
 

@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use super::counts::{Counts, Measure};
 use super::stats::{Advised, Place, Stats};
-use super::{Port, Table, of_role};
+use super::{Port, Row, Table, Told, of_role};
 use crate::logic::estimate::Population;
 use crate::logic::model::{Cause, Class, Closer, Evidence, How, Name, Nanos, Read, Role};
 use crate::logic::owner::Owner;
@@ -74,8 +74,39 @@ pub struct Shown<K> {
     pub verdict: Option<State>,
     /// Of a row; what is to be set against the peers of a port, each of their rows says.
     pub advised: Option<Advised>,
+    /// It is a server's row, whose client's has the same problem.
+    pub is_other_end: bool,
     /// Races of its counts that the sum of its losses does not show yet.
     pub withheld: u64,
+}
+
+/// What is said of a row, with what its other end says.
+struct Judged {
+    timeouts: [Option<Population>; Closer::ALL.len()],
+    advised: Option<Advised>,
+    is_other_end: bool,
+}
+
+impl Judged {
+    fn timeouts(stats: &Stats) -> [Option<Population>; Closer::ALL.len()] {
+        [Closer::Peer, Closer::Local]
+            .map(|closer| stats.timeout(closer).map(|estimate| estimate.main))
+    }
+
+    fn of_port(stats: &Stats) -> Self {
+        Self { timeouts: Self::timeouts(stats), advised: None, is_other_end: false }
+    }
+
+    fn of_row(told: Told<&Row>) -> Self {
+        let teller = told.teller();
+        let mut timeouts = Self::timeouts(&teller.stats);
+        // What is the peer's for one end is the other's own.
+        if teller.key.role() != told.row.key.role() {
+            timeouts.reverse();
+        }
+        let advised = told.row.stats.advised();
+        Self { timeouts, advised, is_other_end: told.other_end.is_some() }
+    }
 }
 
 /// A row or a port that left after a scrape had shown it, with what that and later ones showed or
@@ -118,18 +149,18 @@ impl<K> Level<K> {
         role: Role,
         stats: &mut Stats,
         series: fn(&Counts, Duration) -> usize,
-        advised: Option<Advised>,
+        judged: Judged,
         now: Option<Nanos>,
     ) -> Option<&mut Shown<K>> {
-        let timeouts = [Closer::Peer, Closer::Local]
-            .map(|closer| stats.timeout(closer).map(|estimate| estimate.main));
+        let Judged { timeouts, advised, is_other_end } = judged;
         let (expected, verdict) = (stats.expected(), stats.verdict());
         // As many as it would have without a base: what has happened once will happen again.
         let needed = series(&stats.counts, self.threshold)
             + timeouts.iter().flatten().count() * 3
             + usize::from(expected.is_some())
             + usize::from(verdict.is_some())
-            + usize::from(advised.is_some());
+            + usize::from(advised.is_some())
+            + usize::from(is_other_end);
         let (_, other) = of_role(&mut self.others, role);
         let Some(room) = self.room.checked_sub(needed) else {
             self.left_out += 1;
@@ -161,6 +192,7 @@ impl<K> Level<K> {
             expected,
             verdict,
             advised,
+            is_other_end,
         });
         self.shown.last_mut()
     }
@@ -310,7 +342,8 @@ impl Collection {
     fn take_port(&mut self, table: &mut Table) -> Option<()> {
         let (_, key) = *self.keys.get(self.at)?;
         if let Some(port) = table.ports.get_mut(&key) {
-            self.ports.take(key, key.role, &mut port.stats, series_of_port, None, self.now);
+            let judged = Judged::of_port(&port.stats);
+            self.ports.take(key, key.role, &mut port.stats, series_of_port, judged, self.now);
         }
         Some(())
     }
@@ -318,11 +351,13 @@ impl Collection {
     fn take_row(&mut self, table: &mut Table) -> Option<()> {
         let (_, slot) = *self.slots.get(self.at)?;
         // Not the row that was weighed, if that has left: then the one in its place.
+        table.settle(slot as usize);
+        let judged = Judged::of_row(table.told(table.rows.get(slot as usize)?));
         if let Some(row) = table.rows.get_mut(slot as usize) {
             row.taken = table.scrape;
-            let (key, advised, now) = (row.key, row.stats.advised(), self.now);
+            let (key, now) = (row.key, self.now);
             let stats = &mut row.stats;
-            let shown = self.rows.take(key, key.role(), stats, series_of_row, advised, now);
+            let shown = self.rows.take(key, key.role(), stats, series_of_row, judged, now);
             if let Some(shown) = shown {
                 shown.process = row.stats.process_name();
                 shown.process_owner = row.stats.process_owner();

@@ -38,7 +38,9 @@ pub struct Stats {
     closed_by_us: IdleTimes,
     lately: Lately,
     process: Label<(Name, Owner)>,
-    assessment: Option<Assessment>,
+    /// By what was seen at this end, and with what the other end says.
+    own: Option<Assessment>,
+    said: Option<Assessment>,
 }
 
 /// An estimate is made anew once this part of the closes are others: of 128, eight.
@@ -57,8 +59,8 @@ pub(super) enum Place {
 
 /// What all this amounts to.
 #[derive(Clone, Copy, Debug)]
-struct Assessment {
-    state: State,
+pub(super) struct Assessment {
+    pub(super) state: State,
     expected: Option<f64>,
     advised: Option<Advised>,
 }
@@ -137,7 +139,8 @@ impl Stats {
             closed_by_us: IdleTimes::default(),
             lately: Lately::new(start),
             process: Label::default(),
-            assessment: None,
+            own: None,
+            said: None,
         }
     }
 
@@ -176,17 +179,17 @@ impl Stats {
 
     /// The verdict as of the last assessment; none before, and for a mixture.
     pub fn verdict(&self) -> Option<State> {
-        self.assessment.map(|assessment| assessment.state)
+        self.said.map(|said| said.state)
     }
 
     /// Races to be expected in an hour, computed or seen, as of the last assessment.
     pub fn expected(&self) -> Option<f64> {
-        self.assessment?.expected
+        self.said?.expected
     }
 
     /// As of the last assessment, where there is something to set.
     pub fn advised(&self) -> Option<Advised> {
-        self.assessment?.advised
+        self.said?.advised
     }
 
     pub(super) fn add(&mut self, observation: &Observation) {
@@ -279,11 +282,21 @@ impl Stats {
         self.closed_by_peer.forget(now);
         self.closed_by_us.forget(now);
         let facts = self.facts(role, threshold, now);
-        let state = assess(&facts, self.verdict());
+        let state = assess(&facts, self.own.map(|own| own.state));
         let advice = advise(&facts, state, self.process());
         let advised = advice.map(|advice| (advice.change.side, advice.change.seconds));
         let advised = advised.filter(|(_, seconds)| *seconds > 0.0);
-        self.assessment = Some(Assessment { state, expected: facts.expected(), advised });
+        self.own = Some(Assessment { state, expected: facts.expected(), advised });
+        self.said = self.own;
+    }
+
+    pub(super) const fn own(&self) -> Option<Assessment> {
+        self.own
+    }
+
+    /// Says what the other end does; its own, if that says nothing.
+    pub(super) fn say(&mut self, other: Option<Option<Assessment>>) {
+        self.said = other.flatten().or(self.own);
     }
 
     /// Gaps before reuses, of the last hour or two.

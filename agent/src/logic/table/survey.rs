@@ -7,7 +7,7 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use super::{Row, Table};
+use super::{Row, Table, Told};
 use crate::logic::model::Nanos;
 use crate::logic::peer::{Peer, RowKey};
 use crate::logic::verdict::State;
@@ -20,8 +20,8 @@ pub type Badness = (State, Reverse<(u64, u64, u64)>);
 pub struct Picture {
     pub now: Nanos,
     /// The worst first, as many as were asked for; or the one that was asked for, if it is there.
-    pub rows: Vec<Row>,
-    /// All rows by verdict.
+    pub rows: Vec<Told>,
+    /// All problems by verdict: rows, but for those whose other end has the same.
     pub states: BTreeMap<State, usize>,
     pub threshold: Duration,
     pub max_rows: usize,
@@ -33,8 +33,9 @@ pub struct Picture {
 pub struct Survey {
     limit: usize,
     only: Option<(u32, Peer)>,
-    /// Rows up to here are assessed.
+    /// Rows up to here are assessed; then, up to here are noted.
     at: usize,
+    noted: usize,
     worst: BTreeSet<(Badness, RowKey)>,
     picture: Picture,
 }
@@ -50,26 +51,35 @@ impl Survey {
             max_rows: table.max_rows,
             evictions: table.evictions,
         };
-        Self { limit, only, at: 0, worst: BTreeSet::new(), picture }
+        Self { limit, only, at: 0, noted: 0, worst: BTreeSet::new(), picture }
     }
 
     /// Does one row; false once all are done.
     pub fn step(&mut self, table: &mut Table) -> bool {
         if let Some(row) = table.rows.get_mut(self.at) {
             row.stats.assess(row.key.role(), table.threshold, self.picture.now);
-            self.note(row);
             self.at += 1;
+            return true;
+        }
+        if self.noted < self.at {
+            table.settle(self.noted);
+            if let Some(row) = table.rows.get(self.noted) {
+                self.note(row);
+            }
+            self.noted += 1;
             return true;
         }
         let Some((_, key)) = self.worst.pop_first() else { return false };
         // It may have left since.
-        self.picture.rows.extend(table.row(&key).cloned());
+        self.picture.rows.extend(table.row(&key).map(|row| table.told(row).cloned()));
         true
     }
 
     fn note(&mut self, row: &Row) {
         let badness = row.stats.badness();
-        *self.picture.states.entry(badness.0).or_default() += 1;
+        if !row.is_other_end() {
+            *self.picture.states.entry(badness.0).or_default() += 1;
+        }
         if self.only.is_none_or(|only| only == (row.key.netns, row.key.peer)) {
             self.worst.insert((badness, row.key));
             if self.worst.len() > self.limit {

@@ -99,12 +99,7 @@ impl View<'_> {
 
     /// Peers by verdict, each once: those on this host have two rows, of which the client's counts.
     fn tally(&self) -> Vec<(State, u64)> {
-        let states = self.picture.states.iter().map(|(state, number)| {
-            let rows = self.peers.iter().filter(|peer| peer.state == *state);
-            let doubles = rows.filter(|peer| self.other_end(peer).is_some()).count();
-            (*state, number.saturating_sub(doubles) as u64)
-        });
-        states.filter(|(_, number)| *number > 0).collect()
+        self.picture.states.iter().map(|(state, number)| (*state, *number as u64)).collect()
     }
 
     fn title(&self) -> String {
@@ -131,12 +126,12 @@ impl View<'_> {
         let bad: Vec<_> = self
             .peers
             .iter()
-            .filter(|peer| peer.state.is_bad() && self.other_end(peer).is_none())
+            .filter(|peer| peer.state.is_bad() && peer.other_end.is_none())
             .collect();
         let others: Vec<_> = self
             .peers
             .iter()
-            .filter(|peer| !peer.state.is_bad() || self.other_end(peer).is_some())
+            .filter(|peer| !peer.state.is_bad() || peer.other_end.is_some())
             .collect();
         let all: usize = self.picture.states.values().sum();
         html! {
@@ -235,12 +230,11 @@ impl View<'_> {
         }
     }
 
-    /// Of a server's row of connections that this host has with itself, the client's, which says the
-    /// same and what to change. Of several clients at one address, the worst.
+    /// The client's row of a server's.
     fn other_end(&self, peer: &PeerReport) -> Option<&PeerReport> {
-        let client = peer.to_client()?;
+        let client = peer.other_end.as_ref()?;
         self.peers.iter().find(|other| {
-            other.role == Role::Client.as_str() && other.netns == peer.netns && other.peer == client
+            other.netns == Some(client.netns) && other.peer == client.peer
         })
     }
 

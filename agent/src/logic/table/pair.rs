@@ -1,0 +1,159 @@
+//! Rows that are the two ends of the same connections, both on this host: one story, and one problem.
+//!
+//! They are found by their addresses, so not through NAT. Where a row has connections of several local
+//! addresses, or several rows of a role share a pair of addresses, it is not known who belongs to whom;
+//! but what one server's row says then is still what its clients' rows do.
+
+use std::borrow::Borrow;
+use std::cmp::Reverse;
+use std::net::IpAddr;
+
+use foldhash::HashMap;
+
+use super::{Row, Table};
+use crate::logic::model::{Endpoint, Origin, Role};
+use crate::logic::peer::RowKey;
+use crate::logic::verdict::State;
+
+/// What both ends of a connection have in common.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Addresses {
+    /// Where loopback means another host in each.
+    netns: Option<u32>,
+    client: IpAddr,
+    server: Endpoint,
+}
+
+impl Addresses {
+    /// None while the role is unknown.
+    fn of(origin: &Origin) -> Option<Self> {
+        let (client, server) = match origin.role {
+            Role::Client => (origin.local.ip, origin.remote),
+            Role::Server => (origin.remote.ip, origin.local),
+            Role::Unknown => return None,
+        };
+        let netns = server.ip.is_loopback().then_some(origin.netns);
+        Some(Self { netns, client, server })
+    }
+}
+
+/// By what a row's other end is found.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Pairing {
+    #[default]
+    New,
+    By(Addresses),
+    /// Its connections have several local addresses.
+    Many,
+}
+
+/// Rows by their addresses: those of clients and those of servers.
+pub(super) type Pairs = HashMap<Addresses, [Vec<RowKey>; 2]>;
+
+/// A row, lent or owned, with what its other end says.
+#[derive(Clone, Copy, Debug)]
+pub struct Told<R = Row> {
+    pub row: R,
+    /// The other end's, where that tells what is wrong between the two.
+    teller: Option<R>,
+    /// Of a server's row the client's, which has the same problem: it counts there.
+    pub other_end: Option<RowKey>,
+}
+
+impl<R: Borrow<Row>> Told<R> {
+    /// Whose verdict it is.
+    pub fn teller(&self) -> &Row {
+        self.teller.as_ref().unwrap_or(&self.row).borrow()
+    }
+}
+
+impl Told<&Row> {
+    pub fn cloned(self) -> Told {
+        let Self { row, teller, other_end } = self;
+        Told { row: row.clone(), teller: teller.cloned(), other_end }
+    }
+}
+
+impl Table {
+    /// Learns by what the other end of a row is found.
+    pub(super) fn pair(&mut self, slot: usize, origin: &Origin) {
+        let Some(row) = self.rows.get_mut(slot) else { return };
+        let Some(addresses) = Addresses::of(origin) else { return };
+        match row.pairing {
+            Pairing::New => {
+                row.pairing = Pairing::By(addresses);
+                let [clients, servers] = self.pairs.entry(addresses).or_default();
+                let rows = if row.key.role() == Role::Client { clients } else { servers };
+                rows.push(row.key);
+            }
+            Pairing::By(known) if known != addresses => {
+                row.pairing = Pairing::Many;
+                let key = row.key;
+                self.unpair(&key, Pairing::By(known));
+            }
+            Pairing::By(_) | Pairing::Many => {}
+        }
+    }
+
+    /// For a row that leaves.
+    pub(super) fn unpair(&mut self, key: &RowKey, pairing: Pairing) {
+        let Pairing::By(addresses) = pairing else { return };
+        let Some(ends) = self.pairs.get_mut(&addresses) else { return };
+        for rows in &mut *ends {
+            rows.retain(|row| row != key);
+        }
+        if ends.iter().all(Vec::is_empty) {
+            self.pairs.remove(&addresses);
+        }
+    }
+
+    /// The worst row of the other role that has the same connections. For a client only where it is the only
+    /// one: what else a server's row tells may be another client's.
+    fn other_end(&self, row: &Row) -> Option<&Row> {
+        let Pairing::By(addresses) = row.pairing else { return None };
+        let [clients, servers] = self.pairs.get(&addresses)?;
+        let others = match row.key.role() {
+            Role::Server => clients,
+            Role::Client | Role::Unknown if clients.len() == 1 => servers,
+            Role::Client | Role::Unknown => return None,
+        };
+        let others = others.iter().filter_map(|key| self.row(key));
+        others.min_by_key(|other| (own_state(other), Reverse(other.stats.counts.races())))
+    }
+
+    /// The other end, if that knows better.
+    fn teller(&self, row: &Row) -> Option<&Row> {
+        let other = self.other_end(row)?;
+        let is_client = row.key.role() == Role::Client;
+        let (client, server) = if is_client { (row, other) } else { (other, row) };
+        (is_told_by_client(own_state(client), own_state(server)) != is_client).then_some(other)
+    }
+
+    /// Lets a row say what its other end does, where that knows better; both were assessed.
+    pub(super) fn settle(&mut self, slot: usize) {
+        let Some(row) = self.rows.get(slot) else { return };
+        let is_other_end = row.key.role() == Role::Server && self.other_end(row).is_some();
+        let told = self.teller(row).map(|teller| teller.stats.own());
+        if let Some(row) = self.rows.get_mut(slot) {
+            row.is_other_end = is_other_end;
+            row.stats.say(told);
+        }
+    }
+
+    /// A row as it is shown.
+    pub fn told<'a>(&'a self, row: &'a Row) -> Told<&'a Row> {
+        let is_server = row.key.role() == Role::Server;
+        let other_end = self.other_end(row).filter(|_| is_server).map(|client| client.key);
+        Told { row, teller: self.teller(row), other_end }
+    }
+}
+
+fn own_state(row: &Row) -> State {
+    row.stats.own().map_or(State::Unknown, |own| own.state)
+}
+
+/// Losses are judged best where the request was written. Else the worse one of two words holds, if it is
+/// one.
+fn is_told_by_client(client: State, server: State) -> bool {
+    client.is_loss() || server == State::Unknown || (client != State::Unknown && client <= server)
+}
