@@ -359,9 +359,10 @@ mod tests {
     #[test]
     fn all_labels_are_there_unless_some_are_chosen() {
         use clap::ValueEnum as _;
-        let labels = |line: &str| match Cli::try_parse_from(line.split(' ')).expect(line).command {
-            Command::Serve(serve) => serve.labels,
-            command => panic!("{line} is {command:?}"),
+        let labels = |line: &str| {
+            let parsed = Cli::try_parse_from(line.split(' ')).expect(line);
+            let Command::Serve(serve) = parsed.command else { panic!("{line} is {parsed:?}") };
+            serve.labels
         };
         assert_eq!(labels("finrace serve"), Label::value_variants());
         assert_eq!(
