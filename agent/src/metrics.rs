@@ -345,7 +345,15 @@ fn encode_peers(
     let help = "Time that a socket stayed in CLOSE_WAIT until we closed it.";
     histograms(out, "finrace_close_wait", help, peers, (Measure::Dwell, threshold))?;
     judgements(out, "finrace", "", peers)?;
-    advised(out, peers)
+    advised(out, peers)?;
+    let help = "1 for a server's row whose client is on this host too: that one's row has the same problem.";
+    let mut family = out.encode_descriptor("finrace_other_end", help, None, MetricType::Gauge)?;
+    for Line { labels, judged, .. } in peers {
+        if judged.as_ref().is_some_and(|judged| judged.is_other_end) {
+            family.with(labels, |series| series.encode_gauge(&1_u64))?;
+        }
+    }
+    Ok(())
 }
 
 fn encode_ports(

@@ -53,7 +53,14 @@ pub fn sentence(facts: &Facts, state: State, client: &str, server: &str) -> Stri
             let expected = facts.exposure.map_or_else(String::new, |exposure| {
                 format!(": {} to be expected", per_hour(exposure))
             });
-            format!("{closes}, {reuses}{expected}")
+            let first = facts.too_close().map_or(reuses, |margin| {
+                format!(
+                    "{client} only {} before, less than the round trip of {}",
+                    short(margin),
+                    short(facts.rtt.unwrap_or_default())
+                )
+            });
+            format!("{closes}, {first}{expected}")
         }
         State::Safe => {
             let order = format!(

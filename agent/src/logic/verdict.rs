@@ -227,6 +227,14 @@ impl Facts {
         self.server_timeout.as_ref().map(Estimate::lowest)
     }
 
+    /// By how much the client closes first, if that is less than a round trip: a request that it sends just
+    /// before may come too late.
+    pub fn too_close(&self) -> Option<Duration> {
+        let (client, low) = self.client_timeout.as_ref().zip(self.server_low())?;
+        let margin = Duration::try_from_secs_f64(low - client.main.high).ok()?;
+        (margin < self.rtt.unwrap_or_default()).then_some(margin)
+    }
+
     /// What is still to be seen before anything can be said.
     pub fn missing(&self) -> String {
         let missing = MIN_CLOSES.saturating_sub(self.idle_closes());
@@ -274,7 +282,8 @@ pub fn assess(facts: &Facts, before: Option<State>) -> State {
     // Farewells alone say at most how long: a slow answer with a close looks the same.
     let has_timeout = facts.server_timeout.as_ref().is_some_and(|known| !known.is_upper_bound);
     let is_known = has_timeout || facts.is_server_first_again;
-    if is_server_first && is_known && facts.idle_closes() >= MIN_CLOSES && facts.reuses > 0 {
+    let is_at_risk = (is_server_first && is_known) || (has_timeout && facts.too_close().is_some());
+    if is_at_risk && facts.idle_closes() >= MIN_CLOSES && facts.reuses > 0 {
         return State::Exposed;
     }
     if !is_server_first && facts.client_first >= MIN_CLOSES {

@@ -221,6 +221,8 @@ pub(super) struct Judged {
     pub(super) verdict: Option<State>,
     /// Idle timeouts to set, in seconds: the client's, the server's.
     pub(super) advised: [Option<f64>; 2],
+    /// A client's row has the same problem.
+    pub(super) is_other_end: bool,
 }
 
 /// All rows, or all ports.
@@ -300,8 +302,9 @@ pub(super) fn lines<'a, K: Called>(level: &'a Level<K>, naming: &Naming) -> Vec<
     let shown = level.shown.iter().map(|row| {
         let Shown { key, counts, process, process_owner, .. } = row;
         let labels = naming.labels_of(key, *process, *process_owner);
-        let Shown { timeouts, expected, verdict, advised, withheld, .. } = *row;
-        let judged = Some(Judged { timeouts, expected, verdict, advised: by_side(advised) });
+        let Shown { timeouts, expected, verdict, advised, is_other_end, withheld, .. } = *row;
+        let advised = by_side(advised);
+        let judged = Some(Judged { timeouts, expected, verdict, advised, is_other_end });
         Line { labels, counts: Cow::Borrowed(&**counts), withheld, judged }
     });
     let others = level.others.iter().map(|(role, counts)| {
@@ -383,6 +386,7 @@ impl Judged {
             client.into_iter().chain(other_client).reduce(f64::min),
             server.into_iter().chain(other_server).reduce(f64::max),
         ];
+        self.is_other_end &= other.is_other_end;
         self
     }
 }

@@ -252,11 +252,8 @@ impl Document {
             .map(|(key, port)| {
                 let names = Names::of_many(key.role, port.stats.process());
                 let [client, server] = run.who.ends(key.role, key.owner, None);
-                let end = Reported {
-                    role: key.role,
-                    netns: Some(key.netns),
-                    peer: key.to_string(),
-                };
+                let end =
+                    Reported { role: key.role, netns: Some(key.netns), peer: key.to_string() };
                 let report = run.report(end, &names, &port.stats, (key.role, &port.stats));
                 PeerReport { client, server, ..report }
             })
@@ -352,8 +349,7 @@ impl Run {
         let owner = key.owner.or(row.stats.process_owner());
         let [client, server] = self.who.ends(key.role(), owner, Some(key.remote()));
         let other_end = told.other_end;
-        let other_end =
-            other_end.map(|key| OtherEnd { netns: key.netns, peer: key.to_string() });
+        let other_end = other_end.map(|key| OtherEnd { netns: key.netns, peer: key.to_string() });
         PeerReport { client, server, other_end, ..report }
     }
 

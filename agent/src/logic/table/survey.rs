@@ -23,6 +23,7 @@ pub struct Picture {
     pub rows: Vec<Told>,
     /// All problems by verdict: rows, but for those whose other end has the same.
     pub states: BTreeMap<State, usize>,
+    pub rows_now: usize,
     pub threshold: Duration,
     pub max_rows: usize,
     pub evictions: u64,
@@ -47,6 +48,7 @@ impl Survey {
             now,
             rows: Vec::new(),
             states: BTreeMap::new(),
+            rows_now: table.rows.len(),
             threshold: table.threshold,
             max_rows: table.max_rows,
             evictions: table.evictions,

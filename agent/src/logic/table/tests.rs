@@ -1,3 +1,5 @@
+mod pair;
+
 use std::net::{IpAddr, Ipv4Addr};
 
 use super::*;

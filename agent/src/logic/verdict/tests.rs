@@ -196,6 +196,23 @@ fn what_else_was_lost_is_expected_too() {
     assert_eq!(turned.expected(), Some(0.0));
 }
 
+/// At a round trip of 80 ms it takes more than 20 ms to be first.
+#[test]
+fn the_margin_is_a_round_trip() {
+    let rtt = Some(Duration::from_millis(80));
+    let near = Facts { server_timeout: after(1.02, 5), rtt, ..client_first() };
+    assert_eq!(assess(&near, None), State::Exposed);
+    assert_eq!(
+        sentence(&near, State::Exposed, "nginx", "10.0.0.5:80"),
+        "10.0.0.5:80 closes idle connections after 1.020 s (5 closes), nginx only 20 ms before, less than \
+         the round trip of 80 ms"
+    );
+    let far = Facts { server_timeout: after(1.2, 5), ..near.clone() };
+    assert_eq!(assess(&far, None), State::Safe);
+    let at_once = Facts { rtt: Some(Duration::from_millis(1)), ..near };
+    assert_eq!(assess(&at_once, None), State::Safe);
+}
+
 #[test]
 fn sentences() {
     let check = |facts: Facts, expected: &str| {

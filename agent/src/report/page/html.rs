@@ -11,7 +11,6 @@ use super::peer::{self, Detail, badge, between};
 use super::text::{count, long, visible};
 use super::{About, Ask, LIMIT_MAX};
 use crate::clock::rfc3339;
-use crate::logic::model::Role;
 use crate::logic::table::Picture;
 use crate::logic::verdict::State;
 use crate::report::document::PeerReport;
@@ -133,7 +132,7 @@ impl View<'_> {
             .iter()
             .filter(|peer| !peer.state.is_bad() || peer.other_end.is_some())
             .collect();
-        let all: usize = self.picture.states.values().sum();
+        let all = self.picture.rows_now;
         html! {
             section aria-labelledby="answer" {
                 h1 id="answer" { (self.title()) }
@@ -233,9 +232,9 @@ impl View<'_> {
     /// The client's row of a server's.
     fn other_end(&self, peer: &PeerReport) -> Option<&PeerReport> {
         let client = peer.other_end.as_ref()?;
-        self.peers.iter().find(|other| {
-            other.netns == Some(client.netns) && other.peer == client.peer
-        })
+        self.peers
+            .iter()
+            .find(|other| other.netns == Some(client.netns) && other.peer == client.peer)
     }
 
     /// Those with a verdict, then those of which too little was seen.

@@ -31,7 +31,7 @@ struct StatusReport<'a> {
     lost: BTreeMap<&'static str, u64>,
     reuse_threshold_seconds: f64,
     races: u64,
-    /// Rows by verdict.
+    /// Each problem once, where both ends are on this host.
     verdicts: BTreeMap<&'static str, usize>,
     peers: usize,
     peers_max: usize,
@@ -77,7 +77,7 @@ pub(super) fn status(about: &About, picture: &Picture) -> String {
         reuse_threshold_seconds: picture.threshold.as_secs_f64(),
         races: about.incidents.total_races(),
         verdicts: verdicts.collect(),
-        peers: picture.states.values().sum(),
+        peers: picture.rows_now,
         peers_max: picture.max_rows,
         evictions: picture.evictions,
     })

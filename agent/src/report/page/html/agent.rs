@@ -11,7 +11,7 @@ use crate::report::page::About;
 impl View<'_> {
     pub(super) fn agent(&self) -> Markup {
         let About { status, host, kernel, clock, .. } = self.about;
-        let Picture { threshold, states, max_rows, evictions, .. } = self.picture;
+        let Picture { threshold, rows_now, max_rows, evictions, .. } = self.picture;
         let revision = Some(status.revision).filter(|revision| !revision.is_empty());
         let records: u64 = status.events.iter().map(|(_, count)| count).sum();
         let lost: Vec<_> = status.lost.iter().filter(|(_, count)| *count > 0).collect();
@@ -29,7 +29,7 @@ impl View<'_> {
                     dd { "a write after more than " (milliseconds(*threshold)) }
                     dt { "Peers" }
                     dd {
-                        (states.values().sum::<usize>()) " of at most " (max_rows) ", "
+                        (rows_now) " of at most " (max_rows) ", "
                         (evictions) " gave way"
                     }
                     dt { "Records" } dd { (records) " read" }
