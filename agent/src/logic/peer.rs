@@ -83,6 +83,15 @@ impl RowKey {
         }
     }
 
+    /// What the row of the far end is about, on a host that connects to an address of its own: it
+    /// does so from that very address.
+    pub const fn other_end(&self) -> Peer {
+        match self.peer {
+            Peer::Client(Endpoint { ip, port }) => Peer::Server { port, ip },
+            Peer::Server { port, ip } => Peer::Client(Endpoint { ip, port }),
+        }
+    }
+
     /// The roll-up that this row feeds.
     pub const fn port(&self) -> PortKey {
         match self.peer {

@@ -17,6 +17,7 @@ use crate::logic::latest::Latest;
 use crate::logic::model::{Closer, Nanos, Role};
 use crate::logic::owner::End;
 use crate::logic::peer::Peer;
+use crate::logic::protocol::{Ends, Protocol};
 use crate::logic::table::{Badness, Measure, Row, Stats};
 use crate::logic::verdict::{Facts, State};
 use crate::who::Who;
@@ -47,6 +48,9 @@ pub(super) struct PeerReport {
     pub(super) peer: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) process: Option<String>,
+    /// Left out where neither process nor port tells.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) protocol: Option<&'static str>,
     /// Who the two ends are, as far as it is known.
     #[serde(skip_serializing_if = "End::is_empty")]
     pub(super) client: End,
@@ -218,10 +222,11 @@ impl Document {
         let table = &session.engine.table;
         let (clock, who) = (session.clock, session.who.clone());
         let run = Run { clock, now, wall, threshold: table.threshold(), who };
-        let mut peers: Vec<_> = table.rows().into_iter().map(|row| run.of_row(row)).collect();
+        let rows = table.rows();
+        let mut peers: Vec<_> = rows.iter().map(|row| run.of_row(row, &rows)).collect();
         for (role, stats) in table.others() {
-            let other =
-                run.report(role, None, "other".to_owned(), &Names::of_many(role, None), stats);
+            let (names, ends) = (Names::of_many(role, None), Ends::new(role, None, None, None));
+            let other = run.report(role, None, "other".to_owned(), &names, ends, stats);
             if !other.is_empty() {
                 peers.push(other);
             }
@@ -231,10 +236,12 @@ impl Document {
             .ports()
             .into_iter()
             .map(|(key, port)| {
-                let names = Names::of_many(key.role, port.stats.process());
+                let (stats, process) = (&port.stats, port.stats.process());
+                let names = Names::of_many(key.role, process);
+                let ends = Ends::new(key.role, Some(key.port), process, None);
                 let [client, server] = run.who.ends(key.role, key.owner, None);
                 let report =
-                    run.report(key.role, Some(key.netns), key.to_string(), &names, &port.stats);
+                    run.report(key.role, Some(key.netns), key.to_string(), &names, ends, stats);
                 PeerReport { client, server, ..report }
             })
             .collect();
@@ -312,10 +319,13 @@ impl Names {
 }
 
 impl Run {
-    pub(super) fn of_row(&self, row: &Row) -> PeerReport {
-        let key = row.key;
-        let names = Names::of_peer(key.peer, row.stats.process());
-        let report = self.report(key.role(), Some(key.netns), key.to_string(), &names, &row.stats);
+    /// `others` are rows in which the far end may have one of its own.
+    pub(super) fn of_row(&self, row: &Row, others: &[&Row]) -> PeerReport {
+        let (key, stats) = (row.key, &row.stats);
+        let names = Names::of_peer(key.peer, stats.process());
+        let (role, port) = (key.role(), key.port().port);
+        let ends = Ends::new(role, Some(port), stats.process(), process_beyond(row, others));
+        let report = self.report(role, Some(key.netns), key.to_string(), &names, ends, stats);
         let owner = key.owner.or(row.stats.process_owner());
         let [client, server] = self.who.ends(key.role(), owner, Some(key.remote()));
         PeerReport { client, server, ..report }
@@ -327,21 +337,23 @@ impl Run {
         netns: Option<u32>,
         peer: String,
         names: &Names,
+        ends: Ends<'_>,
         stats: &Stats,
     ) -> PeerReport {
         let facts = stats.facts(role, self.threshold, self.now);
         let verdict = stats.verdict().unwrap_or(State::Unknown);
-        let advice = advise(&facts, verdict, stats.process());
+        let advice = advise(&facts, verdict, ends);
         let mut report = PeerReport {
             role: role.as_str(),
             netns,
             peer,
             process: stats.process().map(str::to_owned),
+            protocol: (ends.protocol != Protocol::Unknown).then(|| ends.protocol.as_str()),
             client: End::default(),
             server: End::default(),
             verdict: verdict.as_str(),
             sentence: sentence(&facts, verdict, &names.client, &names.server),
-            notes: notes(&facts, &names.client, &names.server, stats.process()),
+            notes: notes(&facts, &names.client, &names.server, ends),
             missing: (verdict == State::Unknown).then(|| facts.missing()),
             exposure_per_hour: facts.expected(),
             exposure: ExposureReport::of(&facts),
@@ -365,7 +377,7 @@ impl Run {
                 .iter()
                 .filter_map(|closer| {
                     let estimate = stats.timeout(*closer)?;
-                    Some((closer.as_str(), Timeout::of(&estimate, side_of(role, *closer))))
+                    Some((closer.as_str(), Timeout::of(&estimate, side_of(role, *closer), ends)))
                 })
                 .collect(),
             drop_limit: facts.drop_limit.map(DropLimit::of),
@@ -385,6 +397,16 @@ impl Run {
         }
         report
     }
+}
+
+/// The process at the far end of a row, where both ends are this host's. Addresses alone prove that
+/// on loopback only: of two hosts, each may serve the other on the same port.
+fn process_beyond<'a>(row: &Row, others: &[&'a Row]) -> Option<&'a str> {
+    let other = others
+        .iter()
+        .find(|other| other.key.netns == row.key.netns && other.key.peer == row.key.other_end())?;
+    let seen = row.stats.counts.seen + other.stats.counts.seen;
+    other.stats.process().filter(|_| row.key.ip().is_loopback() || seen > 0)
 }
 
 /// Whose idle timeout a closer's is.
@@ -500,7 +522,7 @@ fn rounded(buckets: &[Bucket]) -> Buckets {
 }
 
 impl Timeout {
-    fn of(estimate: &Estimate, side: Side) -> Self {
+    fn of(estimate: &Estimate, side: Side, ends: Ends<'_>) -> Self {
         let one = |p: &Population| Self {
             seconds: p.value,
             low_seconds: p.low,
@@ -509,7 +531,7 @@ impl Timeout {
             share: p.share,
             confidence: None,
             upper_bound: estimate.is_upper_bound,
-            default_of: advice::guesses(side, p.value),
+            default_of: advice::guesses(side, p.value, ends),
             others: Vec::new(),
         };
         Self {

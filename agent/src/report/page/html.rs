@@ -38,7 +38,8 @@ struct View<'a> {
 /// None where one peer was asked for that is not there.
 pub(super) fn page(about: &About, ask: Ask, picture: &Picture) -> Option<String> {
     let run = about.run(picture);
-    let peers: Vec<_> = picture.rows.iter().map(|row| run.of_row(row)).collect();
+    let rows: Vec<_> = picture.rows.iter().collect();
+    let peers: Vec<_> = rows.iter().map(|row| run.of_row(row, &rows)).collect();
     let view = View { about, ask, picture, now: about.wall, peers };
     let (title, main) = match (ask.only, &*view.peers) {
         (None, _) => (view.title(), view.all()),

@@ -86,7 +86,8 @@ pub(super) fn status(about: &About, picture: &Picture) -> String {
 /// None where one peer was asked for that is not there.
 pub(super) fn peers(about: &About, ask: Ask, picture: &Picture) -> Option<String> {
     let run = about.run(picture);
-    let peers: Vec<_> = picture.rows.iter().map(|row| run.of_row(row)).collect();
+    let rows: Vec<_> = picture.rows.iter().collect();
+    let peers: Vec<_> = rows.iter().map(|row| run.of_row(row, &rows)).collect();
     if ask.only.is_some() && peers.is_empty() {
         return None;
     }
