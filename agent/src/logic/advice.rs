@@ -508,6 +508,9 @@ mod tests {
         // Any of several: what was measured decides.
         assert_eq!(software(&facts(Role::Server, 30.0), "java"), Some("Jetty"));
         assert_eq!(software(&facts(Role::Server, 3.3), "java"), None);
+        assert_eq!(software(&facts(Role::Server, 2.0), "python3"), Some("gunicorn"));
+        // That of more than one.
+        assert_eq!(software(&facts(Role::Server, 5.0), "python3"), None);
     }
 
     #[test]

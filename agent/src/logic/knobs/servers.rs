@@ -55,7 +55,7 @@ pub(super) const ALL: &[Software] = &[
     Software {
         name: "gunicorn",
         protocols: HTTP,
-        processes: &["gunicorn*"],
+        processes: &["gunicorn*", "python*"],
         knobs: &[Knob {
             side: Side::Server,
             name: "keepalive",
@@ -74,7 +74,7 @@ pub(super) const ALL: &[Software] = &[
     Software {
         name: "uvicorn",
         protocols: HTTP,
-        processes: &["uvicorn"],
+        processes: &["uvicorn", "python*"],
         knobs: &[Knob {
             side: Side::Server,
             name: "timeout_keep_alive",
@@ -92,7 +92,7 @@ pub(super) const ALL: &[Software] = &[
     Software {
         name: "hypercorn",
         protocols: HTTP,
-        processes: &["hypercorn"],
+        processes: &["hypercorn", "python*"],
         knobs: &[Knob {
             side: Side::Server,
             name: "keep_alive_timeout",
@@ -109,7 +109,7 @@ pub(super) const ALL: &[Software] = &[
     Software {
         name: "granian",
         protocols: HTTP,
-        processes: &["granian"],
+        processes: &["granian", "python*"],
         knobs: &[Knob {
             side: Side::Server,
             name: "http1-header-read-timeout",
@@ -127,7 +127,7 @@ pub(super) const ALL: &[Software] = &[
     Software {
         name: "waitress",
         protocols: HTTP,
-        processes: &["waitress-serve"],
+        processes: &["waitress-serve", "python*"],
         knobs: &[Knob {
             side: Side::Server,
             name: "channel_timeout",

@@ -318,6 +318,65 @@ fn a_peer_on_this_host_is_one_problem() {
     assert!(world.page(ALL).contains("2 peers are at risk"));
 }
 
+#[test]
+fn the_process_at_the_far_end_is_known_if_that_is_here() {
+    let rows = |ip: [u8; 4], port, is_joined: bool| {
+        let mut world = World::new();
+        let here = |port| Endpoint { ip: Ipv4Addr::from(ip).into(), port };
+        let process = |name: &str| Process { name: name.into(), pid: 8, owner: Owner::UNKNOWN };
+        let client = Origin {
+            local: here(51_000),
+            remote: here(port),
+            process: Some(process("caddy")),
+            ..origin(Role::Client, 1, None)
+        };
+        let server = Origin {
+            role: Role::Server,
+            local: client.remote,
+            remote: client.local,
+            process: Some(process("node")),
+            ..client
+        };
+        world.traffic(client, Closer::Peer, 5000);
+        world.traffic(server, Closer::Local, 5000);
+        if is_joined {
+            let view = |origin, class| Incident::new(at(39_000), origin, class, Outcome::Reset);
+            let other_view = Some(Box::new(view(server, Class::LateRequest)));
+            let race = Incident { other_view, ..view(client, Class::StaleWrite) };
+            world.add(Observation::Incident(race));
+        }
+        let picture = world.picture(ALL);
+        let peers = json::peers(&world.about, ALL, &picture).expect("peers");
+        let peers: serde_json::Value = serde_json::from_str(&peers).unwrap();
+        let of = |role: &str| {
+            let mut all = peers["peers"].as_array().unwrap().iter();
+            all.find(|peer| peer["role"] == role).unwrap().clone()
+        };
+        [of("client"), of("server")]
+    };
+    let guesses = |row: &serde_json::Value| {
+        let all = row["idle_timeout"]["peer"]["default_of"].as_array().unwrap();
+        all.iter().map(|name| name.as_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    let [client, server] = rows([127, 0, 0, 1], 34567, false);
+    assert_eq!(guesses(&client), ["Node.js"]);
+    // So is its protocol.
+    assert_eq!((&client["protocol"], &server["protocol"]), (&"http".into(), &"http".into()));
+    let text = server["advice"][0]["text"].as_str().unwrap();
+    assert!(text.contains("Caddy keeps them for 120 s by default"), "{text}");
+    // Two hosts that serve each other have such addresses, too.
+    let [client, server] = rows([10, 0, 1, 1], 34567, false);
+    assert!(guesses(&client).contains(&"uvicorn".to_owned()), "{client}");
+    assert!(client.get("protocol").is_none(), "{client}");
+    let text = server["advice"][0]["text"].as_str().unwrap();
+    assert!(text.contains("a guess"), "{text}");
+    // A race that both have seen proves it.
+    let [client, _] = rows([10, 0, 1, 1], 34567, true);
+    assert_eq!(guesses(&client), ["Node.js"]);
+    let [client, _] = rows([10, 0, 1, 1], 6379, false);
+    assert_eq!(client["protocol"], "redis");
+}
+
 /// As two units of a host that use one database.
 #[test]
 fn owners_with_the_same_peer_are_on_its_page() {
