@@ -235,13 +235,16 @@ fn client_change(facts: &Facts, low: f64, ends: Ends<'_>) -> Change {
     let unit = knob.map_or(Unit::Fraction, |knob| knob.unit);
     let seconds = round_down((low - margin).max(0.0), unit);
     let who = end.name(Side::Client, ends.protocol);
-    let what = if ends.protocol.has_heartbeats() && knob.is_none() {
-        format!("Let {who} send heartbeats more often than every {}", plain(seconds))
-    } else {
-        format!(
-            "Let {who} close idle connections after {}, before the other side does",
-            plain(seconds)
-        )
+    let after = plain(seconds);
+    let what = match knob {
+        None if ends.protocol.has_heartbeats() => {
+            format!("Let {who} send heartbeats more often than every {after}")
+        }
+        None if !ends.protocol.is_http() => format!(
+            "Let {who} close idle connections after {after}, or test them as often, before the \
+             other side closes them"
+        ),
+        _ => format!("Let {who} close idle connections after {after}, before the other side does"),
     };
     let names = pools(end, ends.protocol).filter_map(|pool| {
         let knob = pool.knob(Side::Client).filter(|_| knob.is_none())?;
@@ -290,12 +293,17 @@ fn server_change(facts: &Facts, ends: Ends<'_>) -> Option<Change> {
     let is_http = ends.protocol.is_http();
     let own = facts.server_timeout.as_ref().map_or(0.0, |estimate| estimate.main.high);
     // Clients that outlast a server that keeps as much as most do are unlike most.
-    let usual = if own < 0.9 * USUAL_POOL { USUAL_POOL } else { 2.0 * own };
+    let is_short = own < 0.9 * USUAL_POOL;
+    let usual = if is_short { USUAL_POOL } else { 2.0 * own };
     let (pool, known) = match pool_limit(facts, client, if is_http { usual } else { own }) {
         Some(known) => known,
         None if is_http => {
-            let guess = "how long was not seen; a guess, as most proxies keep them for";
-            (usual, format!("{guess} {}", plain(usual)))
+            let guess = if is_short {
+                format!("as most proxies keep them for {}", plain(usual))
+            } else {
+                "twice what the server keeps now".to_owned()
+            };
+            (usual, format!("how long was not seen; a guess, {guess}"))
         }
         None => return None,
     };
@@ -358,8 +366,8 @@ fn of_client(facts: &Facts, ends: Ends<'_>) -> Vec<Alternative> {
     let test = (!tests.is_empty()).then(|| Alternative {
         kind: Kind::Test,
         text: format!(
-            "A test of each connection before it is used{tests}: lost is then only what meets a \
-             close within the round trip after it"
+            "A test of each connection before it is used{tests}: then only a close within the next \
+             round trip loses {requests}"
         ),
         line: None,
     });
@@ -485,6 +493,8 @@ mod tests {
         check(facts(Role::Server, 2.0), "gunicorn", "--keep-alive 65");
         check(facts(Role::Server, 5.0), "uvicorn", "--timeout-keep-alive 65");
         check(facts(Role::Server, 75.0), "nginx", "keepalive_timeout 165s;");
+        let text = of(&facts(Role::Server, 75.0), "nginx").change.text;
+        assert!(text.contains("twice what the server keeps") && !text.contains("most"), "{text}");
         let known = Facts { client_timeout: after(90.0), ..facts(Role::Server, 5.0) };
         check(known, "gunicorn", "--keep-alive 100");
         // Both ends are here: the client's side is the better one.
@@ -594,9 +604,9 @@ mod tests {
         let advice = on(3306, &server, "mariadbd");
         assert_eq!(
             advice.change.text,
-            "Let the pool close idle connections after 27 s, before the other side does (such as \
-             `maxLifetime` of HikariCP, `pool_recycle` of SQLAlchemy, `SetConnMaxIdleTime` of Go \
-             database/sql)"
+            "Let the pool close idle connections after 27 s, or test them as often, before the \
+             other side closes them (such as `maxLifetime` of HikariCP, `pool_recycle` of \
+             SQLAlchemy, `SetConnMaxIdleTime` of Go database/sql)"
         );
         assert_eq!(advice.change.side, Side::Client);
         let kinds: Vec<_> = advice.alternatives.iter().map(|other| other.kind).collect();

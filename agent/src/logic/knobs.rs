@@ -55,7 +55,8 @@ pub struct Software {
     pub protocols: &'static [Protocol],
     /// Names of its processes (`comm`, at most 15 bytes). A `*` at either end stands for
     /// anything.
-    /// Empty where it never runs on a host that we watch, or inside of others' processes.
+    /// Of a library those of the runtimes in which it may be at work, where there are any; empty, too,
+    /// where it never runs on a host that we watch.
     pub processes: &'static [&'static str],
     pub knobs: &'static [Knob],
     /// What turns connection reuse towards servers off, ready to be pasted; empty if nothing does.
@@ -240,6 +241,11 @@ mod tests {
         check("nginx", Side::Server, "keepalive_timeout {}ms;");
         check("gunicorn", Side::Server, "--keep-alive {}");
         check("uvicorn", Side::Server, "--timeout-keep-alive {}");
+        check("PostgreSQL", Side::Server, "idle_session_timeout = {}ms");
+        check("MySQL and MariaDB", Side::Server, "wait_timeout = {}");
+        check("Redis and Valkey", Side::Server, "timeout {}");
+        check("PgBouncer", Side::Client, "server_idle_timeout = {}");
+        check("HikariCP", Side::Client, "maxLifetime={}");
         for (name, sides) in [
             ("HAProxy", [true, true]),
             ("Envoy", [true, true]),

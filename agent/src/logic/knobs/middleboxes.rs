@@ -91,8 +91,8 @@ pub(super) const ALL: &[Software] = &[
             line: "",
             note: "Fixed: the firewall drops what comes after ten minutes without a packet. TCP \
                 keep-alive probes more often than that keep a connection.",
-            source: "Google Cloud documentation, \"General tips\" of Compute Engine's \
-                troubleshooting",
+            source: "Google Cloud documentation, troubleshooting of Compute Engine, on the \
+                connection tracking of VPC networks",
         }],
         no_reuse: "",
         retry: "",

@@ -195,9 +195,9 @@ pub(super) const ALL: &[Software] = &[
             defaults: &[Default { seconds: None, since: "" }],
             unit: Unit::Seconds,
             line: "",
-            note: "Idle connections are kept while heartbeats come. The broker asks for one every \
-                60 seconds, a client may ask for more; who sends nothing for two to three times \
-                as long is cut off.",
+            note: "Idle connections are kept while heartbeats come. The timeout is 60 seconds, \
+                unless the client asks for less; a client that sends nothing for two to three \
+                times as long is cut off.",
             source: "RabbitMQ 4.3.5 deps/rabbit/Makefile:28, \
                 deps/rabbit_common/src/rabbit_heartbeat.erl",
         }],
