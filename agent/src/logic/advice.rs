@@ -9,6 +9,7 @@ use super::estimate::Estimate;
 use super::explain::short;
 use super::knobs::{self, Knob, Side, Software, Unit};
 use super::model::Role;
+use super::protocol::{Ends, Protocol};
 use super::verdict::{Facts, Races, State};
 
 /// The one change that is proposed, and its alternatives.
@@ -47,6 +48,7 @@ pub struct Alternative {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     OtherSide,
+    Test,
     NoReuse,
     Retry,
 }
@@ -55,6 +57,7 @@ impl Kind {
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::OtherSide => "other_side",
+            Self::Test => "test",
             Self::NoReuse => "no_reuse",
             Self::Retry => "retry",
         }
@@ -72,38 +75,41 @@ const NEAR: f64 = 0.03;
 const NEAR_SECS: f64 = 0.06;
 
 /// What to do about these facts; none where nothing is wrong, or nothing can be said.
-pub fn advise(facts: &Facts, state: State, process: Option<&str>) -> Option<Advice> {
+pub fn advise(facts: &Facts, state: State, ends: Ends<'_>) -> Option<Advice> {
     let server = facts.server_timeout.as_ref();
     match state {
         State::Racing | State::Exposed | State::Leaking => {
             let low =
                 server.map_or_else(|| facts.longest_gap.as_secs_f64() / 2.0, Estimate::lowest);
-            (low > 0.0).then(|| against_timeout(facts, state, low, process))
+            (low > 0.0).then(|| against_timeout(facts, state, low, ends))
         }
         State::Dropping => {
             let (passed, _) = facts.drop_limit?;
-            let change =
-                client_change(facts, passed.as_secs_f64(), End::of(facts, Role::Client, process));
+            let change = client_change(facts, passed.as_secs_f64(), ends);
             let text = format!(
                 "{}. Or let TCP keep-alive probe idle connections more often than every {}",
                 change.text,
                 short(passed)
             );
             let change = Change { text, ..change };
-            Some(Advice { change, alternatives: of_client(facts, process) })
+            Some(Advice { change, alternatives: of_client(facts, ends) })
         }
         State::Losing | State::Safe | State::Unknown => None,
     }
 }
 
-fn against_timeout(facts: &Facts, state: State, low: f64, process: Option<&str>) -> Advice {
-    let by_client = client_change(facts, low, End::of(facts, Role::Client, process));
-    let by_server = server_change(facts, End::of(facts, Role::Server, process));
+fn against_timeout(facts: &Facts, state: State, low: f64, ends: Ends<'_>) -> Advice {
+    let by_client = client_change(facts, low, ends);
+    let by_server = server_change(facts, ends);
     let is_possible = by_client.seconds >= SHORTEST_POOL;
     // What is on this host can be changed here; else the client, whose side is the better one.
-    let is_here = facts.role == Role::Client || facts.seen != Races::default();
-    let (mut change, other) =
-        if is_here && is_possible { (by_client, by_server) } else { (by_server, by_client) };
+    let is_here = facts.role == Role::Client
+        || facts.seen != Races::default()
+        || ends.process(Side::Client).is_some();
+    let (mut change, other) = match by_server {
+        Some(by_server) if !(is_here && is_possible) => (by_server, Some(by_client)),
+        by_server => (by_client, by_server),
+    };
     if facts.seen != Races::default() {
         change.text += ". The client's end is on this host too, with a row of its own";
     }
@@ -117,9 +123,13 @@ fn against_timeout(facts: &Facts, state: State, low: f64, process: Option<&str>)
             change.text
         );
     }
-    let other = Alternative { kind: Kind::OtherSide, text: other.text, line: other.line };
-    let mut alternatives = vec![other];
-    alternatives.extend(of_client(facts, process));
+    let other = other.map(|other| Alternative {
+        kind: Kind::OtherSide,
+        text: other.text,
+        line: other.line,
+    });
+    let mut alternatives: Vec<_> = other.into_iter().collect();
+    alternatives.extend(of_client(facts, ends));
     Advice { change, alternatives }
 }
 
@@ -133,13 +143,27 @@ struct End<'a> {
 }
 
 impl<'a> End<'a> {
-    fn of(facts: &Facts, role: Role, process: Option<&'a str>) -> Self {
-        let process = process.filter(|_| facts.role == role);
-        Self { process, software: process.and_then(|name| by_process(name, facts)) }
+    fn of(facts: &Facts, side: Side, ends: Ends<'a>) -> Self {
+        let measured = match side {
+            Side::Server => &facts.server_timeout,
+            Side::Client | Side::Middlebox => &facts.client_timeout,
+        };
+        let measured = measured.as_ref().map(|estimate| estimate.main.value);
+        let process = ends.process(side);
+        let software = process.and_then(|name| by_process(name, side, measured, ends.protocol));
+        Self { process, software }
     }
 
-    fn name(self, otherwise: &'a str) -> &'a str {
-        self.software.map(|software| software.name).or(self.process).unwrap_or(otherwise)
+    /// What to call a side; what runs inside of a process is a pool.
+    fn name(self, side: Side, protocol: Protocol) -> String {
+        let is_pool = side == Side::Client && !protocol.is_http();
+        match (self.software, self.process) {
+            (Some(software), _) => software.name.to_owned(),
+            (None, Some(process)) if is_pool => format!("the pool of {process}"),
+            (None, Some(process)) => process.to_owned(),
+            (None, None) if is_pool => "the pool".to_owned(),
+            (None, None) => format!("the {}", side.as_str()),
+        }
     }
 
     fn knob(self, side: Side) -> Option<&'static Knob> {
@@ -147,25 +171,34 @@ impl<'a> End<'a> {
     }
 }
 
-/// The software of a process, of what has a setting for its role. Several share a name (`java`):
-/// then the measured timeout decides.
-fn by_process(name: &str, facts: &Facts) -> Option<&'static Software> {
-    let (side, measured) = match facts.role {
-        Role::Server => (Side::Server, &facts.server_timeout),
-        Role::Client | Role::Unknown => (Side::Client, &facts.client_timeout),
+/// The software of a process, of what speaks that and has a setting for that side. Several share a
+/// name (`java`), and any library may be at work in a runtime: then it is the only one with the
+/// measured timeout for a default.
+fn by_process(
+    name: &str,
+    side: Side,
+    measured: Option<f64>,
+    protocol: Protocol,
+) -> Option<&'static Software> {
+    let can_be = |software: &&'static Software| {
+        software.has_process(name) && software.speaks(protocol) && software.knob(side).is_some()
     };
-    let can_be =
-        |software: &&'static Software| software.has_process(name) && software.knob(side).is_some();
+    let fits = |software: &&'static Software| {
+        measured.is_some_and(|value| has_default(software, side, value))
+    };
+    let is_library = !protocol.is_http() && knobs::is_runtime(name);
     let all: Vec<_> = knobs::all().filter(can_be).collect();
-    let measured = measured.as_ref().map(|estimate| estimate.main.value);
     match all.as_slice() {
-        [only] => Some(only),
-        several => several.iter().copied().find(|software| {
-            measured.is_some_and(|value| {
-                software.knobs.iter().any(|k| k.side == side && is_default(k, value))
-            })
-        }),
+        [only] if !is_library => Some(only),
+        several => {
+            let mut fitting = several.iter().copied().filter(fits);
+            fitting.next().filter(|_| fitting.next().is_none())
+        }
     }
+}
+
+fn has_default(software: &Software, side: Side, value: f64) -> bool {
+    software.knobs.iter().any(|knob| knob.side == side && is_default(knob, value))
 }
 
 fn is_default(knob: &Knob, value: f64) -> bool {
@@ -173,12 +206,15 @@ fn is_default(knob: &Knob, value: f64) -> bool {
     knob.defaults.iter().filter_map(|default| default.seconds).any(is_near)
 }
 
-/// Software whose default on that side is what was measured: guesses.
-pub fn guesses(side: Side, seconds: f64) -> Vec<&'static str> {
-    let has = |software: &&Software| {
-        software.knobs.iter().any(|knob| knob.side == side && is_default(knob, seconds))
+/// Software whose default on that side is what was measured: guesses. Where the process on that
+/// side is known, it is no other software than that.
+pub fn guesses(side: Side, seconds: f64, ends: Ends<'_>) -> Vec<&'static str> {
+    let can_be = |software: &&Software| {
+        software.speaks(ends.protocol)
+            && ends.process(side).is_none_or(|process| software.has_process(process))
     };
-    knobs::all().filter(has).map(|software| software.name).collect()
+    let has = |software: &&Software| has_default(software, side, seconds);
+    knobs::all().filter(can_be).filter(has).map(|software| software.name).collect()
 }
 
 /// What has a limit between the longest gap that passed and the shortest that did not: guesses.
@@ -193,54 +229,104 @@ pub fn middleboxes((passed, failed): (Duration, Duration)) -> Vec<&'static str> 
 }
 
 /// The requesting side is to close before `low`.
-fn client_change(facts: &Facts, low: f64, end: End<'_>) -> Change {
+fn client_change(facts: &Facts, low: f64, ends: Ends<'_>) -> Change {
+    let end = End::of(facts, Side::Client, ends);
     let knob = end.knob(Side::Client);
     let spread = facts.server_timeout.as_ref().map_or(Duration::ZERO, Estimate::spread);
     let margin = (facts.rtt.unwrap_or_default() * 2 + spread).as_secs_f64().max(low / 10.0);
     let unit = knob.map_or(Unit::Fraction, |knob| knob.unit);
     let seconds = round_down((low - margin).max(0.0), unit);
-    let who = end.name("the client");
-    change(
-        Side::Client,
-        end.software,
-        knob,
-        seconds,
-        &format!(
-            "Let {who} close idle connections after {}, before the other side does",
-            plain(seconds)
+    let who = end.name(Side::Client, ends.protocol);
+    let after = plain(seconds);
+    let what = match knob {
+        None if ends.protocol.has_heartbeats() => {
+            format!("Let {who} send heartbeats more often than every {after}")
+        }
+        None if !ends.protocol.is_http() => format!(
+            "Let {who} close idle connections after {after}, or test them as often, before the \
+             other side closes them"
         ),
-    )
+        _ => format!("Let {who} close idle connections after {after}, before the other side does"),
+    };
+    let names = pools(end, ends.protocol).filter_map(|pool| {
+        let knob = pool.knob(Side::Client).filter(|_| knob.is_none())?;
+        Some(format!("`{}` of {}", knob.name, pool.name))
+    });
+    let what = [what, such_as(names)].concat();
+    change(Side::Client, end.software, knob, seconds, &what)
 }
 
-/// The answering side is to outlast the pools of its clients.
-fn server_change(facts: &Facts, end: End<'_>) -> Change {
+/// The libraries that a pool may be: of a runtime those that run in it.
+fn pools(end: End<'_>, protocol: Protocol) -> impl Iterator<Item = &'static Software> {
+    let runtime = end.process.filter(|name| knobs::is_runtime(name));
+    knobs::pools().filter(move |pool| match (end.software, runtime) {
+        _ if !pool.speaks(protocol) => false,
+        (Some(known), _) => known.name == pool.name,
+        (None, Some(process)) => pool.has_process(process),
+        (None, None) => true,
+    })
+}
+
+/// ` (such as ...)`, with a few of them.
+fn such_as(names: impl Iterator<Item = String>) -> String {
+    let names: Vec<_> = names.take(3).collect();
+    if names.is_empty() { String::new() } else { format!(" (such as {})", names.join(", ")) }
+}
+
+/// For how long the client keeps idle connections, and how that is known. Its default counts only
+/// if it is longer than `least`: else it is not what it runs with, or is of no matter.
+fn pool_limit(facts: &Facts, client: End<'_>, least: f64) -> Option<(f64, String)> {
+    if let Some(estimate) = &facts.client_timeout {
+        let high = estimate.main.high;
+        return Some((high, format!("up to {}", plain(high))));
+    }
+    let default = client.knob(Side::Client)?.defaults.first()?.seconds?;
+    let name = client.software?.name;
+    let text = format!("{name} keeps them for {} by default", plain(default));
+    (default >= least).then_some((default, text))
+}
+
+/// The answering side is to outlast the pools of its clients. None where they may keep connections
+/// for ever, which most pools do that no proxy is: no server outlasts that.
+fn server_change(facts: &Facts, ends: Ends<'_>) -> Option<Change> {
+    let end = End::of(facts, Side::Server, ends);
+    let client = End::of(facts, Side::Client, ends);
     let knob = end.knob(Side::Server);
+    let is_http = ends.protocol.is_http();
     let own = facts.server_timeout.as_ref().map_or(0.0, |estimate| estimate.main.high);
     // Clients that outlast a server that keeps as much as most do are unlike most.
-    let usual = if own < 0.9 * USUAL_POOL { USUAL_POOL } else { 2.0 * own };
-    let pool = facts.client_timeout.as_ref().map_or(usual, |estimate| estimate.main.high);
-    let pool = pool.max(facts.longest_gap.as_secs_f64());
+    let is_short = own < 0.9 * USUAL_POOL;
+    let usual = if is_short { USUAL_POOL } else { 2.0 * own };
+    let (pool, known) = match pool_limit(facts, client, if is_http { usual } else { own }) {
+        Some(known) => known,
+        None if is_http => {
+            let guess = if is_short {
+                format!("as most proxies keep them for {}", plain(usual))
+            } else {
+                "twice what the server keeps now".to_owned()
+            };
+            (usual, format!("how long was not seen; a guess, {guess}"))
+        }
+        None => return None,
+    };
+    let seen = facts.longest_gap.as_secs_f64();
+    let known =
+        if seen >= pool { format!("they used one again after {}", plain(seen)) } else { known };
+    let pool = pool.max(seen);
     let seconds = (pool * 1.08 + facts.rtt.unwrap_or_default().as_secs_f64()).ceil().max(5.0);
     let seconds = if seconds > 20.0 { (seconds / 5.0).ceil() * 5.0 } else { seconds };
-    let seen = facts.longest_gap.as_secs_f64();
-    let clients = if facts.client_timeout.is_some() {
-        format!("up to {}", plain(pool))
-    } else if seen >= pool {
-        format!("they used one again after {}", plain(seen))
-    } else {
-        format!("how long was not seen; a guess, as most proxies keep them for {}", plain(pool))
-    };
-    let who = end.name("the server");
-    change(
+    let who = end.name(Side::Server, ends.protocol);
+    let whose = if is_http { "its clients do" } else { "the pool does" };
+    Some(change(
         Side::Server,
         end.software,
         knob,
         seconds,
         &format!(
-            "Let {who} keep idle connections for {}, longer than its clients do ({clients})",
+            "Let {who} keep idle connections for {}, longer than {whose} ({known})",
             plain(seconds)
         ),
-    )
+    ))
 }
 
 fn change(
@@ -270,12 +356,25 @@ fn change(
 }
 
 /// What the requesting side can do instead.
-fn of_client(facts: &Facts, process: Option<&str>) -> Vec<Alternative> {
-    let software = End::of(facts, Role::Client, process).software;
+fn of_client(facts: &Facts, ends: Ends<'_>) -> Vec<Alternative> {
+    let end = End::of(facts, Side::Client, ends);
     let line = |of: fn(&Software) -> &'static str| {
-        software.map(of).filter(|line| !line.is_empty()).map(str::to_owned)
+        end.software.map(of).filter(|line| !line.is_empty()).map(str::to_owned)
     };
-    vec![
+    let requests = ends.protocol.requests();
+    let tests = pools(end, ends.protocol)
+        .filter_map(|pool| Some(format!("`{}` of {}", knobs::test_of(pool.name)?, pool.name)));
+    let tests = such_as(tests);
+    let test = (!tests.is_empty()).then(|| Alternative {
+        kind: Kind::Test,
+        text: format!(
+            "A test of each connection before it is used{tests}: then only a close within the next \
+             round trip loses {requests}"
+        ),
+        line: None,
+    });
+    let mut alternatives: Vec<_> = test.into_iter().collect();
+    alternatives.extend([
         Alternative {
             kind: Kind::NoReuse,
             text: format!(
@@ -287,13 +386,14 @@ fn of_client(facts: &Facts, process: Option<&str>) -> Vec<Alternative> {
         Alternative {
             kind: Kind::Retry,
             text: if facts.may_be_read {
-                "Retries, of requests that may be repeated: some may have been acted on".to_owned()
+                format!("Retries, of {requests} that may be repeated: some may have been acted on")
             } else {
-                "Retries: none of the lost requests was read".to_owned()
+                format!("Retries: none of the lost {requests} was read")
             },
             line: line(|software| software.retry),
         },
-    ]
+    ]);
+    alternatives
 }
 
 /// A value that a person would choose, not above this one.
@@ -354,7 +454,13 @@ mod tests {
     }
 
     fn of(facts: &Facts, process: &str) -> Advice {
-        advise(facts, State::Exposed, Some(process)).expect("advice")
+        on(34567, facts, process)
+    }
+
+    /// On the server's port.
+    fn on(port: u16, facts: &Facts, process: &str) -> Advice {
+        let ends = Ends::new(facts.role, Some(port), Some(process), None);
+        advise(facts, State::Exposed, ends).expect("advice")
     }
 
     #[test]
@@ -389,6 +495,8 @@ mod tests {
         check(facts(Role::Server, 2.0), "gunicorn", "--keep-alive 65");
         check(facts(Role::Server, 5.0), "uvicorn", "--timeout-keep-alive 65");
         check(facts(Role::Server, 75.0), "nginx", "keepalive_timeout 165s;");
+        let text = of(&facts(Role::Server, 75.0), "nginx").change.text;
+        assert!(text.contains("twice what the server keeps") && !text.contains("most"), "{text}");
         let known = Facts { client_timeout: after(90.0), ..facts(Role::Server, 5.0) };
         check(known, "gunicorn", "--keep-alive 100");
         // Both ends are here: the client's side is the better one.
@@ -412,6 +520,9 @@ mod tests {
         // Any of several: what was measured decides.
         assert_eq!(software(&facts(Role::Server, 30.0), "java"), Some("Jetty"));
         assert_eq!(software(&facts(Role::Server, 3.3), "java"), None);
+        assert_eq!(software(&facts(Role::Server, 2.0), "python3"), Some("gunicorn"));
+        // That of more than one.
+        assert_eq!(software(&facts(Role::Server, 5.0), "python3"), None);
     }
 
     #[test]
@@ -428,7 +539,8 @@ mod tests {
     #[test]
     fn each_verdict_has_its_own() {
         let facts = facts(Role::Client, 5.0);
-        let text = |facts: &Facts, state| advise(facts, state, None).map(|a| a.change.text);
+        let ends = Ends::new(Role::Client, None, None, None);
+        let text = |facts: &Facts, state| advise(facts, state, ends).map(|a| a.change.text);
         assert_eq!(text(&facts, State::Safe), None);
         assert_eq!(text(&facts, State::Unknown), None);
         assert_eq!(text(&facts, State::Dropping), None);
@@ -438,15 +550,161 @@ mod tests {
         assert!(dropping.contains("after 306 s") && dropping.contains("keep-alive"), "{dropping}");
     }
 
+    fn guess(side: Side, seconds: f64, port: u16, server: Option<&str>) -> Vec<&'static str> {
+        guesses(side, seconds, Ends::new(Role::Server, Some(port), server, None))
+    }
+
     #[test]
     fn defaults_near_the_measured_value_are_guesses() {
-        assert!(guesses(Side::Server, 2.01).contains(&"gunicorn"));
-        assert!(guesses(Side::Client, 59.2).contains(&"nginx"));
-        assert!(guesses(Side::Server, 3.3).is_empty());
+        assert!(guess(Side::Server, 2.01, 8080, None).contains(&"gunicorn"));
+        assert!(guess(Side::Client, 59.2, 8080, None).contains(&"nginx"));
+        assert!(guess(Side::Server, 3.3, 8080, None).is_empty());
         let within = |passed, failed| {
             middleboxes((Duration::from_secs(passed), Duration::from_secs(failed)))
         };
         assert!(within(340, 355).contains(&"AWS NAT gateway"));
-        assert!(within(360, 900).is_empty());
+        assert!(within(890, 910).contains(&"IPVS"));
+        assert!(within(360, 590).is_empty());
+    }
+
+    #[test]
+    fn a_known_process_is_no_other_software() {
+        assert_eq!(guess(Side::Server, 2.0, 8080, Some("gunicorn: worke")), ["gunicorn"]);
+        for process in ["node", "nginx", "made-up"] {
+            assert!(guess(Side::Server, 2.0, 8080, Some(process)).is_empty(), "{process}");
+        }
+        // It says nothing of the other end.
+        assert!(guess(Side::Client, 60.0, 8080, Some("made-up")).contains(&"nginx"));
+    }
+
+    #[test]
+    fn guesses_speak_the_protocol_of_the_row() {
+        let nine = guess(Side::Client, 540.0, 9092, None);
+        assert_eq!(nine, ["Apache Kafka"]);
+        assert!(guess(Side::Client, 540.0, 8080, None).is_empty());
+        assert!(guess(Side::Client, 60.0, 6379, None).contains(&"Jedis"));
+        for port in [25, 389, 1883, 3306, 5432, 5672, 6379, 9092, 11211, 27017] {
+            for software in knobs::all().filter(|one| one.protocols == [Protocol::Http]) {
+                let defaults =
+                    software.knobs.iter().flat_map(|k| k.defaults.iter().map(move |d| (k, d)));
+                for (knob, default) in defaults {
+                    let named = default.seconds.map(|value| guess(knob.side, value, port, None));
+                    let is_named = named.is_some_and(|names| names.contains(&software.name));
+                    assert!(!is_named, "{port} {}", software.name);
+                }
+            }
+        }
+        // A proxy there forwards bytes, and has another setting for that.
+        assert_eq!(guess(Side::Server, 600.0, 5432, Some("nginx")), ["nginx (stream)"]);
+        assert_eq!(guess(Side::Server, 75.0, 5432, Some("nginx")), [""; 0]);
+        assert_eq!(guess(Side::Server, 75.0, 80, Some("nginx")), ["nginx"]);
+    }
+
+    #[test]
+    fn a_pool_is_told_of_its_own_limit() {
+        let server = facts(Role::Server, 30.0);
+        let advice = on(3306, &server, "mariadbd");
+        assert_eq!(
+            advice.change.text,
+            "Let the pool close idle connections after 27 s, or test them as often, before the \
+             other side closes them (such as `maxLifetime` of HikariCP, `pool_recycle` of \
+             SQLAlchemy, `SetConnMaxIdleTime` of Go database/sql)"
+        );
+        assert_eq!(advice.change.side, Side::Client);
+        let kinds: Vec<_> = advice.alternatives.iter().map(|other| other.kind).collect();
+        // No server outlasts a pool that keeps connections for ever.
+        assert_eq!(kinds, [Kind::Test, Kind::NoReuse, Kind::Retry]);
+        let text = &advice.alternatives.last().unwrap().text;
+        assert_eq!(
+            text,
+            "Retries, of statements that may be repeated: some may have been acted on"
+        );
+        // If how long it keeps them is known, the server can outlast that.
+        let known = Facts { client_timeout: after(90.0), ..server };
+        let advice = on(3306, &known, "mariadbd");
+        assert_eq!(advice.change.line.as_deref(), Some("wait_timeout = 100"));
+        assert!(advice.change.text.contains("longer than the pool does (up to 90 s)"));
+        // Of HTTP the clients are proxies, most of which keep 60 s.
+        let advice = on(8080, &facts(Role::Server, 30.0), "gunicorn");
+        assert_eq!(advice.change.line.as_deref(), Some("--keep-alive 65"));
+    }
+
+    #[test]
+    fn no_line_of_http_for_what_speaks_none() {
+        let client = facts(Role::Client, 30.0);
+        // It is no `http.Agent` that speaks to Redis, and of which library it is, nothing tells.
+        let advice = on(6379, &client, "node");
+        let Change { software, line, text, .. } = advice.change;
+        assert_eq!((software, line), (None, None));
+        assert!(
+            text.starts_with("Let the pool of node close idle connections after 27 s"),
+            "{text}"
+        );
+        assert!(
+            text.contains("`pingInterval` of node-redis") && !text.contains("redis-py"),
+            "{text}"
+        );
+        // What was measured tells it.
+        let measured = Facts { client_timeout: after(60.0), ..client.clone() };
+        assert_eq!(on(6379, &measured, "java").change.software, Some("Jedis"));
+        // A process of its own is known by its name.
+        let line = on(5432, &client, "pgbouncer").change.line;
+        assert_eq!(line.as_deref(), Some("server_idle_timeout = 27"));
+        let line = on(5432, &client, "haproxy").change.line;
+        assert_eq!(line.as_deref(), Some("timeout server 27s"));
+        let line = on(8080, &client, "node").change.line;
+        assert_eq!(line.as_deref(), Some("new http.Agent({ keepAlive: true, timeout: 27000 })"));
+        let known: Vec<_> = knobs::all().flat_map(|one| one.processes).collect();
+        for port in [25, 389, 1883, 3306, 5432, 5672, 6379, 9092, 11211, 27017] {
+            for process in &known {
+                let name = process.trim_matches('*');
+                let change = on(port, &client, name).change;
+                let is_http = |one: &Software| {
+                    one.protocols == [Protocol::Http] && Some(one.name) == change.software
+                };
+                assert!(!knobs::all().any(is_http), "{port} {name}: {}", change.text);
+                let all = on(port, &client, name).alternatives;
+                assert!(!all.iter().any(|one| one.text.contains("proxies")), "{port} {name}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_known_client_has_its_own_default() {
+        let advice = |process| {
+            let facts = facts(Role::Server, 5.0);
+            let ends = Ends::new(Role::Server, Some(8080), Some("gunicorn"), process);
+            advise(&facts, State::Exposed, ends).expect("advice")
+        };
+        // A client on this host can be changed here; what the server would have to do is the alternative.
+        let longer = |process| advice(Some(process)).alternatives.swap_remove(0);
+        let caddy = longer("caddy");
+        assert!(caddy.kind == Kind::OtherSide && caddy.text.contains("for 130 s"), "{caddy:?}");
+        assert!(caddy.text.contains("Caddy keeps them for 120 s by default"), "{caddy:?}");
+        assert_eq!(advice(Some("caddy")).change.side, Side::Client);
+        // One that keeps less may have been set to more, and a name that is not known says nothing.
+        for process in ["linkerd2-proxy", "made-up"] {
+            assert_eq!(longer(process).line.as_deref(), Some("--keep-alive 65"), "{process}");
+        }
+        assert_eq!(advice(None).change.line.as_deref(), Some("--keep-alive 65"));
+        // From the client's end it is the same.
+        let other = of(&facts(Role::Client, 5.0), "caddy").alternatives.swap_remove(0);
+        assert!(other.kind == Kind::OtherSide && other.text.contains("for 130 s"), "{other:?}");
+        // A use after a longer gap refutes the default.
+        let late = Facts { longest_gap: Duration::from_secs(200), ..facts(Role::Client, 5.0) };
+        let other = of(&late, "caddy").alternatives.swap_remove(0);
+        assert!(other.text.contains("used one again after 200 s"), "{other:?}");
+    }
+
+    #[test]
+    fn what_has_heartbeats_is_told_of_them() {
+        let text = |port| on(port, &facts(Role::Client, 60.0), "made-up").change.text;
+        assert!(
+            text(5672).starts_with("Let the pool of made-up send heartbeats"),
+            "{}",
+            text(5672)
+        );
+        assert!(text(1883).contains("more often than every 54 s"), "{}", text(1883));
+        assert!(text(6379).contains("close idle connections after 54 s"), "{}", text(6379));
     }
 }

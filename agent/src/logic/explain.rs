@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use super::estimate::{Estimate, Population};
 use super::exposure::Exposure;
-use super::knobs::lifetimes;
-use super::model::Role;
+use super::knobs::{Side, lifetimes};
+use super::protocol::Ends;
 use super::verdict::{Facts, Races, State};
 
 /// One sentence, with the numbers that it rests on. `client` and `server` are what to call the two
@@ -86,7 +86,7 @@ pub fn sentence(facts: &Facts, state: State, client: &str, server: &str) -> Stri
 }
 
 /// Sentences on races whose cure is not a timeout.
-pub fn notes(facts: &Facts, client: &str, server: &str, process: Option<&str>) -> Vec<String> {
+pub fn notes(facts: &Facts, client: &str, server: &str, ends: Ends<'_>) -> Vec<String> {
     let mut notes = Vec::new();
     if let Some(dwell) = facts.long_dwell() {
         notes.push(capital(&format!(
@@ -97,17 +97,18 @@ pub fn notes(facts: &Facts, client: &str, server: &str, process: Option<&str>) -
     }
     let Races { lifetime, rollout, unknown, .. } = facts.other_races();
     if lifetime > 0 {
-        let settings = process.filter(|_| facts.role == Role::Server).and_then(lifetimes::of);
-        let which = settings.map_or_else(
-            || {
+        let which = match ends.process(Side::Server).and_then(lifetimes::of) {
+            // All of them are limits of HTTP servers.
+            _ if !ends.protocol.is_http() => String::new(),
+            Some(settings) => format!(", of {}: {}", settings.software, settings.names),
+            None => {
                 let [one, other, third] = lifetimes::EXAMPLES;
-                format!("such as {one}, {other} or {third}")
-            },
-            |settings| format!("of {}: {}", settings.software, settings.names),
-        );
+                format!(", such as {one}, {other} or {third}")
+            }
+        };
         notes.push(capital(&format!(
             "{server} closed {lifetime} connection{} under a request, but not for having been idle: a limit on \
-             requests or on the age of a connection, {which}. Raise it or turn it off; or let the \
+             requests or on the age of a connection{which}. Raise it or turn it off; or let the \
              client's own limit be lower",
             plural(lifetime)
         )));

@@ -7,20 +7,56 @@
 mod clients;
 mod clouds;
 pub mod lifetimes;
+mod middleboxes;
+mod pools;
 mod proxies;
 mod servers;
+mod stores;
+mod tcp;
+
+use super::protocol::Protocol;
 
 /// Version of the table: the day it was last checked against its sources.
-pub const CHECKED: &str = "2026-11-25";
+pub const CHECKED: &str = "2026-11-29";
+
+const HTTP: &[Protocol] = &[Protocol::Http];
+
+/// What has a pool behind one interface for any of them.
+const SQL: &[Protocol] =
+    &[Protocol::Postgres, Protocol::MySql, Protocol::SqlServer, Protocol::Oracle];
+
+/// Of proxies that forward bytes: all but HTTP, for which the same proxies have other settings.
+const TCP: &[Protocol] = &[
+    Protocol::Postgres,
+    Protocol::MySql,
+    Protocol::SqlServer,
+    Protocol::Oracle,
+    Protocol::Redis,
+    Protocol::Memcached,
+    Protocol::MongoDb,
+    Protocol::Kafka,
+    Protocol::Amqp,
+    Protocol::Mqtt,
+    Protocol::Ldap,
+    Protocol::Smtp,
+];
+
+/// Of what never looks into connections.
+const ANY: &[Protocol] = Protocol::ALL;
+
+/// Processes in which anybody's program runs: their names tell a language, and no library.
+const RUNTIMES: &[&str] = &["node", "MainThread", "node-MainThread", "java", "python*", "dotnet"];
 
 /// A program, a library or a service, with all its settings of this kind.
 #[derive(Debug)]
 pub struct Software {
     /// As its users call it.
     pub name: &'static str,
+    pub protocols: &'static [Protocol],
     /// Names of its processes (`comm`, at most 15 bytes). A `*` at either end stands for
     /// anything.
-    /// Empty where it never runs on a host that we watch, or inside of others' processes.
+    /// Of a library those of the runtimes in which it may be at work, where there are any; empty, too,
+    /// where it never runs on a host that we watch.
     pub processes: &'static [&'static str],
     pub knobs: &'static [Knob],
     /// What turns connection reuse towards servers off, ready to be pasted; empty if nothing does.
@@ -33,12 +69,18 @@ pub struct Software {
 impl Software {
     /// Whether that is one of its processes.
     pub fn has_process(&self, name: &str) -> bool {
-        let fits = |pattern: &&str| match (pattern.strip_suffix('*'), pattern.strip_prefix('*')) {
-            (Some(start), _) => name.starts_with(start),
-            (None, Some(end)) => name.ends_with(end),
-            (None, None) => name == *pattern,
-        };
-        self.processes.iter().any(fits)
+        is_one_of(name, self.processes)
+    }
+
+    /// Whether it speaks that; what is not known is taken for HTTP.
+    pub fn speaks(&self, protocol: Protocol) -> bool {
+        let protocol = if protocol == Protocol::Unknown { Protocol::Http } else { protocol };
+        self.protocols.contains(&protocol)
+    }
+
+    /// Whether it is ever on that side, if only with a value that is fixed.
+    pub fn has(&self, side: Side) -> bool {
+        self.knobs.iter().any(|knob| knob.side == side)
     }
 
     /// What can be set on that side.
@@ -107,8 +149,39 @@ pub enum Unit {
 }
 
 /// The whole table.
-pub fn all() -> impl Iterator<Item = &'static Software> {
-    [proxies::ALL, servers::ALL, clients::ALL, clouds::ALL].into_iter().flatten()
+pub fn all() -> impl Iterator<Item = &'static Software> + Clone {
+    let tables = [
+        proxies::ALL,
+        servers::ALL,
+        clients::ALL,
+        clouds::ALL,
+        tcp::ALL,
+        stores::ALL,
+        pools::ALL,
+        middleboxes::ALL,
+    ];
+    tables.into_iter().flatten()
+}
+
+/// Pools of databases, caches and brokers: libraries, which no process tells.
+pub fn pools() -> impl Iterator<Item = &'static Software> {
+    pools::ALL.iter()
+}
+
+pub use pools::test_of;
+
+/// Whether a process of this name is a runtime, in which any library may be at work.
+pub fn is_runtime(process: &str) -> bool {
+    is_one_of(process, RUNTIMES)
+}
+
+fn is_one_of(name: &str, patterns: &[&str]) -> bool {
+    let fits = |pattern: &&str| match (pattern.strip_suffix('*'), pattern.strip_prefix('*')) {
+        (Some(start), _) => name.starts_with(start),
+        (None, Some(end)) => name.ends_with(end),
+        (None, None) => name == *pattern,
+    };
+    patterns.iter().any(fits)
 }
 
 #[cfg(test)]
@@ -121,6 +194,12 @@ mod tests {
         for software in all() {
             let name = software.name;
             assert!(!name.is_empty() && !software.knobs.is_empty(), "{name}");
+            // What is unknown is nobody's own.
+            let is_any = software.protocols == ANY;
+            let known = software.protocols.iter().filter(|one| **one != Protocol::Unknown);
+            assert!(known.count() > 0, "{name}");
+            assert!(is_any || !software.protocols.contains(&Protocol::Unknown), "{name}");
+            assert_eq!(is_any, software.has(Side::Middlebox), "{name}");
             names.push(name);
             for process in software.processes {
                 // What `comm` can hold, less a wildcard.
@@ -143,6 +222,10 @@ mod tests {
         names.sort_unstable();
         names.dedup();
         assert_eq!(names.len(), count, "a name is there twice");
+        for pool in pools() {
+            assert!(pool.knob(Side::Client).is_some(), "{}", pool.name);
+        }
+        assert_eq!(pools().filter(|pool| test_of(pool.name).is_some()).count(), 6);
         assert!(count > 50, "only {count}");
         assert_eq!(CHECKED.len(), "2026-11-25".len());
     }
@@ -158,6 +241,11 @@ mod tests {
         check("nginx", Side::Server, "keepalive_timeout {}ms;");
         check("gunicorn", Side::Server, "--keep-alive {}");
         check("uvicorn", Side::Server, "--timeout-keep-alive {}");
+        check("PostgreSQL", Side::Server, "idle_session_timeout = {}ms");
+        check("MySQL and MariaDB", Side::Server, "wait_timeout = {}");
+        check("Redis and Valkey", Side::Server, "timeout {}");
+        check("PgBouncer", Side::Client, "server_idle_timeout = {}");
+        check("HikariCP", Side::Client, "maxLifetime={}");
         for (name, sides) in [
             ("HAProxy", [true, true]),
             ("Envoy", [true, true]),

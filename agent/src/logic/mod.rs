@@ -17,6 +17,7 @@ pub mod native;
 pub mod order;
 pub mod owner;
 pub mod peer;
+pub mod protocol;
 pub mod recent;
 pub mod table;
 pub mod tracker;

@@ -339,14 +339,14 @@ impl Table {
 
     /// Finds the verdicts anew.
     pub fn assess(&mut self, now: Nanos) {
-        for row in &mut self.rows {
-            row.stats.assess(row.key.role(), self.threshold, now);
+        for slot in 0..self.rows.len() {
+            self.assess_row(slot, now);
         }
         for slot in 0..self.rows.len() {
             self.settle(slot);
         }
         for (key, port) in &mut self.ports {
-            port.stats.assess(key.role, self.threshold, now);
+            port.stats.assess(key, self.threshold, now);
         }
     }
 

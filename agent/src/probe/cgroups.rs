@@ -311,7 +311,8 @@ mod tests {
         for number in 0..20_000 {
             who.owner(Place::of(&format!("/{number}.service")).unwrap());
         }
-        assert_eq!(name(2).as_deref(), Some("b.service"));
+        // A walk that was interrupted goes on at the next turn.
+        assert_eq!((2..100).find_map(name).as_deref(), Some("b.service"));
     }
 
     #[test]

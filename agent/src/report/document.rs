@@ -19,6 +19,7 @@ use crate::logic::latest::Latest;
 use crate::logic::model::{Closer, Nanos, Role};
 use crate::logic::owner::End;
 use crate::logic::peer::Peer;
+use crate::logic::protocol::{Ends, Protocol};
 use crate::logic::table::{Badness, Measure, Row, Stats, Told};
 use crate::logic::verdict::{Facts, State};
 use crate::who::Who;
@@ -49,6 +50,9 @@ pub(super) struct PeerReport {
     pub(super) peer: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) process: Option<String>,
+    /// Left out where neither process nor port tells.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) protocol: Option<&'static str>,
     /// Who the two ends are, as far as it is known.
     #[serde(skip_serializing_if = "End::is_empty")]
     pub(super) client: End,
@@ -240,7 +244,8 @@ impl Document {
         let mut peers: Vec<_> = rows.map(|row| run.of_row(&table.told(row))).collect();
         for (role, stats) in table.others() {
             let end = Reported { role, netns: None, peer: "other".to_owned() };
-            let other = run.report(end, &Names::of_many(role, None), stats, (role, stats));
+            let (names, ends) = (Names::of_many(role, None), Ends::new(role, None, None, None));
+            let other = run.report(end, &names, ends, stats, (role, stats));
             if !other.is_empty() {
                 peers.push(other);
             }
@@ -250,11 +255,13 @@ impl Document {
             .ports()
             .into_iter()
             .map(|(key, port)| {
-                let names = Names::of_many(key.role, port.stats.process());
+                let (stats, process) = (&port.stats, port.stats.process());
+                let names = Names::of_many(key.role, process);
+                let ends = Ends::new(key.role, Some(key.port), process, None);
                 let [client, server] = run.who.ends(key.role, key.owner, None);
                 let end =
                     Reported { role: key.role, netns: Some(key.netns), peer: key.to_string() };
-                let report = run.report(end, &names, &port.stats, (key.role, &port.stats));
+                let report = run.report(end, &names, ends, stats, (key.role, stats));
                 PeerReport { client, server, ..report }
             })
             .collect();
@@ -340,12 +347,11 @@ impl Names {
 
 impl Run {
     pub(super) fn of_row<R: Borrow<Row>>(&self, told: &Told<R>) -> PeerReport {
-        let row = told.row.borrow();
+        let (row, teller, ends) = (told.row.borrow(), told.teller(), told.ends());
         let key = row.key;
         let names = Names::of_peer(key.peer, row.stats.process());
         let end = Reported { role: key.role(), netns: Some(key.netns), peer: key.to_string() };
-        let teller = told.teller();
-        let report = self.report(end, &names, &row.stats, (teller.key.role(), &teller.stats));
+        let report = self.report(end, &names, ends, &row.stats, (teller.key.role(), &teller.stats));
         let owner = key.owner.or(row.stats.process_owner());
         let [client, server] = self.who.ends(key.role(), owner, Some(key.remote()));
         let other_end = told.other_end;
@@ -358,24 +364,26 @@ impl Run {
         &self,
         end: Reported,
         names: &Names,
+        ends: Ends<'_>,
         stats: &Stats,
         (told_as, teller): (Role, &Stats),
     ) -> PeerReport {
         let Reported { role, netns, peer } = end;
         let facts = teller.facts(told_as, self.threshold, self.now);
         let verdict = stats.verdict().unwrap_or(State::Unknown);
-        let advice = advise(&facts, verdict, teller.process());
+        let advice = advise(&facts, verdict, ends);
         let mut report = PeerReport {
             role: role.as_str(),
             netns,
             peer,
             process: stats.process().map(str::to_owned),
+            protocol: (ends.protocol != Protocol::Unknown).then(|| ends.protocol.as_str()),
             client: End::default(),
             server: End::default(),
             other_end: None,
             verdict: verdict.as_str(),
             sentence: sentence(&facts, verdict, &names.client, &names.server),
-            notes: notes(&facts, &names.client, &names.server, teller.process()),
+            notes: notes(&facts, &names.client, &names.server, ends),
             missing: (verdict == State::Unknown).then(|| facts.missing()),
             exposure_per_hour: facts.expected(),
             exposure: ExposureReport::of(&facts),
@@ -400,7 +408,8 @@ impl Run {
                 .filter_map(|closer| {
                     let side = side_of(role, *closer);
                     let as_told = Closer::ALL.iter().find(|of| side_of(told_as, **of) == side)?;
-                    Some((closer.as_str(), Timeout::of(&teller.timeout(*as_told)?, side)))
+                    let estimate = teller.timeout(*as_told)?;
+                    Some((closer.as_str(), Timeout::of(&estimate, side, ends)))
                 })
                 .collect(),
             drop_limit: facts.drop_limit.map(DropLimit::of),
@@ -545,7 +554,7 @@ fn rounded(buckets: &[Bucket]) -> Buckets {
 }
 
 impl Timeout {
-    fn of(estimate: &Estimate, side: Side) -> Self {
+    fn of(estimate: &Estimate, side: Side, ends: Ends<'_>) -> Self {
         let one = |p: &Population| Self {
             seconds: p.value,
             low_seconds: p.low,
@@ -554,7 +563,7 @@ impl Timeout {
             share: p.share,
             confidence: None,
             upper_bound: estimate.is_upper_bound,
-            default_of: advice::guesses(side, p.value),
+            default_of: advice::guesses(side, p.value, ends),
             others: Vec::new(),
         };
         Self {

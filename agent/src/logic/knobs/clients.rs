@@ -1,4 +1,5 @@
-//! Libraries that only request. They run inside of others' processes, which do not tell them.
+//! Libraries that only request. They run inside of others' processes, which tell their language at
+//! best.
 //!
 //! Several look at idle connections only when one is needed, so that what they keep may be open
 //! for much longer than their setting says, and the server closes first: that is no race.
@@ -6,11 +7,12 @@
 //! Libraries that serve as well (Go net/http, Node.js, .NET, Jetty, aiohttp, Reactor Netty) are
 //! among the servers.
 
-use super::{Default, Knob, Side, Software, Unit};
+use super::{Default, HTTP, Knob, Side, Software, Unit};
 
 pub(super) const ALL: &[Software] = &[
     Software {
         name: "undici (fetch of Node.js)",
+        protocols: HTTP,
         processes: &[],
         knobs: &[Knob {
             side: Side::Client,
@@ -29,6 +31,7 @@ pub(super) const ALL: &[Software] = &[
     },
     Software {
         name: "agentkeepalive",
+        protocols: HTTP,
         processes: &[],
         knobs: &[Knob {
             side: Side::Client,
@@ -45,6 +48,7 @@ pub(super) const ALL: &[Software] = &[
     },
     Software {
         name: "hyper-util",
+        protocols: HTTP,
         processes: &[],
         knobs: &[Knob {
             side: Side::Client,
@@ -62,6 +66,7 @@ pub(super) const ALL: &[Software] = &[
     },
     Software {
         name: "reqwest",
+        protocols: HTTP,
         processes: &[],
         knobs: &[Knob {
             side: Side::Client,
@@ -78,7 +83,8 @@ pub(super) const ALL: &[Software] = &[
     },
     Software {
         name: "httpx",
-        processes: &[],
+        protocols: HTTP,
+        processes: &["python*"],
         knobs: &[Knob {
             side: Side::Client,
             name: "keepalive_expiry",
@@ -97,6 +103,7 @@ pub(super) const ALL: &[Software] = &[
     },
     Software {
         name: "urllib3 and requests",
+        protocols: HTTP,
         processes: &[],
         knobs: &[Knob {
             side: Side::Client,
@@ -116,7 +123,8 @@ pub(super) const ALL: &[Software] = &[
     },
     Software {
         name: "OkHttp",
-        processes: &[],
+        protocols: HTTP,
+        processes: &["java"],
         knobs: &[Knob {
             side: Side::Client,
             name: "ConnectionPool keepAliveDuration",
@@ -134,7 +142,8 @@ pub(super) const ALL: &[Software] = &[
     },
     Software {
         name: "Apache HttpClient 5",
-        processes: &[],
+        protocols: HTTP,
+        processes: &["java"],
         knobs: &[Knob {
             side: Side::Client,
             name: "RequestConfig connectionKeepAlive",
@@ -153,7 +162,8 @@ pub(super) const ALL: &[Software] = &[
     },
     Software {
         name: "Apache HttpClient 4",
-        processes: &[],
+        protocols: HTTP,
+        processes: &["java"],
         knobs: &[Knob {
             side: Side::Client,
             name: "keep-alive strategy",
@@ -173,6 +183,7 @@ pub(super) const ALL: &[Software] = &[
     // A pool of Reactor Netty, whose entry has the names of its threads.
     Software {
         name: "Spring Cloud Gateway",
+        protocols: HTTP,
         processes: &[],
         knobs: &[Knob {
             side: Side::Client,
@@ -192,6 +203,7 @@ pub(super) const ALL: &[Software] = &[
     },
     Software {
         name: "libcurl",
+        protocols: HTTP,
         processes: &["curl"],
         knobs: &[Knob {
             side: Side::Client,
@@ -206,5 +218,59 @@ pub(super) const ALL: &[Software] = &[
         }],
         no_reuse: "curl_easy_setopt(curl, CURLOPT_FORBID_REUSE, 1L);",
         retry: "done by itself, if a reused connection gave nothing back (repeats POST as well)",
+    },
+    Software {
+        name: "JDK HttpClient",
+        protocols: HTTP,
+        processes: &["java", "HttpClient-*"],
+        knobs: &[Knob {
+            side: Side::Client,
+            name: "jdk.httpclient.keepalive.timeout",
+            place: "the command line of the JVM",
+            defaults: &[
+                Default { seconds: Some(30.0), since: "after 17" },
+                Default { seconds: Some(1200.0), since: "" },
+            ],
+            unit: Unit::Seconds,
+            line: "-Djdk.httpclient.keepalive.timeout={}",
+            note: "Of `java.net.http`. Not `http.keepAlive`, which is for `HttpURLConnection`.",
+            source: "OpenJDK 17.0.15 at run time (jdk.internal.net.http.ConnectionPool); OpenJDK main branch src/java.net.http/share/classes/module-info.java",
+        }],
+        no_reuse: "",
+        retry: "",
+    },
+    Software {
+        name: "Deno",
+        protocols: HTTP,
+        processes: &["deno"],
+        knobs: &[Knob {
+            side: Side::Client,
+            name: "poolIdleTimeout",
+            place: "the program, passed to `Deno.createHttpClient()`",
+            defaults: &[Default { seconds: Some(90.0), since: "" }],
+            unit: Unit::Milliseconds,
+            line: "Deno.createHttpClient({ poolIdleTimeout: {} })",
+            note: "The default is hyper-util's. `fetch()` takes the client as `client`.",
+            source: "Deno 2.9.2 ext/fetch/lib.rs:1135; hyper-util 0.1.17 src/client/legacy/client.rs",
+        }],
+        no_reuse: "",
+        retry: "",
+    },
+    Software {
+        name: "net-http-persistent",
+        protocols: HTTP,
+        processes: &["ruby*"],
+        knobs: &[Knob {
+            side: Side::Client,
+            name: "idle_timeout",
+            place: "the program, on the `Net::HTTP::Persistent`",
+            defaults: &[Default { seconds: Some(5.0), since: "" }],
+            unit: Unit::Seconds,
+            line: "http.idle_timeout = {}",
+            note: "Looked at when a connection is about to be used; the server may have closed it before.",
+            source: "net-http-persistent 4.0.8 lib/net/http/persistent.rb:521",
+        }],
+        no_reuse: "http.idle_timeout = 0",
+        retry: "",
     },
 ];

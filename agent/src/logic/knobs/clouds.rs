@@ -3,11 +3,12 @@
 //! Towards servers most are fixed at a time that is longer than what servers wait by default: so
 //! it is the server that has to be changed.
 
-use super::{Default, Knob, Side, Software, Unit};
+use super::{ANY, Default, HTTP, Knob, Side, Software, Unit};
 
 pub(super) const ALL: &[Software] = &[
     Software {
         name: "AWS Application Load Balancer",
+        protocols: HTTP,
         processes: &[],
         knobs: &[
             Knob {
@@ -40,6 +41,7 @@ pub(super) const ALL: &[Software] = &[
     },
     Software {
         name: "AWS Classic Load Balancer",
+        protocols: HTTP,
         processes: &[],
         knobs: &[
             Knob {
@@ -72,6 +74,7 @@ pub(super) const ALL: &[Software] = &[
     },
     Software {
         name: "AWS Network Load Balancer",
+        protocols: ANY,
         processes: &[],
         knobs: &[Knob {
             side: Side::Middlebox,
@@ -91,6 +94,7 @@ pub(super) const ALL: &[Software] = &[
     },
     Software {
         name: "AWS NAT gateway",
+        protocols: ANY,
         processes: &[],
         knobs: &[Knob {
             side: Side::Middlebox,
@@ -108,6 +112,7 @@ pub(super) const ALL: &[Software] = &[
     },
     Software {
         name: "AWS Network Firewall",
+        protocols: ANY,
         processes: &[],
         knobs: &[Knob {
             side: Side::Middlebox,
@@ -124,6 +129,7 @@ pub(super) const ALL: &[Software] = &[
     },
     Software {
         name: "Amazon CloudFront",
+        protocols: HTTP,
         processes: &[],
         knobs: &[Knob {
             side: Side::Client,
@@ -140,6 +146,7 @@ pub(super) const ALL: &[Software] = &[
     },
     Software {
         name: "Google Cloud global external Application Load Balancer",
+        protocols: HTTP,
         processes: &[],
         knobs: &[
             Knob {
@@ -171,6 +178,7 @@ pub(super) const ALL: &[Software] = &[
     },
     Software {
         name: "Google Cloud regional external Application Load Balancer",
+        protocols: HTTP,
         processes: &[],
         knobs: &[
             Knob {
@@ -202,6 +210,7 @@ pub(super) const ALL: &[Software] = &[
     },
     Software {
         name: "Azure Load Balancer",
+        protocols: ANY,
         processes: &[],
         knobs: &[Knob {
             side: Side::Middlebox,
@@ -221,6 +230,7 @@ pub(super) const ALL: &[Software] = &[
     },
     Software {
         name: "Azure Application Gateway",
+        protocols: HTTP,
         processes: &[],
         knobs: &[Knob {
             side: Side::Server,
@@ -239,6 +249,7 @@ pub(super) const ALL: &[Software] = &[
     },
     Software {
         name: "Azure Front Door",
+        protocols: HTTP,
         processes: &[],
         knobs: &[
             Knob {
@@ -269,6 +280,7 @@ pub(super) const ALL: &[Software] = &[
     },
     Software {
         name: "Oracle Cloud load balancer",
+        protocols: HTTP,
         processes: &[],
         knobs: &[
             Knob {
@@ -297,6 +309,7 @@ pub(super) const ALL: &[Software] = &[
     },
     Software {
         name: "Heroku Router",
+        protocols: HTTP,
         processes: &[],
         knobs: &[Knob {
             side: Side::Client,
@@ -314,6 +327,7 @@ pub(super) const ALL: &[Software] = &[
     },
     Software {
         name: "Cloudflare",
+        protocols: HTTP,
         processes: &[],
         knobs: &[
             Knob {

@@ -60,13 +60,30 @@ const ALL: &[Lifetime] = &[
         names: "`max_connection_duration`, `max_requests_per_connection`",
         source: "https://www.envoyproxy.io/docs/envoy/latest/api-v3/config/core/v3/protocol.proto",
     },
+    Lifetime {
+        software: "Squid",
+        names: "`pconn_lifetime`",
+        source: "https://github.com/squid-cache/squid/blob/SQUID_7_6/src/cf.data.pre#L7477",
+    },
+    Lifetime {
+        software: "cpp-httplib (llama.cpp)",
+        names: "`set_keep_alive_max_count()`",
+        source: "https://github.com/yhirose/cpp-httplib/blob/v0.53.1/httplib.h#L34",
+    },
+    Lifetime {
+        software: "Armeria",
+        names: "`maxConnectionAge`, `maxNumRequestsPerConnection`",
+        source: "https://github.com/line/armeria/blob/armeria-1.41.0/core/src/main/java/com/linecorp/armeria/server/ServerBuilder.java#L789",
+    },
 ];
 
-/// Of a server's process, if it is known.
+/// Of a server's process, if that tells the software: a runtime may be any of several.
 pub fn of(process: &str) -> Option<&'static Lifetime> {
-    let names =
-        super::all().filter(|software| software.has_process(process)).map(|software| software.name);
-    names.into_iter().find_map(|name| ALL.iter().find(|known| known.software == name))
+    let is_its = |known: &&Lifetime| {
+        super::all().any(|one| one.name == known.software && one.has_process(process))
+    };
+    let mut all = ALL.iter().filter(is_its);
+    all.next().filter(|_| all.next().is_none())
 }
 
 #[cfg(test)]
@@ -76,7 +93,10 @@ mod tests {
     #[test]
     fn the_process_tells_whose_limit_it_is() {
         assert_eq!(of("gunicorn: worke").map(|known| known.names), Some("`--max-requests`"));
-        assert!(of("made-up").is_none());
+        assert_eq!(of("http-nio-8080-e").map(|known| known.software), Some("Tomcat"));
+        for process in ["made-up", "java", "python3"] {
+            assert!(of(process).is_none(), "{process}");
+        }
         for known in ALL {
             assert!(known.source.starts_with("https://"), "{known:?}");
             assert!(

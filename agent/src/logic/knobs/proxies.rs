@@ -5,11 +5,12 @@
 //!
 //! What is built of nginx has no processes here: they could not be told from those of nginx.
 
-use super::{Default, Knob, Side, Software, Unit};
+use super::{Default, HTTP, Knob, Side, Software, Unit};
 
 pub(super) const ALL: &[Software] = &[
     Software {
         name: "nginx",
+        protocols: HTTP,
         processes: &["nginx", "openresty"],
         knobs: &[
             Knob {
@@ -38,8 +39,9 @@ pub(super) const ALL: &[Software] = &[
                 unit: Unit::Milliseconds,
                 line: "keepalive_timeout {}ms;",
                 note: "Not the `keepalive_timeout` of an `upstream` block, which holds towards \
-                    servers.",
-                source: "nginx 1.31.4 src/http/ngx_http_core_module.c:3935",
+                    servers. Workers that exit close idle connections at once, unless \
+                    `keepalive_min_timeout` (1.27.4 or later, 0 by default) has them wait.",
+                source: "nginx 1.31.4 src/http/ngx_http_core_module.c:3935, :3949",
             },
         ],
         no_reuse: "keepalive 0; in the `upstream` block (1.29.7 or later; before, leave \
@@ -50,6 +52,7 @@ pub(super) const ALL: &[Software] = &[
     // Its processes are nginx's, whose entry has their name.
     Software {
         name: "ingress-nginx",
+        protocols: HTTP,
         processes: &[],
         knobs: &[
             Knob {
@@ -82,6 +85,7 @@ pub(super) const ALL: &[Software] = &[
     // Its processes are nginx's, whose entry has their name.
     Software {
         name: "Kong",
+        protocols: HTTP,
         processes: &[],
         knobs: &[
             Knob {
@@ -113,6 +117,7 @@ pub(super) const ALL: &[Software] = &[
     // Its processes are OpenResty's, whose name nginx's entry has.
     Software {
         name: "APISIX",
+        protocols: HTTP,
         processes: &[],
         knobs: &[
             Knob {
@@ -142,6 +147,7 @@ pub(super) const ALL: &[Software] = &[
     },
     Software {
         name: "Envoy",
+        protocols: HTTP,
         processes: &["envoy", "wrk:worker_*"],
         knobs: &[
             Knob {
@@ -186,6 +192,7 @@ pub(super) const ALL: &[Software] = &[
     },
     Software {
         name: "HAProxy",
+        protocols: HTTP,
         processes: &["haproxy"],
         knobs: &[
             Knob {
@@ -218,6 +225,7 @@ pub(super) const ALL: &[Software] = &[
     },
     Software {
         name: "Traefik",
+        protocols: HTTP,
         processes: &["traefik"],
         knobs: &[
             Knob {
@@ -249,6 +257,7 @@ pub(super) const ALL: &[Software] = &[
     },
     Software {
         name: "Caddy",
+        protocols: HTTP,
         processes: &["caddy"],
         knobs: &[
             Knob {
@@ -279,6 +288,7 @@ pub(super) const ALL: &[Software] = &[
     },
     Software {
         name: "Apache httpd",
+        protocols: HTTP,
         processes: &["apache2", "httpd"],
         knobs: &[
             Knob {
@@ -310,6 +320,7 @@ pub(super) const ALL: &[Software] = &[
     },
     Software {
         name: "Apache Traffic Server",
+        protocols: HTTP,
         processes: &["traffic_server", "[TS_MAIN]", "[ET_NET *", "[ACCEPT *"],
         knobs: &[
             Knob {
@@ -340,6 +351,7 @@ pub(super) const ALL: &[Software] = &[
     },
     Software {
         name: "Varnish",
+        protocols: HTTP,
         processes: &["varnishd", "cache-main", "cache-worker", "cache-acceptor", "cache-epoll"],
         knobs: &[
             Knob {
@@ -368,6 +380,7 @@ pub(super) const ALL: &[Software] = &[
     },
     Software {
         name: "h2o",
+        protocols: HTTP,
         processes: &["h2o"],
         knobs: &[
             Knob {
@@ -397,6 +410,7 @@ pub(super) const ALL: &[Software] = &[
     },
     Software {
         name: "Pingora",
+        protocols: HTTP,
         processes: &[],
         knobs: &[
             Knob {
@@ -427,6 +441,7 @@ pub(super) const ALL: &[Software] = &[
     },
     Software {
         name: "Linkerd",
+        protocols: HTTP,
         processes: &["linkerd2-proxy"],
         knobs: &[
             Knob {
@@ -459,6 +474,7 @@ pub(super) const ALL: &[Software] = &[
     },
     Software {
         name: "lighttpd",
+        protocols: HTTP,
         processes: &["lighttpd"],
         knobs: &[Knob {
             side: Side::Server,
@@ -471,6 +487,52 @@ pub(super) const ALL: &[Software] = &[
                     second later than it says (seen with 1.4.69). To servers, mod_proxy always \
                     sends `Connection: close`.",
             source: "lighttpd 1.4.85 src/configfile.c:1317, src/h1.c, src/mod_proxy.c",
+        }],
+        no_reuse: "",
+        retry: "",
+    },
+    Software {
+        name: "Squid",
+        protocols: HTTP,
+        processes: &["squid"],
+        knobs: &[
+            Knob {
+                side: Side::Client,
+                name: "server_idle_pconn_timeout",
+                place: "`squid.conf`",
+                defaults: &[Default { seconds: Some(60.0), since: "" }],
+                unit: Unit::Seconds,
+                line: "server_idle_pconn_timeout {} seconds",
+                note: "Not `client_idle_pconn_timeout`, which holds towards clients.",
+                source: "Squid 7.6 src/cf.data.pre:7521",
+            },
+            Knob {
+                side: Side::Server,
+                name: "client_idle_pconn_timeout",
+                place: "`squid.conf`",
+                defaults: &[Default { seconds: Some(120.0), since: "" }],
+                unit: Unit::Seconds,
+                line: "client_idle_pconn_timeout {} seconds",
+                note: "Not `server_idle_pconn_timeout`, which holds towards servers.",
+                source: "Squid 7.6 src/cf.data.pre:7435",
+            },
+        ],
+        no_reuse: "server_persistent_connections off",
+        retry: "",
+    },
+    Software {
+        name: "cloudflared",
+        protocols: HTTP,
+        processes: &["cloudflared"],
+        knobs: &[Knob {
+            side: Side::Client,
+            name: "originRequest.keepAliveTimeout",
+            place: "the configuration, global or of a rule of `ingress`",
+            defaults: &[Default { seconds: Some(90.0), since: "" }],
+            unit: Unit::Milliseconds,
+            line: "keepAliveTimeout: {}ms",
+            note: "Not `tcpKeepAlive`, which is about TCP probes and closes nothing.",
+            source: "cloudflared 2026.8.2 ingress/config.go:19",
         }],
         no_reuse: "",
         retry: "",

@@ -6,11 +6,12 @@
 //! Names of threads are among those of processes: it is a thread that accepts a connection. The
 //! JVM cuts them to 15 bytes, so a pattern is as short as it can be and still tells.
 
-use super::{Default, Knob, Side, Software, Unit};
+use super::{Default, HTTP, Knob, Side, Software, Unit};
 
 pub(super) const ALL: &[Software] = &[
     Software {
         name: "Node.js",
+        protocols: HTTP,
         processes: &["node", "MainThread", "node-MainThread"],
         knobs: &[
             Knob {
@@ -53,7 +54,8 @@ pub(super) const ALL: &[Software] = &[
     },
     Software {
         name: "gunicorn",
-        processes: &["gunicorn*"],
+        protocols: HTTP,
+        processes: &["gunicorn*", "python*"],
         knobs: &[Knob {
             side: Side::Server,
             name: "keepalive",
@@ -71,7 +73,8 @@ pub(super) const ALL: &[Software] = &[
     },
     Software {
         name: "uvicorn",
-        processes: &["uvicorn"],
+        protocols: HTTP,
+        processes: &["uvicorn", "python*"],
         knobs: &[Knob {
             side: Side::Server,
             name: "timeout_keep_alive",
@@ -88,7 +91,8 @@ pub(super) const ALL: &[Software] = &[
     },
     Software {
         name: "hypercorn",
-        processes: &["hypercorn"],
+        protocols: HTTP,
+        processes: &["hypercorn", "python*"],
         knobs: &[Knob {
             side: Side::Server,
             name: "keep_alive_timeout",
@@ -104,7 +108,8 @@ pub(super) const ALL: &[Software] = &[
     },
     Software {
         name: "granian",
-        processes: &["granian"],
+        protocols: HTTP,
+        processes: &["granian", "python*"],
         knobs: &[Knob {
             side: Side::Server,
             name: "http1-header-read-timeout",
@@ -121,7 +126,8 @@ pub(super) const ALL: &[Software] = &[
     },
     Software {
         name: "waitress",
-        processes: &["waitress-serve"],
+        protocols: HTTP,
+        processes: &["waitress-serve", "python*"],
         knobs: &[Knob {
             side: Side::Server,
             name: "channel_timeout",
@@ -138,6 +144,7 @@ pub(super) const ALL: &[Software] = &[
     },
     Software {
         name: "uWSGI",
+        protocols: HTTP,
         processes: &["uwsgi", "pyuwsgi"],
         knobs: &[
             Knob {
@@ -169,7 +176,8 @@ pub(super) const ALL: &[Software] = &[
     },
     Software {
         name: "aiohttp",
-        processes: &[],
+        protocols: HTTP,
+        processes: &["python*"],
         knobs: &[
             Knob {
                 side: Side::Server,
@@ -211,6 +219,7 @@ pub(super) const ALL: &[Software] = &[
     },
     Software {
         name: "Puma",
+        protocols: HTTP,
         processes: &["puma*"],
         knobs: &[Knob {
             side: Side::Server,
@@ -231,6 +240,7 @@ pub(super) const ALL: &[Software] = &[
     },
     Software {
         name: "Tomcat",
+        protocols: HTTP,
         processes: &["java", "http-ni*", "https-j*", "https-o*"],
         knobs: &[
             Knob {
@@ -263,6 +273,7 @@ pub(super) const ALL: &[Software] = &[
     },
     Software {
         name: "Jetty",
+        protocols: HTTP,
         processes: &["java", "qtp*"],
         knobs: &[
             Knob {
@@ -298,6 +309,7 @@ pub(super) const ALL: &[Software] = &[
     },
     Software {
         name: "Undertow",
+        protocols: HTTP,
         processes: &["java", "XNIO*"],
         knobs: &[Knob {
             side: Side::Server,
@@ -315,6 +327,7 @@ pub(super) const ALL: &[Software] = &[
     },
     Software {
         name: "Reactor Netty",
+        protocols: HTTP,
         processes: &["java", "reactor*"],
         knobs: &[
             Knob {
@@ -344,6 +357,7 @@ pub(super) const ALL: &[Software] = &[
     },
     Software {
         name: "Cowboy",
+        protocols: HTTP,
         processes: &["beam.smp"],
         knobs: &[Knob {
             side: Side::Server,
@@ -360,6 +374,7 @@ pub(super) const ALL: &[Software] = &[
     },
     Software {
         name: "Bandit",
+        protocols: HTTP,
         processes: &["beam.smp"],
         knobs: &[Knob {
             side: Side::Server,
@@ -376,6 +391,7 @@ pub(super) const ALL: &[Software] = &[
     },
     Software {
         name: ".NET",
+        protocols: HTTP,
         processes: &["dotnet", ".NET *"],
         knobs: &[
             Knob {
@@ -412,6 +428,7 @@ pub(super) const ALL: &[Software] = &[
     },
     Software {
         name: "Go net/http",
+        protocols: HTTP,
         processes: &[],
         knobs: &[
             Knob {
@@ -440,5 +457,196 @@ pub(super) const ALL: &[Software] = &[
         no_reuse: "transport.DisableKeepAlives = true",
         retry: "an `Idempotency-Key` header has POST sent again too; GET, HEAD, OPTIONS and TRACE \
             are by themselves",
+    },
+    Software {
+        name: "IIS",
+        protocols: HTTP,
+        processes: &[],
+        knobs: &[Knob {
+            side: Side::Server,
+            name: "connectionTimeout",
+            place: "the `limits` of the site in `applicationHost.config`",
+            defaults: &[Default { seconds: Some(120.0), since: "" }],
+            unit: Unit::Seconds,
+            line: "",
+            note: "As a time span: `connectionTimeout=\"00:02:00\"`.",
+            source: "Microsoft documentation, \"limits Element for siteDefaults for sites\"",
+        }],
+        no_reuse: "",
+        retry: "",
+    },
+    Software {
+        name: "Bun",
+        protocols: HTTP,
+        processes: &["bun"],
+        knobs: &[Knob {
+            side: Side::Server,
+            name: "idleTimeout",
+            place: "the program, passed to `Bun.serve()`",
+            defaults: &[Default { seconds: Some(10.0), since: "" }],
+            unit: Unit::Seconds,
+            line: "idleTimeout: {},",
+            note: "Holds during a request as well.",
+            source: "bun-types 1.4.5 serve.d.ts:956",
+        }],
+        no_reuse: "",
+        retry: "",
+    },
+    Software {
+        name: "Tornado",
+        protocols: HTTP,
+        processes: &["python*"],
+        knobs: &[Knob {
+            side: Side::Server,
+            name: "idle_connection_timeout",
+            place: "the program, passed to `HTTPServer()`",
+            defaults: &[Default { seconds: Some(3600.0), since: "" }],
+            unit: Unit::Fraction,
+            line: "HTTPServer(app, idle_connection_timeout={})",
+            note: "Not `body_timeout`, which is for a request under way.",
+            source: "Tornado 6.6.1 tornado/httpserver.py:189",
+        }],
+        no_reuse: "",
+        retry: "",
+    },
+    // Served by uvicorn, whose options it does not take.
+    Software {
+        name: "vLLM",
+        protocols: HTTP,
+        processes: &["vllm"],
+        knobs: &[Knob {
+            side: Side::Server,
+            name: "VLLM_HTTP_TIMEOUT_KEEP_ALIVE",
+            place: "the environment",
+            defaults: &[Default { seconds: Some(5.0), since: "" }],
+            unit: Unit::Seconds,
+            line: "VLLM_HTTP_TIMEOUT_KEEP_ALIVE={}",
+            note: "",
+            source: "vLLM 0.33.0 vllm/envs.py:1135",
+        }],
+        no_reuse: "",
+        retry: "",
+    },
+    Software {
+        name: "cpp-httplib (llama.cpp)",
+        protocols: HTTP,
+        processes: &["llama-server"],
+        knobs: &[Knob {
+            side: Side::Server,
+            name: "set_keep_alive_timeout",
+            place: "the program, on the `httplib::Server`",
+            defaults: &[Default { seconds: Some(5.0), since: "" }],
+            unit: Unit::Seconds,
+            line: "server.set_keep_alive_timeout({});",
+            note: "A hundred requests (`set_keep_alive_max_count`) end a connection as well.",
+            source: "cpp-httplib 0.53.1 httplib.h:26, httplib.h:34",
+        }],
+        no_reuse: "",
+        retry: "",
+    },
+    // Its processes are nginx's, whose entry has their name.
+    Software {
+        name: "Passenger Standalone",
+        protocols: HTTP,
+        processes: &[],
+        knobs: &[Knob {
+            side: Side::Server,
+            name: "keepalive_timeout",
+            place: "the template of nginx's configuration (`--nginx-config-template`)",
+            defaults: &[Default { seconds: Some(60.0), since: "" }],
+            unit: Unit::Seconds,
+            line: "keepalive_timeout {};",
+            note: "",
+            source: "Passenger 6.0.23 resources/templates/standalone/config.erb:45",
+        }],
+        no_reuse: "",
+        retry: "",
+    },
+    Software {
+        name: "Vert.x",
+        protocols: HTTP,
+        processes: &["java", "vert.x-*"],
+        knobs: &[
+            Knob {
+                side: Side::Client,
+                name: "setKeepAliveTimeout",
+                place: "the program, on `HttpClientOptions`",
+                defaults: &[Default { seconds: Some(60.0), since: "" }],
+                unit: Unit::Seconds,
+                line: "options.setKeepAliveTimeout({});",
+                note: "Not `setIdleTimeout`, which holds during a request as well.",
+                source: "Vert.x 5.1.0 vertx-core/src/main/java/io/vertx/core/http/HttpClientOptions.java:70",
+            },
+            Knob {
+                side: Side::Server,
+                name: "setIdleTimeout",
+                place: "the program, on `HttpServerOptions`",
+                defaults: &[Default { seconds: None, since: "" }],
+                unit: Unit::Seconds,
+                line: "options.setIdleTimeout({});",
+                note: "0 means no limit. Holds during a request as well.",
+                source: "Vert.x 5.1.0 vertx-core/src/main/java/io/vertx/core/net/TCPSSLOptions.java:56",
+            },
+        ],
+        no_reuse: "options.setKeepAlive(false);",
+        retry: "",
+    },
+    Software {
+        name: "Armeria",
+        protocols: HTTP,
+        processes: &["java", "armeria-*"],
+        knobs: &[
+            Knob {
+                side: Side::Server,
+                name: "idleTimeoutMillis",
+                place: "the program, on `Server.builder()`",
+                defaults: &[Default { seconds: Some(15.0), since: "" }],
+                unit: Unit::Milliseconds,
+                line: ".idleTimeoutMillis({})",
+                note: "For all servers: `-Dcom.linecorp.armeria.defaultServerIdleTimeoutMillis`. Not `requestTimeout`.",
+                source: "Armeria 1.41.0 core/src/main/java/com/linecorp/armeria/common/DefaultFlagsProvider.java:60",
+            },
+            Knob {
+                side: Side::Client,
+                name: "idleTimeoutMillis",
+                place: "the program, on `ClientFactory.builder()`",
+                defaults: &[Default { seconds: Some(10.0), since: "" }],
+                unit: Unit::Milliseconds,
+                line: ".idleTimeoutMillis({})",
+                note: "",
+                source: "Armeria 1.41.0 core/src/main/java/com/linecorp/armeria/common/DefaultFlagsProvider.java:62",
+            },
+        ],
+        no_reuse: "",
+        retry: "",
+    },
+    Software {
+        name: "gRPC for Java",
+        protocols: HTTP,
+        processes: &["java", "grpc-*"],
+        knobs: &[
+            Knob {
+                side: Side::Client,
+                name: "idleTimeout",
+                place: "the program, on the `ManagedChannelBuilder`",
+                defaults: &[Default { seconds: Some(1800.0), since: "" }],
+                unit: Unit::Milliseconds,
+                line: ".idleTimeout({}, TimeUnit.MILLISECONDS)",
+                note: "Not `keepAliveTime`, which is about HTTP/2 pings and closes nothing that answers.",
+                source: "grpc-java 1.83.1 core/src/main/java/io/grpc/internal/ManagedChannelImplBuilder.java:103",
+            },
+            Knob {
+                side: Side::Server,
+                name: "maxConnectionIdle",
+                place: "the program, on the `NettyServerBuilder`",
+                defaults: &[Default { seconds: None, since: "" }],
+                unit: Unit::Milliseconds,
+                line: ".maxConnectionIdle({}, TimeUnit.MILLISECONDS)",
+                note: "Not `maxConnectionAge`, which ends busy connections too. The server says GOAWAY before it closes.",
+                source: "grpc-java 1.83.1 netty/src/main/java/io/grpc/netty/NettyServerBuilder.java:113",
+            },
+        ],
+        no_reuse: "",
+        retry: "done by itself where the server says that it has not seen the request",
     },
 ];

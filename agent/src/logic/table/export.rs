@@ -316,7 +316,7 @@ impl Collection {
         }
         if let Some(port) = table.ports.get_mut(key) {
             if let Some(now) = self.now {
-                port.stats.assess(key.role, table.threshold, now);
+                port.stats.assess(key, table.threshold, now);
             }
             *weight = port.stats.weight();
         }
@@ -331,10 +331,10 @@ impl Collection {
             self.at = self.at.wrapping_sub(1);
             return Some(());
         }
-        let row = table.rows.get_mut(self.at)?;
         if let Some(now) = self.now {
-            row.stats.assess(row.key.role(), table.threshold, now);
+            table.assess_row(self.at, now);
         }
+        let row = table.rows.get(self.at)?;
         self.slots.push((row.stats.weight(), u32::try_from(self.at).ok()?));
         Some(())
     }

@@ -11,8 +11,9 @@ use std::net::IpAddr;
 use foldhash::HashMap;
 
 use super::{Row, Table};
-use crate::logic::model::{Endpoint, Origin, Role};
+use crate::logic::model::{Endpoint, Name, Nanos, Origin, Role};
 use crate::logic::peer::RowKey;
+use crate::logic::protocol::Ends;
 use crate::logic::verdict::State;
 
 /// What both ends of a connection have in common.
@@ -56,6 +57,8 @@ pub struct Told<R = Row> {
     pub row: R,
     /// The other end's, where that tells what is wrong between the two.
     teller: Option<R>,
+    /// The other end's process.
+    beyond: Option<Name>,
     /// Of a server's row the client's, which has the same problem: it counts there.
     pub other_end: Option<RowKey>,
 }
@@ -65,12 +68,21 @@ impl<R: Borrow<Row>> Told<R> {
     pub fn teller(&self) -> &Row {
         self.teller.as_ref().unwrap_or(&self.row).borrow()
     }
+
+    pub fn ends(&self) -> Ends<'_> {
+        ends(self.row.borrow(), self.beyond.as_ref())
+    }
+}
+
+fn ends<'a>(row: &'a Row, beyond: Option<&'a Name>) -> Ends<'a> {
+    let (role, port) = (row.key.role(), row.key.port().port);
+    Ends::new(role, Some(port), row.stats.process(), beyond.map(Name::as_str))
 }
 
 impl Told<&Row> {
     pub fn cloned(self) -> Told {
-        let Self { row, teller, other_end } = self;
-        Told { row: row.clone(), teller: teller.cloned(), other_end }
+        let Self { row, teller, beyond, other_end } = self;
+        Told { row: row.clone(), teller: teller.cloned(), beyond, other_end }
     }
 }
 
@@ -107,11 +119,18 @@ impl Table {
         }
     }
 
+    /// The rows of clients and of servers that have the same connections as this one.
+    fn paired(&self, row: &Row) -> Option<&[Vec<RowKey>; 2]> {
+        match row.pairing {
+            Pairing::By(addresses) => self.pairs.get(&addresses),
+            Pairing::New | Pairing::Many => None,
+        }
+    }
+
     /// The worst row of the other role that has the same connections. For a client only where it is the only
     /// one: what else a server's row tells may be another client's.
     fn other_end(&self, row: &Row) -> Option<&Row> {
-        let Pairing::By(addresses) = row.pairing else { return None };
-        let [clients, servers] = self.pairs.get(&addresses)?;
+        let [clients, servers] = self.paired(row)?;
         let others = match row.key.role() {
             Role::Server => clients,
             Role::Client | Role::Unknown if clients.len() == 1 => servers,
@@ -119,6 +138,26 @@ impl Table {
         };
         let others = others.iter().filter_map(|key| self.row(key));
         others.min_by_key(|other| (own_state(other), Reverse(other.stats.counts.races())))
+    }
+
+    /// The process at the other end.
+    fn beyond(&self, row: &Row) -> Option<Name> {
+        if row.key.role() == Role::Server {
+            return self.other_end(row)?.stats.process_name();
+        }
+        let [_, servers] = self.paired(row)?;
+        servers.iter().find_map(|key| self.row(key)?.stats.process_name())
+    }
+
+    /// Finds the verdict of a row anew, as far as it can be seen at this end.
+    pub(super) fn assess_row(&mut self, slot: usize, now: Nanos) {
+        let beyond = self.rows.get(slot).and_then(|row| self.beyond(row));
+        if let Some(row) = self.rows.get_mut(slot) {
+            let facts = row.stats.facts_now(row.key.role(), self.threshold, now);
+            let ends = ends(row, beyond.as_ref());
+            let assessment = row.stats.judge(&facts, ends);
+            row.stats.take(assessment);
+        }
     }
 
     /// The other end, if that knows better.
@@ -144,7 +183,7 @@ impl Table {
     pub fn told<'a>(&'a self, row: &'a Row) -> Told<&'a Row> {
         let is_server = row.key.role() == Role::Server;
         let other_end = self.other_end(row).filter(|_| is_server).map(|client| client.key);
-        Told { row, teller: self.teller(row), other_end }
+        Told { row, teller: self.teller(row), beyond: self.beyond(row), other_end }
     }
 }
 

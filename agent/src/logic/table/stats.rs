@@ -19,6 +19,8 @@ use crate::logic::knobs::Side;
 use crate::logic::latest::Latest;
 use crate::logic::model::{Close, Closer, Evidence, Incident, Name, Nanos, Observation, Role};
 use crate::logic::owner::Owner;
+use crate::logic::peer::PortKey;
+use crate::logic::protocol::Ends;
 use crate::logic::verdict::{Facts, State, assess};
 
 /// Closes older than this say nothing of the timeout now.
@@ -276,17 +278,32 @@ impl Stats {
         Reverse((self.lately.has_losses(), is_shown, self.counts.total()))
     }
 
-    /// Finds the verdict anew.
-    pub(super) fn assess(&mut self, role: Role, threshold: Duration, now: Nanos) {
+    /// Finds the verdict of a port anew.
+    pub(super) fn assess(&mut self, key: &PortKey, threshold: Duration, now: Nanos) {
+        let facts = self.facts_now(key.role, threshold, now);
+        let ends = Ends::new(key.role, Some(key.port), self.process(), None);
+        let assessment = self.judge(&facts, ends);
+        self.take(assessment);
+    }
+
+    /// Lets go what is old by now.
+    pub(super) fn facts_now(&mut self, role: Role, threshold: Duration, now: Nanos) -> Facts {
         self.lately.turn(now);
         self.closed_by_peer.forget(now);
         self.closed_by_us.forget(now);
-        let facts = self.facts(role, threshold, now);
-        let state = assess(&facts, self.own.map(|own| own.state));
-        let advice = advise(&facts, state, self.process());
+        self.facts(role, threshold, now)
+    }
+
+    pub(super) fn judge(&self, facts: &Facts, ends: Ends<'_>) -> Assessment {
+        let state = assess(facts, self.own.map(|own| own.state));
+        let advice = advise(facts, state, ends);
         let advised = advice.map(|advice| (advice.change.side, advice.change.seconds));
         let advised = advised.filter(|(_, seconds)| *seconds > 0.0);
-        self.own = Some(Assessment { state, expected: facts.expected(), advised });
+        Assessment { state, expected: facts.expected(), advised }
+    }
+
+    pub(super) const fn take(&mut self, assessment: Assessment) {
+        self.own = Some(assessment);
         self.said = self.own;
     }
 

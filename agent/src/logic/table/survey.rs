@@ -58,8 +58,8 @@ impl Survey {
 
     /// Does one row; false once all are done.
     pub fn step(&mut self, table: &mut Table) -> bool {
-        if let Some(row) = table.rows.get_mut(self.at) {
-            row.stats.assess(row.key.role(), table.threshold, self.picture.now);
+        if self.at < table.rows.len() {
+            table.assess_row(self.at, self.picture.now);
             self.at += 1;
             return true;
         }

@@ -1,6 +1,7 @@
 use super::*;
 use crate::logic::estimate::of_closes;
 use crate::logic::explain::{notes, sentence};
+use crate::logic::protocol::Ends;
 
 impl Facts {
     /// Nothing was seen in ten minutes.
@@ -267,6 +268,11 @@ fn sentences() {
     );
 }
 
+/// On a port that tells nothing.
+fn ends(role: Role, process: &str) -> Ends<'_> {
+    Ends::new(role, Some(34567), Some(process), None)
+}
+
 #[test]
 fn other_races_have_their_own_words_and_no_timeout() {
     let races = Races { lifetime: 1, rollout: 2, ..Races::default() };
@@ -277,13 +283,19 @@ fn other_races_have_their_own_words_and_no_timeout() {
         "10.0.0.5:80 closed connections that nginx still used, but not for having been idle: 3 requests \
          lost in 10 min, 1 to a limit on requests or age, 2 to a restart, reload or rollout"
     );
-    let all = notes(&facts, "nginx", "10.0.0.5:80", Some("nginx"));
+    let all = notes(&facts, "nginx", "10.0.0.5:80", ends(Role::Client, "nginx"));
     assert_eq!(all.len(), 2);
     assert!(all[0].contains("such as `keepalive_requests` of nginx"), "{}", all[0]);
     assert!(all[1].contains("the last 40.00 s ago: a restart"), "{}", all[1]);
     let at_server = Facts { role: Role::Server, ..facts };
-    let all = notes(&at_server, "10.0.0.9", "gunicorn", Some("gunicorn"));
+    let all = notes(&at_server, "10.0.0.9", "gunicorn", ends(Role::Server, "gunicorn"));
     assert!(all[0].contains("of gunicorn: `--max-requests`"), "{}", all[0]);
+    // No limits of web servers for who asks about a database, nor of nginx where it forwards bytes.
+    for process in ["postgres", "nginx"] {
+        let ends = Ends::new(Role::Server, Some(5432), Some(process), None);
+        let all = notes(&at_server, "10.0.0.9", process, ends);
+        assert!(all[0].contains("the age of a connection. Raise it"), "{}", all[0]);
+    }
     let unknown = Facts { races: Races { unknown: 1, ..Races::default() }, ..Facts::nothing() };
     assert_eq!(
         sentence(&unknown, State::Losing, "nginx", "10.0.0.5:80"),
@@ -296,15 +308,15 @@ fn other_races_have_their_own_words_and_no_timeout() {
         "10.0.0.5:80 closed connections that nginx still used, but not for having been idle: 2 requests \
          lost in 10 min, 2 to a crash or failover"
     );
-    let all = notes(&crash, "nginx", "10.0.0.5:80", None);
+    let all = notes(&crash, "nginx", "10.0.0.5:80", ends(Role::Client, "nginx"));
     assert!(all.len() == 1 && all[0].starts_with("2 requests met connections"), "{all:?}");
     let dwell = Facts { dwell: Some((Duration::from_secs(30), 9)), ..server_first() };
     assert_eq!(
-        notes(&dwell, "nginx", "10.0.0.5:80", None),
+        notes(&dwell, "nginx", "10.0.0.5:80", ends(Role::Client, "nginx")),
         [
             "nginx keeps connections that 10.0.0.5:80 has closed, for 30.00 s (median): it does not watch \
           those that are idle. That is harmless if it tests each before it uses it"
         ]
     );
-    assert!(notes(&Facts::nothing(), "y", "x", None).is_empty());
+    assert!(notes(&Facts::nothing(), "y", "x", ends(Role::Client, "y")).is_empty());
 }

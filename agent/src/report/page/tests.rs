@@ -318,6 +318,62 @@ fn a_peer_on_this_host_is_one_problem() {
     assert!(world.page(ALL).contains("2 peers are at risk"));
 }
 
+#[test]
+fn the_process_at_the_far_end_is_known_if_that_is_here() {
+    const HERE: [u8; 4] = [10, 0, 1, 2];
+    // The other host has this address; the same, if it is this one.
+    let rows = |other: [u8; 4], port| {
+        let mut world = World::new();
+        let process = |name: &str| Process { name: name.into(), pid: 8, owner: Owner::UNKNOWN };
+        let end = |ip: [u8; 4], port| Endpoint { ip: Ipv4Addr::from(ip).into(), port };
+        let client = Origin {
+            local: end(HERE, 51_000),
+            remote: end(other, port),
+            process: Some(process("caddy")),
+            ..origin(Role::Client, 1, None)
+        };
+        let server = Origin {
+            role: Role::Server,
+            local: end(HERE, port),
+            remote: end(other, 51_000),
+            process: Some(process("node")),
+            ..client
+        };
+        world.traffic(client, Closer::Peer, 5000);
+        world.traffic(server, Closer::Local, 5000);
+        let picture = world.picture(ALL);
+        let peers = json::peers(&world.about, ALL, &picture).expect("peers");
+        let peers: serde_json::Value = serde_json::from_str(&peers).unwrap();
+        let of = |role: &str| {
+            let mut all = peers["peers"].as_array().unwrap().iter();
+            all.find(|peer| peer["role"] == role).unwrap().clone()
+        };
+        [of("client"), of("server")]
+    };
+    let guesses = |row: &serde_json::Value| {
+        let all = row["idle_timeout"]["peer"]["default_of"].as_array().unwrap();
+        all.iter().map(|name| name.as_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    let [client, server] = rows(HERE, 34567);
+    assert_eq!(guesses(&client), ["Node.js"]);
+    // So is its protocol, and what to change there.
+    assert_eq!((&client["protocol"], &server["protocol"]), (&"http".into(), &"http".into()));
+    for row in [client, server] {
+        let text = row["advice"][0]["text"].as_str().unwrap();
+        assert!(text.starts_with("Let Caddy close idle connections after 4 s"), "{text}");
+        let other = row["alternatives"][0]["text"].as_str().unwrap();
+        assert!(other.contains("Caddy keeps them for 120 s by default"), "{other}");
+    }
+    // Two hosts that serve each other on the same port.
+    let [client, server] = rows([10, 0, 1, 1], 34567);
+    assert!(guesses(&client).contains(&"uvicorn".to_owned()), "{client}");
+    assert!(client.get("protocol").is_none(), "{client}");
+    let text = server["advice"][0]["text"].as_str().unwrap();
+    assert!(text.contains("a guess"), "{text}");
+    let [client, _] = rows([10, 0, 1, 1], 6379);
+    assert_eq!(client["protocol"], "redis");
+}
+
 /// As two units of a host that use one database.
 #[test]
 fn owners_with_the_same_peer_are_on_its_page() {
