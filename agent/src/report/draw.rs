@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 use std::time::Duration;
 
+use super::document::Buckets;
 use crate::logic::explain::short;
 
 /// Columns.
@@ -59,17 +60,14 @@ impl Scale {
 ///
 /// Rows are a label, and lower and upper bounds in seconds with counts. The scale is logarithmic, bars
 /// are of the square root of the count, so that a few gaps near a timeout are not lost to sight.
-pub(super) fn gaps<'a>(
-    rows: &[(&'a str, &[(f64, f64, u32)])],
-    marks: &[Mark<'_>],
-) -> Vec<(&'a str, String)> {
+pub(super) fn gaps<'a>(rows: &[(&'a str, &Buckets)], marks: &[Mark<'_>]) -> Vec<(&'a str, String)> {
     let buckets = rows.iter().flat_map(|(_, buckets)| *buckets);
     let bounds = buckets.flat_map(|(low, high, _)| [*low, *high]);
     let scale = Scale::over(bounds.chain(marks.iter().map(|mark| mark.seconds)));
     let Some(scale) = scale.filter(|_| rows.iter().any(|(_, buckets)| !buckets.is_empty())) else {
         return Vec::new();
     };
-    let bars = |buckets: &[(f64, f64, u32)]| {
+    let bars = |buckets: &Buckets| {
         let counts = scale.columns::<WIDTH>(buckets);
         let tallest = counts.iter().copied().fold(0.0, f64::max).sqrt();
         let bar = |count: f64| {
@@ -114,10 +112,11 @@ mod tests {
     #[test]
     fn gaps_and_timeouts() {
         let mark = |sign, seconds, whose| Mark { sign, seconds, whose };
-        let buckets = [(0.2, 0.21, 100), (1.0, 1.02, 4), (1.9, 1.95, 1)];
+        let buckets = vec![(0.2, 0.21, 100), (1.0, 1.02, 4), (1.9, 1.95, 1)];
         let marks = [mark('S', 2.0, "10.0.0.5:80"), mark('C', 60.0, "nginx")];
-        let lost = [(2.15, 2.2, 3)];
-        let lines = gaps(&[("reuse gaps", &buckets), ("lost", &lost), ("none", &[])], &marks);
+        let lost = vec![(2.15, 2.2, 3)];
+        let lines =
+            gaps(&[("reuse gaps", &buckets), ("lost", &lost), ("none", &Vec::new())], &marks);
         let expected = [
             ("reuse gaps", "█▂               ▂     ▂▁"),
             ("lost", "                         █"),
@@ -125,6 +124,6 @@ mod tests {
             ("", "S 10.0.0.5:80 closes at 2.00 s, C nginx closes at 60.00 s"),
         ];
         assert_eq!(lines, expected.map(|(label, line)| (label, line.to_owned())));
-        assert!(gaps(&[("reuse gaps", &[])], &marks).is_empty());
+        assert!(gaps(&[("reuse gaps", &Vec::new())], &marks).is_empty());
     }
 }

@@ -137,8 +137,7 @@ impl PeerReport {
                 Some(Mark { sign, seconds, whose })
             })
             .collect();
-        let rows: [(_, &[_]); 2] =
-            [("reuse gaps", &self.reuse.buckets), ("lost", &self.reuse.lost)];
+        let rows = [("reuse gaps", &self.reuse.buckets), ("lost", &self.reuse.lost)];
         for (label, line) in draw::gaps(&rows, &marks) {
             lines.push(format!("{INDENT}{label:<LABEL$}{line}").trim_end().to_owned());
         }

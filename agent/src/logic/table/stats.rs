@@ -312,8 +312,8 @@ impl Stats {
     }
 
     /// Says what the other end does; its own, if that says nothing.
-    pub(super) fn say(&mut self, other: Option<Option<Assessment>>) {
-        self.said = other.flatten().or(self.own);
+    pub(super) fn say(&mut self, other: Option<Assessment>) {
+        self.said = other.or(self.own);
     }
 
     /// Gaps before reuses, of the last hour or two.
