@@ -62,24 +62,7 @@ pub fn sentence(facts: &Facts, state: State, client: &str, server: &str) -> Stri
             });
             format!("{closes}, {first}{expected}")
         }
-        State::Safe => {
-            let order = format!(
-                "{client} closes first: {} of {} idle connections",
-                facts.client_first,
-                facts.idle_closes()
-            );
-            let after =
-                facts.client_timeout.as_ref().map(|e| format!(", after {}", of_estimate(e)));
-            let margin = facts.client_timeout.as_ref().zip(facts.server_low()).map(|(own, low)| {
-                let margin = low - own.main.high;
-                if margin > 0.0 {
-                    format!("; {server} would after {low:.3} s: margin {margin:.3} s")
-                } else {
-                    String::new()
-                }
-            });
-            format!("{order}{}{}", after.unwrap_or_default(), margin.unwrap_or_default())
-        }
+        State::Safe => safe(facts, client, server),
         State::Unknown => format!("too little was seen: {} to go", facts.missing()),
     };
     capital(&text)
@@ -142,6 +125,35 @@ pub fn notes(facts: &Facts, client: &str, server: &str, ends: Ends<'_>) -> Vec<S
         ));
     }
     notes
+}
+
+fn safe(facts: &Facts, client: &str, server: &str) -> String {
+    let low = facts.server_low();
+    let lazy = facts.unused_after.filter(|_| facts.server_first > facts.client_first);
+    if let Some(((last, known), low)) = lazy.zip(facts.server_timeout.as_ref()).zip(low) {
+        return format!(
+            "{client} uses no connection that was idle for more than {}, although {server} is the one to \
+             close it, after {}: margin {:.3} s",
+            short(last),
+            of_estimate(known),
+            low - last.as_secs_f64()
+        );
+    }
+    let order = format!(
+        "{client} closes first: {} of {} idle connections",
+        facts.client_first,
+        facts.idle_closes()
+    );
+    let after = facts.client_timeout.as_ref().map(|e| format!(", after {}", of_estimate(e)));
+    let margin = facts.client_timeout.as_ref().zip(low).map(|(own, low)| {
+        let margin = low - own.main.high;
+        if margin > 0.0 {
+            format!("; {server} would after {low:.3} s: margin {margin:.3} s")
+        } else {
+            String::new()
+        }
+    });
+    format!("{order}{}{}", after.unwrap_or_default(), margin.unwrap_or_default())
 }
 
 /// Requests that no idle timeout took.

@@ -4,6 +4,7 @@
 
 use std::time::Duration;
 
+use super::estimate::MIN_CLOSES;
 use super::gaps::Bucket;
 
 /// A rate is read from so many, if there are as many near enough.
@@ -113,6 +114,24 @@ impl Grounds {
         count / hours(self.length)
     }
 
+    /// The longest idle time after which connections are used, if our pool plainly uses none later, although the
+    /// other side closes first, at `low` seconds at the earliest: of those that it came upon after that it has
+    /// used none and closed some. A pool that looks how old a connection is before it takes it does so.
+    pub fn last_use(&self, low: f64) -> Option<Duration> {
+        let last = self.uses.last()?.high;
+        let margin = self.rtt.as_secs_f64().max(low / 20.0);
+        let after = |end: &&Bucket| end.mean > last && end.mean < low;
+        let dropped: f64 = self.by_client.iter().filter(after).map(count).sum();
+        let is_plain = dropped >= MIN_CLOSES.into() && dropped * 4.0 >= total(&self.by_server);
+        (last + margin < low && is_plain).then(|| Duration::try_from_secs_f64(last).ok())?
+    }
+
+    /// Seconds that connections were idle, of those between these ages.
+    fn at_risk(&self, from: f64, to: f64) -> f64 {
+        let ends = [&self.uses, &self.by_server, &self.by_client].into_iter().flatten();
+        ends.map(|end| count(end) * (end.mean.min(to) - from).max(0.0)).sum()
+    }
+
     /// What an idle timeout of the requesting side would give that is kept on time; what it is as it is for
     /// none. Of ages that are never reached nothing is known: none beyond the longest idle time.
     pub fn choice(&self, timeout: Option<Duration>) -> Option<Choice> {
@@ -171,9 +190,7 @@ impl Grounds {
             reached = bucket.low;
         }
         let from = if count >= f64::from(ENOUGH) { reached.min(nearest) } else { farthest };
-        let ends = [&self.uses, &self.by_server, &self.by_client].into_iter().flatten();
-        let at_risk: f64 =
-            ends.map(|end| f64::from(end.count) * (end.mean.min(age) - from).max(0.0)).sum();
+        let at_risk = self.at_risk(from, age);
         let rate = |count: f64| if at_risk > 0.0 { count / at_risk } else { 0.0 };
         Hazard { likely: rate(count), at_most: rate(count + 3.0 + 2.0 * count.sqrt()), gaps: count }
     }
@@ -290,6 +307,29 @@ mod tests {
         let exposure = of(grounds(&buckets([0.3; 1_000]), &buckets([60.0; 10]), 0), 10, None);
         assert!(exposure.races == 0.0 && exposure.at_most > 0.0, "{exposure:?}");
         assert_eq!(grounds(&[], &[], 0).exposure(), None);
+    }
+
+    #[test]
+    fn a_pool_that_looks_at_the_age_uses_none_later() {
+        // A hundred uses for each second of idle time up to 1.5 s; the server closes at 2 s.
+        let until = |last: f64| -> Vec<Bucket> {
+            let all = (0..).map(|i| 0.2 + f64::from(i) / 100.0);
+            buckets(all.take_while(|seconds| *seconds < last))
+        };
+        let last_use = |uses: &[Bucket], dropped: &[f64]| {
+            let by_client = buckets(dropped.iter().copied());
+            let grounds = grounds(uses, &buckets([2.0; 20]), 0);
+            Grounds { by_client, ..grounds }.last_use(2.0).map(|last| last.as_secs_f64())
+        };
+        let dropped = [1.6, 1.7, 1.8, 1.8, 1.9];
+        let last = last_use(&until(1.5), &dropped).unwrap();
+        assert!((1.49..1.53).contains(&last), "{last}");
+        // It came upon too few. None was used for that long, but who knows whether one would be?
+        assert_eq!(last_use(&until(1.5), &dropped[1..]), None);
+        assert_eq!(last_use(&until(1.5), &[]), None);
+        // They are used until the server closes, or beyond: another server behind the address.
+        assert_eq!(last_use(&until(1.98), &[1.99; 10]), None);
+        assert_eq!(last_use(&[until(1.5), buckets([7.0])].concat(), &dropped), None);
     }
 
     #[test]

@@ -126,6 +126,9 @@ pub struct Facts {
     pub reuses_per_second: f64,
     pub longest_gap: Duration,
     pub exposure: Option<Exposure>,
+    /// The longest idle time after which the client uses a connection, if it plainly uses none later: it
+    /// leaves it to the server to close those.
+    pub unused_after: Option<Duration>,
     pub races: Races,
     /// Races seen here and counted at the client's row.
     pub seen: Races,
@@ -282,6 +285,9 @@ pub fn assess(facts: &Facts, before: Option<State>) -> State {
     // Farewells alone say at most how long: a slow answer with a close looks the same.
     let has_timeout = facts.server_timeout.as_ref().is_some_and(|known| !known.is_upper_bound);
     let is_known = has_timeout || facts.is_server_first_again;
+    if is_server_first && facts.unused_after.is_some() {
+        return State::Safe;
+    }
     let is_at_risk = (is_server_first && is_known) || (has_timeout && facts.too_close().is_some());
     if is_at_risk && facts.idle_closes() >= MIN_CLOSES && facts.reuses > 0 {
         return State::Exposed;

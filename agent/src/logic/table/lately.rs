@@ -343,6 +343,8 @@ impl Lately {
             self.losses().filter_map(of).max().map(|last| now.since(last))
         };
         let grounds = self.grounds(role, now, races.plus(seen));
+        let unused_after =
+            server_timeout.as_ref().and_then(|known| grounds.last_use(known.lowest()));
         let longest_ns = traffic.spans().map(|span| span.longest_gap_ns).into_iter().max();
         Facts {
             role,
@@ -360,6 +362,7 @@ impl Lately {
             reuses_per_second: rate(&grounds.uses, grounds.length),
             longest_gap: Duration::from_nanos(longest_ns.unwrap_or_default()),
             exposure: grounds.exposure(),
+            unused_after,
             races,
             seen,
             may_be_read: true,

@@ -22,6 +22,7 @@ impl Facts {
             reuses_per_second: 0.0,
             longest_gap: Duration::ZERO,
             exposure: None,
+            unused_after: None,
             races: Races::default(),
             seen: Races::default(),
             may_be_read: true,
@@ -195,6 +196,20 @@ fn what_else_was_lost_is_expected_too() {
         ..facts
     };
     assert_eq!(turned.expected(), Some(0.0));
+}
+
+/// What counts is whether connections are used, not who closes them.
+#[test]
+fn a_pool_that_drops_the_old_is_safe() {
+    let unused_after = Some(Duration::from_millis(1500));
+    let lazy = Facts { unused_after, ..server_first() };
+    assert_eq!(assess(&lazy, Some(State::Exposed)), State::Safe);
+    assert_eq!(
+        sentence(&lazy, State::Safe, "apache2", "10.0.0.5:80"),
+        "apache2 uses no connection that was idle for more than 1.50 s, although 10.0.0.5:80 is the one to close it, \
+         after 2.000 s (40 closes): margin 0.500 s"
+    );
+    assert_eq!(assess(&with_races(1, lazy), None), State::Racing);
 }
 
 /// At a round trip of 80 ms it takes more than 20 ms to be first.
