@@ -255,7 +255,7 @@ impl Document {
             .ports()
             .into_iter()
             .map(|(key, port)| {
-                let (stats, process) = (&port.stats, port.stats.process());
+                let (stats, process) = (&port.stats, port.stats.actor());
                 let names = Names::of_many(key.role, process);
                 let ends = Ends::new(key.role, Some(key.port), process, None);
                 let [client, server] = run.who.ends(key.role, key.owner, None);
@@ -349,7 +349,7 @@ impl Run {
     pub(super) fn of_row<R: Borrow<Row>>(&self, told: &Told<R>) -> PeerReport {
         let (row, teller, ends) = (told.row.borrow(), told.teller(), told.ends());
         let key = row.key;
-        let names = Names::of_peer(key.peer, row.stats.process());
+        let names = Names::of_peer(key.peer, row.stats.actor());
         let end = Reported { role: key.role(), netns: Some(key.netns), peer: key.to_string() };
         let report = self.report(end, &names, ends, &row.stats, (teller.key.role(), &teller.stats));
         let owner = key.owner.or(row.stats.process_owner());
@@ -433,6 +433,13 @@ impl Run {
                 known.flat_map(|population| [population.low, population.high]),
                 advised.map(|change| change.seconds),
             );
+        }
+        if let Some((process, loser)) = stats.process().zip(stats.actor())
+            && process != loser
+        {
+            report.notes.push(format!(
+                "It is {loser} that loses requests; {process} has more connections to the same peer"
+            ));
         }
         if let Some(Advice { change, alternatives }) = advice {
             report.advice.push(AdviceReport::of(change));

@@ -76,7 +76,7 @@ impl<R: Borrow<Row>> Told<R> {
 
 fn ends<'a>(row: &'a Row, beyond: Option<&'a Name>) -> Ends<'a> {
     let (role, port) = (row.key.role(), row.key.port().port);
-    Ends::new(role, Some(port), row.stats.process(), beyond.map(Name::as_str))
+    Ends::new(role, Some(port), row.stats.actor(), beyond.map(Name::as_str))
 }
 
 impl Told<&Row> {
@@ -143,10 +143,10 @@ impl Table {
     /// The process at the other end.
     fn beyond(&self, row: &Row) -> Option<Name> {
         if row.key.role() == Role::Server {
-            return self.other_end(row)?.stats.process_name();
+            return self.other_end(row)?.stats.actor().map(Name::from);
         }
         let [_, servers] = self.paired(row)?;
-        servers.iter().find_map(|key| self.row(key)?.stats.process_name())
+        servers.iter().find_map(|key| self.row(key)?.stats.actor().map(Name::from))
     }
 
     /// Finds the verdict of a row anew, as far as it can be seen at this end.

@@ -40,6 +40,8 @@ pub struct Stats {
     closed_by_us: IdleTimes,
     lately: Lately,
     process: Label<(Name, Owner)>,
+    /// Of those that share this row, who loses requests.
+    loser: Option<Box<Label<Name>>>,
     /// By what was seen at this end, and with what the other end says.
     own: Option<Assessment>,
     said: Option<Assessment>,
@@ -141,6 +143,7 @@ impl Stats {
             closed_by_us: IdleTimes::default(),
             lately: Lately::new(start),
             process: Label::default(),
+            loser: None,
             own: None,
             said: None,
         }
@@ -168,6 +171,12 @@ impl Stats {
     /// The local process seen most often.
     pub fn process(&self) -> Option<&str> {
         self.process.current.as_ref().map(|(name, _)| name.as_str())
+    }
+
+    /// The one that loses requests, if any does; else the one seen most often: it is told what to change.
+    pub fn actor(&self) -> Option<&str> {
+        let loser = self.loser.as_ref().and_then(|loser| loser.current.as_ref());
+        loser.map(Name::as_str).or_else(|| self.process())
     }
 
     pub(super) fn process_name(&self) -> Option<Name> {
@@ -238,6 +247,9 @@ impl Stats {
         }
         if incident.class.is_race() {
             self.lately.note_race(incident);
+            if let Some(process) = &incident.origin.process {
+                self.loser.get_or_insert_default().vote(process.name);
+            }
         }
     }
 
@@ -281,7 +293,7 @@ impl Stats {
     /// Finds the verdict of a port anew.
     pub(super) fn assess(&mut self, key: &PortKey, threshold: Duration, now: Nanos) {
         let facts = self.facts_now(key.role, threshold, now);
-        let ends = Ends::new(key.role, Some(key.port), self.process(), None);
+        let ends = Ends::new(key.role, Some(key.port), self.actor(), None);
         let assessment = self.judge(&facts, ends);
         self.take(assessment);
     }

@@ -254,6 +254,30 @@ fn the_process_is_the_most_frequent_and_does_not_flap() {
     check("many passers-by", &runs, &["nginx"]);
 }
 
+/// Two processes of one owner: who is told what to change is who loses requests, not who has the most
+/// connections.
+#[test]
+fn the_one_that_loses_requests_is_told() {
+    let mut table = Table::new(10, THRESHOLD, Nanos(0));
+    let by = |name: &str| {
+        let process = Some(Process { name: Name::from(name), pid: 1, owner: Owner::UNKNOWN });
+        Origin { process, ..origin(Client, UPSTREAM) }
+    };
+    for _ in 0..100 {
+        table.add(&reuse(1.0, by("nginx")));
+        table.add(&reuse(1.0, by("httpx")));
+    }
+    let names = |table: &Table| {
+        let stats = &table.row(&key(Client, UPSTREAM)).unwrap().stats;
+        [stats.process(), stats.actor()].map(|name| name.unwrap().to_owned())
+    };
+    assert_eq!(names(&table), ["nginx", "nginx"]);
+    table.add(&Observation::Incident(incident(2.0, by("httpx"), Class::Farewell)));
+    assert_eq!(names(&table), ["nginx", "nginx"], "nothing was lost");
+    table.add(&Observation::Incident(incident(2.0, by("httpx"), Class::StaleWrite)));
+    assert_eq!(names(&table), ["nginx", "httpx"]);
+}
+
 /// Closes of idle connections: (time, idle seconds).
 fn table_of(role: Role, ip: impl Into<IpAddr> + Copy, closes: &[(f64, f64)]) -> Table {
     let mut table = Table::new(10, THRESHOLD, Nanos(0));
