@@ -20,7 +20,7 @@ use crate::logic::model::{Closer, Nanos, Role};
 use crate::logic::owner::End;
 use crate::logic::peer::Peer;
 use crate::logic::protocol::{Ends, Protocol};
-use crate::logic::table::{Badness, Measure, Row, Stats, Told};
+use crate::logic::table::{Badness, Measure, Row, Stats, Table, Told};
 use crate::logic::verdict::{Facts, State};
 use crate::who::Who;
 
@@ -78,6 +78,9 @@ pub(super) struct PeerReport {
     /// When each class was last seen, RFC 3339.
     pub(super) last_seen: BTreeMap<&'static str, String>,
     pub(super) causes: BTreeMap<&'static str, u64>,
+    /// How long ago the peer's FIN had come, of requests that were written after one: `[low, high, count]`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(super) fin_ages: Buckets,
     /// Whether an application can have read the lost requests: `never` ones may be sent again.
     pub(super) read: BTreeMap<&'static str, u64>,
     pub(super) incidents: BTreeMap<&'static str, u64>,
@@ -242,14 +245,7 @@ impl Document {
         let run = Run { clock, now, wall, threshold: table.threshold(), who };
         let rows = table.rows().into_iter();
         let mut peers: Vec<_> = rows.map(|row| run.of_row(&table.told(row))).collect();
-        for (role, stats) in table.others() {
-            let end = Reported { role, netns: None, peer: "other".to_owned() };
-            let (names, ends) = (Names::of_many(role, None), Ends::new(role, None, None, None));
-            let other = run.report(end, &names, ends, stats, (role, stats));
-            if !other.is_empty() {
-                peers.push(other);
-            }
-        }
+        peers.extend(run.of_others(table));
         peers.sort_by_cached_key(PeerReport::order);
         let mut ports: Vec<_> = table
             .ports()
@@ -359,6 +355,18 @@ impl Run {
         PeerReport { client, server, other_end, ..report }
     }
 
+    /// The sums of what has no row of its own.
+    pub(super) fn of_others(&self, table: &Table) -> impl Iterator<Item = PeerReport> {
+        let others = table.others().map(|(role, stats)| {
+            let end = Reported { role, netns: None, peer: "other".to_owned() };
+            let (names, ends) = (Names::of_many(role, None), Ends::new(role, None, None, None));
+            let mut other = self.report(end, &names, ends, stats, (role, stats));
+            other.assess_others();
+            other
+        });
+        others.into_iter().filter(|other| !other.is_empty())
+    }
+
     /// What was seen is that of `stats`, what is said of it that of the teller.
     fn report(
         &self,
@@ -400,6 +408,7 @@ impl Run {
             races: BTreeMap::new(),
             last_seen: BTreeMap::new(),
             causes: BTreeMap::new(),
+            fin_ages: fin_ages(stats),
             read: BTreeMap::new(),
             incidents: BTreeMap::new(),
             seen: stats.counts.seen,
@@ -478,6 +487,20 @@ impl PeerReport {
         self.last_seen = last.into_iter().map(|(class, time)| (class, rfc3339(time))).collect();
     }
 
+    /// Of peers without a row of their own the cause of a loss is not known.
+    fn assess_others(&mut self) {
+        let lost = self.total_races();
+        if lost > 0 {
+            self.state = State::Losing;
+            self.badness.0 = self.state;
+            (self.verdict, self.missing) = (self.state.as_str(), None);
+            self.sentence = format!(
+                "{lost} request{} lost by peers that found no row of their own, there being too many",
+                if lost == 1 { "" } else { "s" }
+            );
+        }
+    }
+
     pub(super) fn total_races(&self) -> u64 {
         self.races.values().sum()
     }
@@ -552,6 +575,17 @@ impl Reuse {
             Quantiles { count, p50_seconds: at(0.5), p99_seconds: at(0.99), max_seconds: longest };
         Self { gaps, buckets: rounded(&buckets), lost: rounded(&stats.lost_gaps()) }
     }
+}
+
+fn fin_ages(stats: &Stats) -> Buckets {
+    let buckets = stats.counts.histogram(Measure::FinAge).buckets(Measure::FinAge.bounds());
+    let mut low = 0.0;
+    let of = |(high, count): (f64, u64)| {
+        let bucket = (low, high, u32::try_from(count).unwrap_or(u32::MAX));
+        low = high;
+        bucket
+    };
+    buckets.into_iter().map(of).filter(|(.., count)| *count > 0).collect()
 }
 
 /// To microseconds.

@@ -85,6 +85,19 @@ impl PeerReport {
         }
     }
 
+    /// `10 up to 1 ms, 3 up to 100 ms, 2 over 60 s`: of requests that met a FIN.
+    pub(super) fn fin_ages_text(&self) -> String {
+        let time = |bound: f64| seconds(Duration::try_from_secs_f64(bound).unwrap_or_default());
+        let texts = self.fin_ages.iter().map(|(low, high, count)| {
+            if high.is_finite() {
+                format!("{count} up to {}", time(*high))
+            } else {
+                format!("{count} over {}", time(*low))
+            }
+        });
+        texts.collect::<Vec<_>>().join(", ")
+    }
+
     fn to_other_end(&self) -> String {
         let client = self.other_end.as_ref().map_or("", |client| &client.peer);
         format!("{:<9}{}: the other end of -> {client}", self.verdict.to_uppercase(), self.title())
@@ -156,6 +169,9 @@ impl PeerReport {
                 );
                 say("read", &text);
             }
+        }
+        if !self.fin_ages.is_empty() {
+            say("FIN ages", &self.fin_ages_text());
         }
         if self.seen > 0 {
             say("races", &format!("saw {} that count at the client's end", self.seen));

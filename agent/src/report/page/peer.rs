@@ -258,6 +258,9 @@ pub(super) fn evidence(peer: &PeerReport) -> Markup {
                 }
             }
             @if !peer.causes.is_empty() { dt { "Causes" } dd { (list(peer.causes.iter())) } }
+            @if !peer.fin_ages.is_empty() {
+                dt { "FIN ages of late requests" } dd { (peer.fin_ages_text()) }
+            }
             @if !peer.read.is_empty() {
                 dt { "Read by the server" } dd { (list(peer.read.iter())) }
             }

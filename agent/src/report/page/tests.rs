@@ -426,6 +426,34 @@ fn a_clock_that_was_set_is_the_one_that_counts() {
     assert!(status.contains(r#""seconds": 40.0"#), "{status}");
 }
 
+/// The rows `other`: those who have no row of their own may lose requests, too.
+#[test]
+fn losses_of_those_without_a_row_are_told() {
+    let mut world = World::new();
+    world.table = Table::new(1, Duration::from_millis(200), Nanos(0));
+    let nginx = |number| origin(Role::Client, number, Some("nginx"));
+    world.incident(at(1000), nginx(1), Class::StaleWrite);
+    let others = |world: &mut World| {
+        let picture = world.picture(ALL);
+        let run = world.about.run(&picture);
+        run.of_others(&world.table).map(|other| (other.verdict, other.sentence)).collect::<Vec<_>>()
+    };
+    world.incident(at(2000), nginx(2), Class::Farewell);
+    let [(verdict, _)] = &others(&mut world)[..] else { panic!() };
+    assert_eq!(*verdict, "unknown", "nothing was lost");
+    world.incident(at(3000), nginx(2), Class::StaleWrite);
+    let text = "1 request lost by peers that found no row of their own, there being too many";
+    assert_eq!(others(&mut world), [("losing", text.to_owned())]);
+}
+
+#[test]
+fn the_age_of_a_fin_is_told() {
+    let mut world = World::busy();
+    let picture = world.picture(ALL);
+    let peer = world.about.run(&picture).of_row(&picture.rows[0]);
+    assert_eq!(peer.fin_ages_text(), "2 up to 300 us");
+}
+
 #[test]
 fn fifty_peers_are_a_small_page() {
     let mut world = World::new();
