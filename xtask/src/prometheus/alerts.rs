@@ -29,7 +29,7 @@ use crate::setup::{self, now};
 const ONE_WAY: Duration = Duration::from_micros(250);
 
 /// For each thing that has to come.
-const PATIENCE: Duration = Duration::from_secs(90);
+const PATIENCE: Duration = Duration::from_mins(3);
 
 /// By chance a race comes before the alert that foretells it, once in twenty times or so.
 const ATTEMPTS: usize = 3;

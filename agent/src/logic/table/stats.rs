@@ -90,8 +90,8 @@ pub struct IdleTimes {
 }
 
 impl IdleTimes {
-    /// From the exact values, else with those that a request crossed, else from upper bounds that agree with each
-    /// other; as the closes alone have it.
+    /// From the exact values, else from upper bounds that agree with each other, else with those that a request
+    /// crossed; as the closes alone have it.
     fn estimate(&self) -> Option<&Estimate> {
         let exact = || of_closes(&self.exact.timed().collect::<Vec<_>>(), false);
         let with_crossed = || {
