@@ -34,6 +34,8 @@ pub(crate) struct Row {
     /// Best first.
     #[serde(default)]
     pub(crate) advice: Vec<Advice>,
+    #[serde(default)]
+    pub(crate) alternatives: Vec<Alternative>,
     /// Compared with an earlier report.
     pub(crate) against: Option<Against>,
 }
@@ -42,6 +44,18 @@ pub(crate) struct Row {
 #[derive(Debug, Deserialize)]
 pub(crate) struct Advice {
     /// For the configuration of the software that is meant.
+    pub(crate) line: Option<String>,
+    /// The whole of it as a sentence.
+    pub(crate) text: String,
+    /// The value to set.
+    pub(crate) seconds: f64,
+}
+
+/// Another remedy.
+#[derive(Debug, Deserialize)]
+pub(crate) struct Alternative {
+    pub(crate) kind: String,
+    pub(crate) text: String,
     pub(crate) line: Option<String>,
 }
 
@@ -67,10 +81,13 @@ pub(crate) struct Estimate {
 impl Report {
     fn read(file: &Path) -> Result<Self> {
         let text = fs::read_to_string(file).with_context(|| format!("{}", file.display()))?;
-        let report: Self =
-            serde_json::from_str(&text).with_context(|| format!("{}", file.display()))?;
+        Self::parse(&text).with_context(|| format!("{}", file.display()))
+    }
+
+    pub(super) fn parse(text: &str) -> Result<Self> {
+        let report: Self = serde_json::from_str(text)?;
         let lost: u64 = report.lost.values().sum();
-        ensure!(lost == 0, "{lost} records lost: {}", file.display());
+        ensure!(lost == 0, "{lost} records lost");
         Ok(report)
     }
 

@@ -7,6 +7,7 @@
 #![expect(clippy::print_stdout, reason = "prints its results")]
 
 mod chain;
+mod cure;
 mod exposure;
 pub(crate) mod finrace;
 mod fix;
@@ -59,15 +60,23 @@ enum Part {
     Chain,
     /// Expected races against those that happen
     Exposure,
+    /// Advice that is tried, with each software that there is; not part of a short run
+    Cure,
 }
 
 impl Part {
+    /// What takes under four minutes together.
+    const SHORT: [Self; 4] = [Self::Idle, Self::Fix, Self::Chain, Self::Exposure];
+
     /// The servers that it takes, besides nginx.
     const fn kinds(self) -> &'static [Kind] {
         match self {
             Self::Idle => &Kind::ALL,
             Self::Fix | Self::Chain => &[Kind::Gunicorn],
             Self::Exposure => &[Kind::Apache, Kind::Gunicorn, Kind::Node, Kind::Uvicorn],
+            Self::Cure => {
+                &[Kind::Apache, Kind::Gunicorn, Kind::Node, Kind::Tomcat, Kind::Uvicorn]
+            }
         }
     }
 
@@ -105,6 +114,7 @@ impl Part {
             Self::Fix => fix::run(bench),
             Self::Chain => chain::run(bench),
             Self::Exposure => exposure::run(bench),
+            Self::Cure => cure::run(bench),
         }
     }
 }
@@ -129,7 +139,11 @@ pub(crate) fn run(args: ServersArgs) -> Result<()> {
     ensure!(rustix::process::geteuid().is_root(), "real servers need root");
     let finrace = fs::canonicalize(&args.finrace)
         .with_context(|| format!("{} (cargo build --release)", args.finrace.display()))?;
-    let parts = if args.parts.is_empty() { Part::value_variants() } else { &args.parts };
+    let parts: Vec<Part> = match &*args.parts {
+        [] if args.short => Part::SHORT.to_vec(),
+        [] => Part::value_variants().to_vec(),
+        parts => parts.to_vec(),
+    };
     let kinds: Vec<Kind> = parts.iter().flat_map(|part| part.kinds()).copied().collect();
     let directory = target_dir().join("servers");
     let software = Software::new(directory.join("software"), &kinds)?;
