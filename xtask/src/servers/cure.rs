@@ -7,9 +7,9 @@
 mod pools;
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::thread::sleep;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 
@@ -63,10 +63,13 @@ struct Case {
     /// Where the advice has no line, since no process tells the library: how its setting is written.
     /// `{}` is the advised value in seconds.
     line: Option<&'static str>,
+    /// A line of the server's program that blocks its event loop.
+    blocked: Option<&'static str>,
 }
 
 const fn proxy(name: &'static str, proxy: Proxy, setting: &'static str) -> Case {
-    Case { name, subject: Subject::Proxy(proxy), server: Kind::Uvicorn, setting, line: None }
+    let (subject, server) = (Subject::Proxy(proxy), Kind::Uvicorn);
+    Case { name, subject, server, setting, line: None, blocked: None }
 }
 
 const fn library(
@@ -75,14 +78,19 @@ const fn library(
     setting: &'static str,
     line: Option<&'static str>,
 ) -> Case {
-    Case { name, subject: Subject::Library(library), server: Kind::Uvicorn, setting, line }
+    let (subject, server) = (Subject::Library(library), Kind::Uvicorn);
+    Case { name, subject, server, setting, line, blocked: None }
 }
 
 const fn server(name: &'static str, server: Kind, setting: &'static str) -> Case {
-    Case { name, subject: Subject::Server, server, setting, line: None }
+    Case { name, subject: Subject::Server, server, setting, line: None, blocked: None }
 }
 
-const CASES: [Case; 12] = [
+/// Two thirds of a second in every two and a half.
+const BLOCKED: &str =
+    "setInterval(() => { for (const end = Date.now() + 660; Date.now() < end;); }, 2500);";
+
+const CASES: [Case; 13] = [
     proxy("nginx", Proxy::Nginx, "keepalive_timeout"),
     proxy("HAProxy", Proxy::Haproxy, "pool-purge-delay"),
     proxy("Apache httpd", Proxy::Apache, "ttl"),
@@ -107,7 +115,15 @@ const CASES: [Case; 12] = [
     server("uvicorn", Kind::Uvicorn, "--timeout-keep-alive"),
     server("Node server", Kind::Node, "server.keepAliveTimeout"),
     server("Apache httpd server", Kind::Apache, "KeepAliveTimeout"),
-    server("Tomcat", Kind::Tomcat, "keepAliveTimeout"),
+    Case {
+        line: Some("keepAliveTimeout=\"{}000\""),
+        ..server("Tomcat", Kind::Tomcat, "keepAliveTimeout")
+    },
+    Case {
+        server: Kind::Node,
+        blocked: Some(BLOCKED),
+        ..proxy("nginx, server blocked", Proxy::Nginx, "keepalive_timeout")
+    },
 ];
 
 /// What was advised.
@@ -140,7 +156,7 @@ struct Run<'a> {
 
 impl<'a> Run<'a> {
     fn start(bench: &'a Bench, link: &'a Link, case: &'static Case) -> Result<Self> {
-        let directory = bench.directory(&format!("cure/{}", case.name.replace(' ', "-")))?;
+        let directory = bench.directory(&format!("cure/{}", case.name.replace([' ', ','], "-")))?;
         let address = SocketAddr::new(link.server_ip(), server_port()?);
         let front = match case.subject {
             Subject::Proxy(_) => SocketAddr::from(([127, 0, 0, 1], server_port()?)),
@@ -163,7 +179,7 @@ impl<'a> Run<'a> {
             left: None,
             faults: Vec::new(),
         };
-        run.start_server("")?;
+        run.start_server(case.blocked.unwrap_or_default())?;
         Ok(run)
     }
 
@@ -239,6 +255,14 @@ impl<'a> Run<'a> {
             Subject::Proxy(_) | Subject::Library(_) => Gaps::Uniform(short),
         };
         let racers = Gaps::Uniform(around());
+        if self.case.blocked.is_some() {
+            // At any time a request may come while the server is not reading.
+            return vec![load(0..RACERS + OTHERS, Gaps::Uniform(0.3..2.3))];
+        }
+        if matches!(self.case.subject, Subject::Proxy(Proxy::Haproxy)) {
+            // All share one pool: others would use what is to be idle.
+            return vec![load(0..RACERS + OTHERS, racers)];
+        }
         vec![load(0..RACERS, racers), load(RACERS..RACERS + OTHERS, others)]
     }
 
@@ -266,7 +290,11 @@ impl<'a> Run<'a> {
                 let mut others = row.alternatives.iter();
                 let other = others.find(|other| other.kind == "other_side");
                 let other = other.context("one side only")?;
-                Advised { line: other.line.clone(), text: other.text.clone(), seconds: None }
+                Advised {
+                    line: other.line.clone(),
+                    text: other.text.clone(),
+                    seconds: seconds_of(&other.text),
+                }
             }
         };
         if !self.advised.text.contains(self.case.setting) {
@@ -307,6 +335,12 @@ impl<'a> Run<'a> {
             self.faults.push(format!("verdict {} after", self.verdict_after));
         }
     }
+}
+
+/// The value in `keep idle connections for 65 s`.
+fn seconds_of(text: &str) -> Option<f64> {
+    let (_, rest) = text.split_once("idle connections for ")?;
+    rest.split_once(' ')?.0.parse().ok()
 }
 
 /// Gaps that meet the timeout.
@@ -366,7 +400,7 @@ pub(super) fn run(bench: &Bench) -> Result<Vec<String>> {
     })?;
     // Its races are told by then.
     sleep(SETTLE);
-    let report = serving.report()?;
+    let report = serving.report(&directory.join("before.json"))?;
     for (run, counts) in runs.iter_mut().zip(counts) {
         run.before = counts;
         if let Err(error) = run.take_advice(&report) {
@@ -385,7 +419,9 @@ pub(super) fn run(bench: &Bench) -> Result<Vec<String>> {
             of_pools.push(line.clone());
         }
     }
-    let counts = load(&mut runs, &of_pools, "after", |runs| watch(&serving, runs, now()))?;
+    let counts = load(&mut runs, &of_pools, "after", |runs| {
+        watch(&serving, &directory.join("after.json"), runs)
+    })?;
     for (run, counts) in runs.iter_mut().zip(counts) {
         run.after = counts;
         run.judge();
@@ -394,10 +430,11 @@ pub(super) fn run(bench: &Bench) -> Result<Vec<String>> {
 }
 
 /// Waits until the verdicts have left, and at least as long as before.
-fn watch(serving: &Serving, runs: &mut [Run<'_>], start: Instant) -> Result<()> {
+fn watch(serving: &Serving, file: &Path, runs: &mut [Run<'_>]) -> Result<()> {
+    let start = now();
     loop {
         sleep(Duration::from_secs(2));
-        let report = serving.report()?;
+        let report = serving.report(file)?;
         let elapsed = start.elapsed();
         for run in runs.iter_mut() {
             run.verdict_after = run.verdict(&report);

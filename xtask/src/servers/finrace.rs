@@ -79,15 +79,12 @@ pub(crate) struct Estimate {
 }
 
 impl Report {
-    fn read(file: &Path) -> Result<Self> {
+    pub(super) fn read(file: &Path) -> Result<Self> {
         let text = fs::read_to_string(file).with_context(|| format!("{}", file.display()))?;
-        Self::parse(&text).with_context(|| format!("{}", file.display()))
-    }
-
-    pub(super) fn parse(text: &str) -> Result<Self> {
-        let report: Self = serde_json::from_str(text)?;
+        let report: Self =
+            serde_json::from_str(&text).with_context(|| format!("{}", file.display()))?;
         let lost: u64 = report.lost.values().sum();
-        ensure!(lost == 0, "{lost} records lost");
+        ensure!(lost == 0, "{lost} records lost: {}", file.display());
         Ok(report)
     }
 

@@ -1,5 +1,6 @@
 //! The daemon, and what it says of a peer while the traffic goes on.
 
+use std::fs;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
@@ -46,11 +47,12 @@ impl Serving {
         Metrics::scrape(self.address)
     }
 
-    /// All peers, as `finrace report --json` says them.
-    pub(super) fn report(&self) -> Result<Report> {
+    /// All peers, as `finrace report --json` says them, which goes into a file as well.
+    pub(super) fn report(&self, file: &Path) -> Result<Report> {
         let text = ask(self.address, "/api/v1/peers?limit=500")?;
         let (_, body) = text.split_once("\r\n\r\n").context("an answer without a body")?;
-        Report::parse(body).with_context(|| text.clone())
+        fs::write(file, body).with_context(|| format!("writing {}", file.display()))?;
+        Report::read(file)
     }
 }
 
@@ -59,7 +61,9 @@ fn ask(address: SocketAddr, path: &str) -> Result<String> {
     let patience = Some(Duration::from_secs(5));
     let mut stream = TcpStream::connect(address).context("connecting to finrace")?;
     stream.set_read_timeout(patience)?;
-    stream.write_all(format!("GET {path} HTTP/1.0\r\n\r\n").as_bytes()).context("asking finrace")?;
+    stream
+        .write_all(format!("GET {path} HTTP/1.0\r\n\r\n").as_bytes())
+        .context("asking finrace")?;
     let mut text = String::new();
     stream.read_to_string(&mut text).with_context(|| format!("reading {path}"))?;
     Ok(text)

@@ -74,9 +74,7 @@ impl Part {
             Self::Idle => &Kind::ALL,
             Self::Fix | Self::Chain => &[Kind::Gunicorn],
             Self::Exposure => &[Kind::Apache, Kind::Gunicorn, Kind::Node, Kind::Uvicorn],
-            Self::Cure => {
-                &[Kind::Apache, Kind::Gunicorn, Kind::Node, Kind::Tomcat, Kind::Uvicorn]
-            }
+            Self::Cure => &[Kind::Apache, Kind::Gunicorn, Kind::Node, Kind::Tomcat, Kind::Uvicorn],
         }
     }
 

@@ -3,7 +3,7 @@
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
-use crate::logic::estimate::{Estimate, is_refuted_by};
+use crate::logic::estimate::{Estimate, MIN_CLOSES, is_refuted_by};
 use crate::logic::exposure::{ENOUGH, Grounds};
 use crate::logic::gaps::{Bucket, Gaps};
 use crate::logic::latest::Latest;
@@ -33,6 +33,7 @@ pub(super) struct Lately {
     /// Most rows never lose a request.
     losses: Window<Option<Box<Losses>>>,
     order: Order,
+    since_race: SinceRace,
     /// Of sockets that nothing was written to: enough for a median.
     dwells: Latest<32>,
 }
@@ -63,6 +64,44 @@ struct Losses {
     shortest_drop: Option<Duration>,
     stale: u32,
     old_fins: u32,
+}
+
+/// Since the last request that an idle timeout took: for how long connections were idle that were used again, and
+/// how many our pool closed that were idle for longer.
+#[derive(Clone, Copy, Debug, Default)]
+struct SinceRace {
+    longest_us: u32,
+    uses: u32,
+    dropped: u32,
+}
+
+impl SinceRace {
+    /// Fewer prove nothing.
+    const LEAST: u32 = 20;
+
+    fn use_after(&mut self, gap: Duration) {
+        let gap_us = micros(gap);
+        self.uses = self.uses.saturating_add(1);
+        if gap_us > self.longest_us {
+            (self.longest_us, self.dropped) = (gap_us, 0);
+        }
+    }
+
+    fn drop_after(&mut self, idle: Duration) {
+        self.dropped = self.dropped.saturating_add(u32::from(micros(idle) > self.longest_us));
+    }
+
+    /// As [`Grounds::last_use`], of what came after what made the requesting side change its pool.
+    fn last_use(&self, low: f64, rtt: Duration) -> Option<Duration> {
+        let last = Duration::from_micros(self.longest_us.into());
+        let margin = rtt.as_secs_f64().max(low / 20.0);
+        let is_plain = self.uses >= Self::LEAST && self.dropped >= MIN_CLOSES;
+        (is_plain && last.as_secs_f64() + margin < low).then_some(last)
+    }
+}
+
+fn micros(time: Duration) -> u32 {
+    u32::try_from(time.as_micros()).unwrap_or(u32::MAX)
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -116,6 +155,7 @@ impl Lately {
             by_us: Gaps::default(),
             losses: Window::new(LOSSES, start),
             order: Order::default(),
+            since_race: SinceRace::default(),
             dwells: Latest::default(),
         }
     }
@@ -149,6 +189,7 @@ impl Lately {
     pub(super) fn note_reuse(&mut self, reuse: &Reuse) {
         self.note_gap(reuse.time, reuse.gap);
         self.uses.add(reuse.gap);
+        self.since_race.use_after(reuse.gap);
     }
 
     fn note_gap(&mut self, time: Nanos, gap: Duration) {
@@ -161,6 +202,10 @@ impl Lately {
         if matches!(close.evidence, Evidence::Idle | Evidence::UpperBound) {
             self.order.add(close.time, close.closer);
             self.end(close.time, close.closer, close.idle);
+            let [_, client] = sides(close.origin.role);
+            if close.closer == client {
+                self.since_race.drop_after(close.idle);
+            }
         }
     }
 
@@ -187,6 +232,7 @@ impl Lately {
         let Incident { time, class, cause, gap, fin_age, .. } = *race;
         if cause == Cause::Idle {
             self.order.note_race();
+            self.since_race = SinceRace::default();
         }
         // A close that a request crossed does not count as one of an idle connection.
         let is_close_of_its_own = matches!(class, Class::StaleWrite | Class::LateRequest);
@@ -231,6 +277,7 @@ impl Lately {
         self.note_lost(view);
         if view.cause == Cause::Idle {
             self.order.note_race();
+            self.since_race = SinceRace::default();
         }
         self.losses.at(view.time).get_or_insert_default().note(view, true);
     }
@@ -343,8 +390,11 @@ impl Lately {
             self.losses().filter_map(of).max().map(|last| now.since(last))
         };
         let grounds = self.grounds(role, now, races.plus(seen));
-        let unused_after =
-            server_timeout.as_ref().and_then(|known| grounds.last_use(known.lowest()));
+        let since_race = |low| self.since_race.last_use(low, grounds.rtt);
+        let unused_after = server_timeout
+            .as_ref()
+            .map(Estimate::lowest)
+            .and_then(|low| grounds.last_use(low).or_else(|| since_race(low)));
         let longest_ns = traffic.spans().map(|span| span.longest_gap_ns).into_iter().max();
         Facts {
             role,
@@ -405,4 +455,29 @@ pub(super) const fn sides(role: Role) -> [Closer; 2] {
 fn rate(uses: &[Bucket], length: Duration) -> f64 {
     let count: u32 = uses.iter().map(|gap| gap.count).sum();
     f64::from(count) / length.as_secs_f64().max(1.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The pool drops what was idle for 1.5 s or more, and the server would close after 2 s.
+    #[test]
+    fn what_came_since_the_race_counts() {
+        let rtt = Duration::from_millis(1);
+        let last_use = |uses: &[(u64, u32)], drops: &[u64]| {
+            let mut since = SinceRace::default();
+            for (gap_ms, count) in uses {
+                (0..*count).for_each(|_| since.use_after(Duration::from_millis(*gap_ms)));
+            }
+            drops.iter().for_each(|idle_ms| since.drop_after(Duration::from_millis(*idle_ms)));
+            since.last_use(2.0, rtt).map(|last| last.as_millis())
+        };
+        assert_eq!(last_use(&[(400, 19), (1400, 1)], &[1600; 5]), Some(1400));
+        // Too few uses, too few drops, drops of what is used after as long, uses near the timeout.
+        assert_eq!(last_use(&[(400, 18), (1400, 1)], &[1600; 5]), None);
+        assert_eq!(last_use(&[(400, 19), (1400, 1)], &[1600; 4]), None);
+        assert_eq!(last_use(&[(400, 19), (1400, 1)], &[1300; 5]), None);
+        assert_eq!(last_use(&[(400, 19), (1950, 1)], &[1960; 5]), None);
+    }
 }

@@ -130,7 +130,7 @@ impl Pool<'_> {
     fn haproxy(&self) -> String {
         let Self { server, front, line, .. } = self;
         format!(
-            "defaults\n mode http\n timeout connect 5s\n timeout client 60s\n timeout server 30s\n\
+            "global\n nbthread 1\ndefaults\n mode http\n timeout connect 5s\n timeout client 60s\n timeout server 30s\n\
              frontend lab\n bind {front}\n default_backend behind\n\
              backend behind\n server behind {server} {line}\n"
         )
@@ -142,7 +142,8 @@ impl Pool<'_> {
         let module = |name: &str| {
             format!("LoadModule {name}_module /usr/lib/apache2/modules/mod_{name}.so\n")
         };
-        let modules: String = ["mpm_event", "authz_core", "proxy", "proxy_http"].map(module).concat();
+        let modules: String =
+            ["mpm_event", "authz_core", "proxy", "proxy_http"].map(module).concat();
         format!(
             "ServerRoot {directory}\nDefaultRuntimeDir {directory}\nPidFile {directory}/apache.pid\n\
              ServerName lab\nUser www-data\nGroup www-data\nErrorLog /dev/stderr\n{modules}\
