@@ -15,7 +15,7 @@ use anyhow::{Context, Result, ensure};
 
 use self::pools::{Counts, Library, Pool, Proxy, RUNTIME_CLIENTS};
 use super::finrace::{Report, Row};
-use super::load::{Gaps, Load, during};
+use super::load::{Gaps, Load, Tally, during};
 use super::metrics::Serving;
 use super::table::Table;
 use super::{Bench, SETTLE};
@@ -369,11 +369,16 @@ fn load<'a>(
     for (loads, pool) in each.iter().zip(pools) {
         counts.push(match (loads.is_empty(), pool) {
             (true, Some(program)) => Counts::read(&program.stop()?)?,
-            _ => tallies.by_ref().take(loads.len()).fold(Counts::default(), |sum, tally| Counts {
-                requests: sum.requests + tally.requests,
-                failed: sum.failed + tally.failed + tally.lost,
-                last: String::new(),
-            }),
+            // What a server answers, it has not lost; a proxy answers for the server.
+            (_, proxy) => {
+                let failed = |tally: Tally| if proxy.is_some() { tally.failed } else { 0 };
+                let of_it = tallies.by_ref().take(loads.len());
+                of_it.fold(Counts::default(), |sum, tally| Counts {
+                    requests: sum.requests + tally.requests,
+                    failed: sum.failed + tally.lost + failed(tally),
+                    ..sum
+                })
+            }
         });
     }
     Ok(counts)

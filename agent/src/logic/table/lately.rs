@@ -33,7 +33,7 @@ pub(super) struct Lately {
     /// Most rows never lose a request.
     losses: Window<Option<Box<Losses>>>,
     order: Order,
-    since_race: SinceRace,
+    recent: Recent,
     /// Of sockets that nothing was written to: enough for a median.
     dwells: Latest<32>,
 }
@@ -66,36 +66,56 @@ struct Losses {
     old_fins: u32,
 }
 
-/// Since the last request that an idle timeout took: for how long connections were idle that were used again, and
-/// how many our pool closed that were idle for longer.
+/// The latest minute or so of uses and drops, since the last request that an idle timeout may have taken: what was
+/// before the requesting side changed its pool does not count for long.
 #[derive(Clone, Copy, Debug, Default)]
-struct SinceRace {
+struct Recent {
+    before: Slot,
+    now: Slot,
+    since: Nanos,
+}
+
+/// For how long connections were idle that were used again, and how many our pool closed that were idle for longer.
+#[derive(Clone, Copy, Debug, Default)]
+struct Slot {
     longest_us: u32,
     uses: u32,
     dropped: u32,
 }
 
-impl SinceRace {
+impl Recent {
+    const SLOT: Duration = Duration::from_secs(30);
+
     /// Fewer prove nothing.
     const LEAST: u32 = 20;
 
-    fn use_after(&mut self, gap: Duration) {
-        let gap_us = micros(gap);
-        self.uses = self.uses.saturating_add(1);
-        if gap_us > self.longest_us {
-            (self.longest_us, self.dropped) = (gap_us, 0);
+    fn use_after(&mut self, time: Nanos, gap: Duration) {
+        if self.now.uses >= Self::LEAST && time.since(self.since) >= Self::SLOT {
+            *self = Self { before: self.now, now: Slot::default(), since: time };
+        }
+        let (slot, gap_us) = (&mut self.now, micros(gap));
+        slot.uses = slot.uses.saturating_add(1);
+        if gap_us > slot.longest_us {
+            (slot.longest_us, slot.dropped) = (gap_us, 0);
         }
     }
 
     fn drop_after(&mut self, idle: Duration) {
-        self.dropped = self.dropped.saturating_add(u32::from(micros(idle) > self.longest_us));
+        let slot = &mut self.now;
+        slot.dropped = slot.dropped.saturating_add(u32::from(micros(idle) > slot.longest_us));
     }
 
-    /// As [`Grounds::last_use`], of what came after what made the requesting side change its pool.
+    fn note_race(&mut self, time: Nanos) {
+        *self = Self { since: time, ..Self::default() };
+    }
+
+    /// As [`Grounds::last_use`], of the latest alone.
     fn last_use(&self, low: f64, rtt: Duration) -> Option<Duration> {
-        let last = Duration::from_micros(self.longest_us.into());
+        let Self { before, now, .. } = self;
+        let last = Duration::from_micros(before.longest_us.max(now.longest_us).into());
         let margin = rtt.as_secs_f64().max(low / 20.0);
-        let is_plain = self.uses >= Self::LEAST && self.dropped >= MIN_CLOSES;
+        let is_plain = before.uses.saturating_add(now.uses) >= Self::LEAST
+            && before.dropped.saturating_add(now.dropped) >= MIN_CLOSES;
         (is_plain && last.as_secs_f64() + margin < low).then_some(last)
     }
 }
@@ -155,7 +175,7 @@ impl Lately {
             by_us: Gaps::default(),
             losses: Window::new(LOSSES, start),
             order: Order::default(),
-            since_race: SinceRace::default(),
+            recent: Recent { since: start, ..Recent::default() },
             dwells: Latest::default(),
         }
     }
@@ -189,7 +209,7 @@ impl Lately {
     pub(super) fn note_reuse(&mut self, reuse: &Reuse) {
         self.note_gap(reuse.time, reuse.gap);
         self.uses.add(reuse.gap);
-        self.since_race.use_after(reuse.gap);
+        self.recent.use_after(reuse.time, reuse.gap);
     }
 
     fn note_gap(&mut self, time: Nanos, gap: Duration) {
@@ -204,7 +224,7 @@ impl Lately {
             self.end(close.time, close.closer, close.idle);
             let [_, client] = sides(close.origin.role);
             if close.closer == client {
-                self.since_race.drop_after(close.idle);
+                self.recent.drop_after(close.idle);
             }
         }
     }
@@ -232,7 +252,6 @@ impl Lately {
         let Incident { time, class, cause, gap, fin_age, .. } = *race;
         if cause == Cause::Idle {
             self.order.note_race();
-            self.since_race = SinceRace::default();
         }
         // A close that a request crossed does not count as one of an idle connection.
         let is_close_of_its_own = matches!(class, Class::StaleWrite | Class::LateRequest);
@@ -264,6 +283,7 @@ impl Lately {
         if !matches!(race.cause, Cause::Idle | Cause::Unknown) {
             return;
         }
+        self.recent.note_race(race.time);
         let lost = &mut self.traffic(race.time).lost;
         *lost = lost.saturating_add(1);
         if let Some(gap) = race.gap {
@@ -277,7 +297,6 @@ impl Lately {
         self.note_lost(view);
         if view.cause == Cause::Idle {
             self.order.note_race();
-            self.since_race = SinceRace::default();
         }
         self.losses.at(view.time).get_or_insert_default().note(view, true);
     }
@@ -390,11 +409,13 @@ impl Lately {
             self.losses().filter_map(of).max().map(|last| now.since(last))
         };
         let grounds = self.grounds(role, now, races.plus(seen));
-        let since_race = |low| self.since_race.last_use(low, grounds.rtt);
+        // Only losses bring the need to know it soon, and tell by their absence that it is no chance.
+        let has_lost = races.idle + seen.idle > 0;
+        let of_late = |low| self.recent.last_use(low, grounds.rtt).filter(|_| has_lost);
         let unused_after = server_timeout
             .as_ref()
             .map(Estimate::lowest)
-            .and_then(|low| grounds.last_use(low).or_else(|| since_race(low)));
+            .and_then(|low| grounds.last_use(low).or_else(|| of_late(low)));
         let longest_ns = traffic.spans().map(|span| span.longest_gap_ns).into_iter().max();
         Facts {
             role,
@@ -463,15 +484,22 @@ mod tests {
 
     /// The pool drops what was idle for 1.5 s or more, and the server would close after 2 s.
     #[test]
-    fn what_came_since_the_race_counts() {
+    fn what_came_of_late_counts() {
         let rtt = Duration::from_millis(1);
-        let last_use = |uses: &[(u64, u32)], drops: &[u64]| {
-            let mut since = SinceRace::default();
+        let second = |second: u64| Nanos(second * 1_000_000_000);
+        let add = |recent: &mut Recent, start: u64, uses: &[(u64, u32)], drops: &[u64]| {
             for (gap_ms, count) in uses {
-                (0..*count).for_each(|_| since.use_after(Duration::from_millis(*gap_ms)));
+                (0..*count).for_each(|i| {
+                    recent.use_after(second(start + u64::from(i)), Duration::from_millis(*gap_ms));
+                });
             }
-            drops.iter().for_each(|idle_ms| since.drop_after(Duration::from_millis(*idle_ms)));
-            since.last_use(2.0, rtt).map(|last| last.as_millis())
+            drops.iter().for_each(|idle_ms| recent.drop_after(Duration::from_millis(*idle_ms)));
+        };
+        let last = |recent: &Recent| recent.last_use(2.0, rtt).map(|last| last.as_millis());
+        let last_use = |uses: &[(u64, u32)], drops: &[u64]| {
+            let mut recent = Recent::default();
+            add(&mut recent, 0, uses, drops);
+            last(&recent)
         };
         assert_eq!(last_use(&[(400, 19), (1400, 1)], &[1600; 5]), Some(1400));
         // Too few uses, too few drops, drops of what is used after as long, uses near the timeout.
@@ -479,5 +507,14 @@ mod tests {
         assert_eq!(last_use(&[(400, 19), (1400, 1)], &[1600; 4]), None);
         assert_eq!(last_use(&[(400, 19), (1400, 1)], &[1300; 5]), None);
         assert_eq!(last_use(&[(400, 19), (1950, 1)], &[1960; 5]), None);
+        // What was before does not count for long, and nothing that was before a race.
+        let mut recent = Recent::default();
+        add(&mut recent, 0, &[(400, 19), (1950, 1)], &[]);
+        add(&mut recent, 40, &[(400, 30)], &[1600; 5]);
+        assert_eq!(last(&recent), None);
+        add(&mut recent, 80, &[(400, 30)], &[1600; 5]);
+        assert_eq!(last(&recent), Some(400));
+        recent.note_race(second(120));
+        assert_eq!(last(&recent), None);
     }
 }
