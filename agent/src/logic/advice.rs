@@ -81,6 +81,7 @@ pub fn advise(facts: &Facts, state: State, ends: Ends<'_>) -> Option<Advice> {
         State::Racing | State::Exposed | State::Leaking => {
             let low =
                 server.map_or_else(|| facts.longest_gap.as_secs_f64() / 2.0, Estimate::lowest);
+            let low = facts.lost_early.map_or(low, |(_, gap)| low.min(gap.as_secs_f64()));
             (low > 0.0).then(|| against_timeout(facts, state, low, ends))
         }
         State::Dropping => {
@@ -119,6 +120,13 @@ fn against_timeout(facts: &Facts, state: State, low: f64, ends: Ends<'_>) -> Adv
             ". That is a guess, for the server closes after no certain time: it is below half of {}, the \
              longest time after which a connection was used again",
             plain(facts.longest_gap.as_secs_f64())
+        );
+    }
+    if let Some((count, gap)) = facts.lost_early {
+        change.text += &format!(
+            ". Below its timeout by more than usual, for the server reads late: {count} requests were lost that came \
+             after {} already, as if its event loop was blocked. Find out what blocks it",
+            plain(gap.as_secs_f64())
         );
     }
     if state == State::Leaking {
@@ -410,12 +418,16 @@ fn of_client(facts: &Facts, ends: Ends<'_>) -> Vec<Alternative> {
         ),
         line: None,
     });
+    let no_reuse = pools(end, ends.protocol)
+        .filter(|pool| end.software.is_none() && !pool.no_reuse.is_empty())
+        .map(|pool| format!("`{}` of {}", pool.no_reuse, pool.name));
+    let no_reuse = such_as(no_reuse);
     let mut alternatives: Vec<_> = test.into_iter().collect();
     alternatives.extend([
         Alternative {
             kind: Kind::NoReuse,
             text: format!(
-                "No reuse, for at least {:.1} more connects a second",
+                "No reuse{no_reuse}, for at least {:.1} more connects a second",
                 facts.reuses_per_second
             ),
             line: line(|software| software.no_reuse),
@@ -540,6 +552,15 @@ mod tests {
     }
 
     #[test]
+    fn a_server_that_reads_late_takes_a_wider_margin() {
+        let lost_early = Some((4, Duration::from_millis(1300)));
+        let change = of(&Facts { lost_early, ..facts(Role::Client, 2.0) }, "nginx").change;
+        assert_eq!(change.line.as_deref(), Some("keepalive_timeout 1s;"));
+        let is_told = change.text.contains("4 requests were lost that came after 1.3 s already");
+        assert!(is_told && change.text.contains("blocked"), "{}", change.text);
+    }
+
+    #[test]
     fn nothing_is_advised_that_is_set() {
         let set = |seconds| Facts { client_timeout: after(seconds), ..facts(Role::Client, 2.0) };
         let change = |seconds| of(&set(seconds), "nginx").change;
@@ -561,6 +582,10 @@ mod tests {
             assert!(text("python3").contains(library), "{}", text("python3"));
         }
         assert!(text("java").contains("of OkHttp"), "{}", text("java"));
+        // Of a library without such a setting, what it has.
+        let others = of(&facts(Role::Client, 2.0), "python3").alternatives;
+        let no_reuse = "`headers={\"Connection\": \"close\"}` of urllib3 and requests";
+        assert!(others.iter().any(|other| other.text.contains(no_reuse)), "{others:?}");
         assert!(!text("made-up").contains("such as"), "{}", text("made-up"));
         // As a server it is no client's.
         let server = of(&facts(Role::Server, 3.3), "java").change.text;

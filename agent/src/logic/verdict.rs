@@ -129,6 +129,9 @@ pub struct Facts {
     /// The longest idle time after which the client uses a connection, if it plainly uses none later: it
     /// leaves it to the server to close those.
     pub unused_after: Option<Duration>,
+    /// Requests that were lost although they came well before the server's timeout, and how early the first: the
+    /// server was late to read them.
+    pub lost_early: Option<(u32, Duration)>,
     pub races: Races,
     /// Races seen here and counted at the client's row.
     pub seen: Races,

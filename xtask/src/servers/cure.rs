@@ -63,13 +63,11 @@ struct Case {
     /// Where the advice has no line, since no process tells the library: how its setting is written.
     /// `{}` is the advised value in seconds.
     line: Option<&'static str>,
-    /// A line of the server's program that blocks its event loop.
-    blocked: Option<&'static str>,
 }
 
 const fn proxy(name: &'static str, proxy: Proxy, setting: &'static str) -> Case {
     let (subject, server) = (Subject::Proxy(proxy), Kind::Uvicorn);
-    Case { name, subject, server, setting, line: None, blocked: None }
+    Case { name, subject, server, setting, line: None }
 }
 
 const fn library(
@@ -79,18 +77,14 @@ const fn library(
     line: Option<&'static str>,
 ) -> Case {
     let (subject, server) = (Subject::Library(library), Kind::Uvicorn);
-    Case { name, subject, server, setting, line, blocked: None }
+    Case { name, subject, server, setting, line }
 }
 
 const fn server(name: &'static str, server: Kind, setting: &'static str) -> Case {
-    Case { name, subject: Subject::Server, server, setting, line: None, blocked: None }
+    Case { name, subject: Subject::Server, server, setting, line: None }
 }
 
-/// Two thirds of a second in every two and a half.
-const BLOCKED: &str =
-    "setInterval(() => { for (const end = Date.now() + 660; Date.now() < end;); }, 2500);";
-
-const CASES: [Case; 13] = [
+const CASES: [Case; 12] = [
     proxy("nginx", Proxy::Nginx, "keepalive_timeout"),
     proxy("HAProxy", Proxy::Haproxy, "pool-purge-delay"),
     proxy("Apache httpd", Proxy::Apache, "ttl"),
@@ -118,11 +112,6 @@ const CASES: [Case; 13] = [
     Case {
         line: Some("keepAliveTimeout=\"{}000\""),
         ..server("Tomcat", Kind::Tomcat, "keepAliveTimeout")
-    },
-    Case {
-        server: Kind::Node,
-        blocked: Some(BLOCKED),
-        ..proxy("nginx, server blocked", Proxy::Nginx, "keepalive_timeout")
     },
 ];
 
@@ -156,7 +145,7 @@ struct Run<'a> {
 
 impl<'a> Run<'a> {
     fn start(bench: &'a Bench, link: &'a Link, case: &'static Case) -> Result<Self> {
-        let directory = bench.directory(&format!("cure/{}", case.name.replace([' ', ','], "-")))?;
+        let directory = bench.directory(&format!("cure/{}", case.name.replace(' ', "-")))?;
         let address = SocketAddr::new(link.server_ip(), server_port()?);
         let front = match case.subject {
             Subject::Proxy(_) => SocketAddr::from(([127, 0, 0, 1], server_port()?)),
@@ -179,7 +168,7 @@ impl<'a> Run<'a> {
             left: None,
             faults: Vec::new(),
         };
-        run.start_server(case.blocked.unwrap_or_default())?;
+        run.start_server("")?;
         Ok(run)
     }
 
@@ -255,10 +244,6 @@ impl<'a> Run<'a> {
             Subject::Proxy(_) | Subject::Library(_) => Gaps::Uniform(short),
         };
         let racers = Gaps::Uniform(around());
-        if self.case.blocked.is_some() {
-            // At any time a request may come while the server is not reading.
-            return vec![load(0..RACERS + OTHERS, Gaps::Uniform(0.3..2.3))];
-        }
         if matches!(self.case.subject, Subject::Proxy(Proxy::Haproxy)) {
             // All share one pool: others would use what is to be idle.
             return vec![load(0..RACERS + OTHERS, racers)];
@@ -387,15 +372,16 @@ fn load<'a>(
 pub(super) fn run(bench: &Bench) -> Result<Vec<String>> {
     setup::ensure(RUNTIME_CLIENTS.debian)?;
     setup::python(RUNTIME_CLIENTS.wheels)?;
-    let only = std::env::var("CURE").unwrap_or_default();
     let link = Link::new("frcure", ONE_WAY)?;
     let directory = bench.directory("cure")?;
     let mut runs = CASES
         .iter()
-        .filter(|case| only.is_empty() || only.split(',').any(|name| case.name.contains(name)))
+        .filter(|case| {
+            bench.only.is_empty() || bench.only.iter().any(|name| case.name.contains(&**name))
+        })
         .map(|case| Run::start(bench, &link, case).context(case.name))
         .collect::<Result<Vec<_>>>()?;
-    ensure!(!runs.is_empty(), "no case");
+    ensure!(!runs.is_empty(), "no software of that name");
     let serving = Serving::start(&bench.finrace, &directory)?;
 
     let none = vec![String::new(); runs.len()];

@@ -45,6 +45,9 @@ pub(crate) struct ServersArgs {
     /// A run of under four minutes
     #[arg(long)]
     short: bool,
+    /// Of `cure`, only software whose name has this in it
+    #[arg(long, value_name = "NAME")]
+    only: Vec<String>,
     /// The program under test
     #[arg(long, value_name = "PATH", default_value = "target/release/finrace")]
     finrace: PathBuf,
@@ -123,6 +126,8 @@ struct Bench {
     software: Software,
     directory: PathBuf,
     is_short: bool,
+    /// Parts of names; all if there are none.
+    only: Vec<String>,
 }
 
 impl Bench {
@@ -145,7 +150,7 @@ pub(crate) fn run(args: ServersArgs) -> Result<()> {
     let kinds: Vec<Kind> = parts.iter().flat_map(|part| part.kinds()).copied().collect();
     let directory = target_dir().join("servers");
     let software = Software::new(directory.join("software"), &kinds)?;
-    let bench = Bench { finrace, software, directory, is_short: args.short };
+    let bench = Bench { finrace, software, directory, is_short: args.short, only: args.only };
 
     let mut violated = 0;
     for part in parts {

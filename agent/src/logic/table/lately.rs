@@ -120,6 +120,19 @@ impl Recent {
     }
 }
 
+/// How many requests were lost before the timeout, which begins at `low`, and the least gap before one: by a server
+/// whose event loop is blocked for so long, and which then looks at its timers before it reads.
+fn lost_early(lost: &[Bucket], low: f64, rtt: Duration) -> Option<(u32, Duration)> {
+    /// Fewer may have another reason.
+    const LEAST: u32 = 3;
+
+    let margin = (2.0 * rtt.as_secs_f64()).max(low / 20.0);
+    let mut early = lost.iter().filter(|gap| gap.low > low / 2.0 && gap.high < low - margin);
+    let first = early.clone().next()?;
+    let count: u32 = early.by_ref().map(|gap| gap.count).sum();
+    (count >= LEAST).then(|| Duration::try_from_secs_f64(first.low).ok().map(|gap| (count, gap)))?
+}
+
 fn micros(time: Duration) -> u32 {
     u32::try_from(time.as_micros()).unwrap_or(u32::MAX)
 }
@@ -412,10 +425,8 @@ impl Lately {
         // Only losses bring the need to know it soon, and tell by their absence that it is no chance.
         let has_lost = races.idle + seen.idle > 0;
         let of_late = |low| self.recent.last_use(low, grounds.rtt).filter(|_| has_lost);
-        let unused_after = server_timeout
-            .as_ref()
-            .map(Estimate::lowest)
-            .and_then(|low| grounds.last_use(low).or_else(|| of_late(low)));
+        let lowest = server_timeout.as_ref().map(Estimate::lowest);
+        let unused_after = lowest.and_then(|low| grounds.last_use(low).or_else(|| of_late(low)));
         let longest_ns = traffic.spans().map(|span| span.longest_gap_ns).into_iter().max();
         Facts {
             role,
@@ -434,6 +445,7 @@ impl Lately {
             longest_gap: Duration::from_nanos(longest_ns.unwrap_or_default()),
             exposure: grounds.exposure(),
             unused_after,
+            lost_early: lowest.and_then(|low| lost_early(&self.lost_gaps(), low, grounds.rtt)),
             races,
             seen,
             may_be_read: true,
@@ -481,6 +493,19 @@ fn rate(uses: &[Bucket], length: Duration) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_was_lost_before_the_timeout() {
+        let rtt = Duration::from_millis(1);
+        let early = |gaps: &[f64]| {
+            let mut lost = Gaps::default();
+            gaps.iter().for_each(|gap| lost.add(Duration::from_secs_f64(*gap)));
+            lost_early(&lost.buckets(), 2.0, rtt).map(|(count, gap)| (count, gap.as_secs_f64()))
+        };
+        let (count, gap) = early(&[0.4, 1.3, 1.5, 1.7, 1.99, 2.0]).unwrap();
+        assert!(count == 3 && (1.28..1.31).contains(&gap), "{count} {gap}");
+        assert_eq!(early(&[0.4, 0.5, 0.6, 1.5, 1.7, 1.99, 1.99]), None);
+    }
 
     /// The pool drops what was idle for 1.5 s or more, and the server would close after 2 s.
     #[test]

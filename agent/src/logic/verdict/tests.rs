@@ -23,6 +23,7 @@ impl Facts {
             longest_gap: Duration::ZERO,
             exposure: None,
             unused_after: None,
+            lost_early: None,
             races: Races::default(),
             seen: Races::default(),
             may_be_read: true,

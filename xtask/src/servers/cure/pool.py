@@ -3,7 +3,6 @@ of the advice. Prints what came of the requests when it is told to end."""
 import asyncio, json, random, signal, sys, threading, time
 
 kind, address, low, high, clients, line = sys.argv[1:]
-host, port = address.split(":")
 low, high, clients = float(low), float(high), int(clients)
 url = f"http://{address}/"
 counts = {"requests": 0, "failed": 0, "last": ""}
@@ -68,25 +67,8 @@ def httpx_client():
     return lambda: client.post(url, content=b"x" * 200).raise_for_status()
 
 
-def requests_session():
-    import requests
-    session = requests.Session()
-    session.headers.update(**eval(f"dict({line})", {}).get("headers", {}))
-    return lambda: session.post(url, data=b"x" * 200).raise_for_status()
-
-
-def redis_client():
-    from redis import Redis
-    from redis.backoff import NoBackoff
-    from redis.retry import Retry
-    # Without its own retries, which would hide what is lost.
-    bare = {"host": host, "port": int(port), "retry": Retry(NoBackoff(), 0)}
-    client = eval(line or "Redis()", {"Redis": lambda **given: Redis(**bare, **given)})
-    return lambda: client.incr("n")
-
-
 if kind == "aiohttp":
     asyncio.run(tasks())
 else:
-    threads({"httpx": httpx_client, "requests": requests_session, "redis": redis_client}[kind])
+    threads(httpx_client)
 print(json.dumps(counts))

