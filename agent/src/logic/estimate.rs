@@ -95,6 +95,8 @@ pub struct Estimate {
     pub others: Vec<Population>,
     /// It rests on idle times that farewells ended: the timeout is at most this.
     pub is_upper_bound: bool,
+    /// It rests on requests that were lost, most of all: those that were not speak against it.
+    pub is_of_lost: bool,
 }
 
 impl Estimate {
@@ -136,13 +138,16 @@ impl Estimate {
     /// are used again and again after longer. Several servers may share an address, and then one's
     /// connections live on; so a few uses prove nothing, nor do some for each close.
     pub fn surviving(mut self, uses: &[Bucket], closes: &[Bucket]) -> Option<Self> {
-        let outlives = |population: &Population| -> u32 {
-            uses.iter().filter(|gap| gap.low > population.high).map(|gap| gap.count).sum()
+        let outlives = |longest: f64| -> u32 {
+            uses.iter().filter(|gap| gap.low > longest).map(|gap| gap.count).sum()
         };
         let is_refuted = |population: &Population| {
+            if self.is_of_lost && outlives(population.low) > population.count {
+                return true;
+            }
             let within = |gap: &&Bucket| gap.high >= population.low && gap.low <= population.high;
             let of_late: u32 = closes.iter().filter(within).map(|gap| gap.count).sum();
-            is_refuted_by(outlives(population), of_late.max(population.count))
+            is_refuted_by(outlives(population.high), of_late.max(population.count))
         };
         self.others.retain(|population| !is_refuted(population));
         if is_refuted(&self.main) {
@@ -195,7 +200,8 @@ pub fn of_closes(closes: &[Closed], is_upper_bound: bool) -> Option<Estimate> {
     let mut found: Vec<_> = found.map(|population| population.with_all(all)).collect();
     found.sort_by_key(|population| std::cmp::Reverse(population.count));
     let mut found = found.into_iter();
-    Some(Estimate { main: found.next()?, others: found.collect(), is_upper_bound })
+    let (main, others) = (found.next()?, found.collect());
+    Some(Estimate { main, others, is_upper_bound, is_of_lost: false })
 }
 
 /// Without most of those that came together.

@@ -17,7 +17,9 @@ use crate::logic::exposure::Grounds;
 use crate::logic::gaps::Bucket;
 use crate::logic::knobs::Side;
 use crate::logic::latest::Latest;
-use crate::logic::model::{Close, Closer, Evidence, Incident, Name, Nanos, Observation, Role};
+use crate::logic::model::{
+    Certainty, Class, Close, Closer, Evidence, Incident, Name, Nanos, Observation, Role,
+};
 use crate::logic::owner::Owner;
 use crate::logic::peer::PortKey;
 use crate::logic::protocol::Ends;
@@ -79,6 +81,8 @@ pub struct IdleTimes {
     pub exact: Latest,
     /// Ended by a farewell: idle for at most this long.
     pub upper_bound: Latest,
+    /// Closes that a request crossed, which was lost.
+    crossed: Latest,
     /// Made when it is asked for, gone once a sixteenth of the closes are others.
     estimate: OnceCell<Option<Box<Estimate>>>,
     /// Closes that came or went since.
@@ -86,15 +90,20 @@ pub struct IdleTimes {
 }
 
 impl IdleTimes {
-    /// From the exact values, else from upper bounds that agree with each other; as the closes alone
-    /// have it.
+    /// From the exact values, else with those that a request crossed, else from upper bounds that agree with each
+    /// other; as the closes alone have it.
     fn estimate(&self) -> Option<&Estimate> {
-        let of = |latest: &Latest, is_upper_bound| {
-            of_closes(&latest.timed().collect::<Vec<_>>(), is_upper_bound).map(Box::new)
+        let exact = || of_closes(&self.exact.timed().collect::<Vec<_>>(), false);
+        let with_crossed = || {
+            let mut all: Vec<_> = self.exact.timed().chain(self.crossed.timed()).collect();
+            all.sort_by_key(|(second, _)| *second);
+            let estimate = of_closes(&all, false).filter(|_| !self.crossed.is_empty())?;
+            Some(Estimate { is_of_lost: true, ..estimate })
         };
+        let upper_bound = || of_closes(&self.upper_bound.timed().collect::<Vec<_>>(), true);
         let made = self
             .estimate
-            .get_or_init(|| of(&self.exact, false).or_else(|| of(&self.upper_bound, true)));
+            .get_or_init(|| exact().or_else(with_crossed).or_else(upper_bound).map(Box::new));
         made.as_deref()
     }
 
@@ -117,12 +126,24 @@ impl IdleTimes {
         self.forget(close.time);
     }
 
+    /// A request that crossed a close proves how old the connection was, as the close of an idle one does. What
+    /// is only inferred may be so from a timeout, and proves none.
+    fn add_crossed(&mut self, race: &Incident) {
+        let is_crossed = matches!(race.class, Class::FinCrossed | Class::UnreadClose)
+            && race.certainty == Certainty::Certain;
+        if let Some(idle) = race.idle.or(race.gap).filter(|_| is_crossed) {
+            self.changed += usize::from(self.crossed.add(race.time, idle));
+            self.forget(race.time);
+        }
+    }
+
     /// What is too old by `now` is evidence no more.
     fn forget(&mut self, now: Nanos) {
-        let kept = |idle: &Self| idle.exact.len() + idle.upper_bound.len();
+        let kept = |idle: &Self| idle.exact.len() + idle.upper_bound.len() + idle.crossed.len();
         let before = kept(self);
         self.exact.forget(now, EVIDENCE_AGE);
         self.upper_bound.forget(now, EVIDENCE_AGE);
+        self.crossed.forget(now, EVIDENCE_AGE);
         self.changed += before - kept(self);
         if self.changed * RENEWED > kept(self) {
             self.estimate.take();
@@ -153,6 +174,13 @@ impl Stats {
         match closer {
             Closer::Peer => &self.closed_by_peer,
             Closer::Local => &self.closed_by_us,
+        }
+    }
+
+    const fn idle_mut(&mut self, closer: Closer) -> &mut IdleTimes {
+        match closer {
+            Closer::Peer => &mut self.closed_by_peer,
+            Closer::Local => &mut self.closed_by_us,
         }
     }
 
@@ -220,11 +248,7 @@ impl Stats {
                     counts.measure(Measure::of_idle(close.closer), close.idle);
                 }
                 self.lately.note_close(close);
-                let idle = match close.closer {
-                    Closer::Peer => &mut self.closed_by_peer,
-                    Closer::Local => &mut self.closed_by_us,
-                };
-                idle.add(close);
+                self.idle_mut(close.closer).add(close);
             }
             Observation::Reuse(reuse) => {
                 Arc::make_mut(&mut self.counts).measure(Measure::ReuseGap, reuse.gap);
@@ -247,6 +271,8 @@ impl Stats {
         }
         if incident.class.is_race() {
             self.lately.note_race(incident);
+            let [server, _] = sides(incident.origin.role);
+            self.idle_mut(server).add_crossed(incident);
             if let Some(process) = &incident.origin.process {
                 self.loser.get_or_insert_default().vote(process.name);
             }

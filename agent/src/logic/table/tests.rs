@@ -4,11 +4,12 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use super::*;
 use crate::logic::model::{
-    Closer, Dwell, Endpoint, Evidence, How, Name, Outcome, Process, Read, Reuse, Role::Client,
-    Role::Server,
+    Certainty, Closer, Dwell, Endpoint, Evidence, How, Name, Outcome, Process, Read, Reuse,
+    Role::Client, Role::Server,
 };
 use crate::logic::owner::Owner;
 use crate::logic::peer::Peer;
+use crate::logic::verdict::State;
 
 const THRESHOLD: Duration = Duration::from_millis(200);
 const UPSTREAM: [u8; 4] = [10, 0, 0, 5];
@@ -402,6 +403,38 @@ fn the_first_losses_are_understood_later() {
 }
 
 /// One that met what looked like a timeout for a while makes no timeout of the many others.
+/// Of a pool that closes first but for those that a request was just using, only these tell the server's
+/// timeout.
+#[test]
+fn requests_that_crossed_a_close_tell_the_timeout() {
+    let lost = |certainty: Certainty, class: Class, used: u32| {
+        let mut table = Table::new(10, THRESHOLD, Nanos(0));
+        for second in 0..10_u32 {
+            let race = incident(f64::from(10 + second), origin(Client, UPSTREAM), class);
+            let gap = Some(Duration::from_millis(2000 + u64::from(second)));
+            table.add(&reuse(9.0, origin(Client, UPSTREAM)));
+            table.add(&Observation::Incident(Incident { certainty, gap, ..race }));
+        }
+        for _ in 0..used {
+            let gap = Duration::from_secs_f64(2.05);
+            let reuse = Reuse { time: at(20.0), origin: origin(Client, UPSTREAM), gap, bytes: 1 };
+            table.add(&Observation::Reuse(reuse));
+        }
+        table.assess(at(30.0));
+        let row = table.row(&key(Client, UPSTREAM)).unwrap();
+        let timeout = row.stats.timeout(Closer::Peer).map(|known| known.main.value.round());
+        (timeout, row.stats.verdict().unwrap())
+    };
+    let known = (Some(2.0), State::Racing);
+    assert_eq!(lost(Certainty::Certain, Class::FinCrossed, 5), known);
+    assert_eq!(lost(Certainty::Certain, Class::UnreadClose, 5), known);
+    // More are used for as long: a limit on age takes one now and then.
+    assert_eq!(lost(Certainty::Certain, Class::FinCrossed, 20), (None, State::Losing));
+    // What was inferred from a timeout proves none; and after a FIN, its own close tells.
+    assert_eq!(lost(Certainty::Inferred, Class::FinCrossed, 5), (None, State::Losing));
+    assert_eq!(lost(Certainty::Certain, Class::StaleWrite, 5), (None, State::Losing));
+}
+
 #[test]
 fn a_timeout_that_nothing_speaks_for_any_more_took_nothing() {
     let idle_of = |lifetimes: u32| {

@@ -1,5 +1,4 @@
 use super::*;
-use crate::logic::verdict::State;
 
 const CLIENT: [u8; 4] = [10, 0, 0, 9];
 
