@@ -115,20 +115,21 @@ fn against_timeout(facts: &Facts, state: State, low: f64, ends: Ends<'_>) -> Adv
     if facts.seen != Races::default() {
         change.text += ". The client's end is on this host too, with a row of its own";
     }
-    if facts.server_timeout.is_none() {
-        change.text += &format!(
+    let guess = facts.server_timeout.is_none().then(|| {
+        format!(
             ". That is a guess, for the server closes after no certain time: it is below half of {}, the \
              longest time after which a connection was used again",
             plain(facts.longest_gap.as_secs_f64())
-        );
-    }
-    if let Some((count, gap)) = facts.lost_early {
-        change.text += &format!(
-            ". Below its timeout by more than usual, for the server reads late: {count} requests were lost that came \
+        )
+    });
+    let late = facts.lost_early.map(|(count, gap)| {
+        format!(
+            ". That leaves more than usual, for the server reads late: {count} requests were lost that came \
              after {} already, as if its event loop was blocked. Find out what blocks it",
             plain(gap.as_secs_f64())
-        );
-    }
+        )
+    });
+    change.text.extend([guess, late].into_iter().flatten());
     if state == State::Leaking {
         change.text = format!(
             "Let the pool watch its idle connections, or test each before it is used: no timeout \

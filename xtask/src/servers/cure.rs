@@ -26,6 +26,9 @@ use crate::software::{self, Kind, Place, START, Server};
 /// All servers close after that.
 const TIMEOUT: Duration = Duration::from_secs(2);
 
+/// What Node is told for that: it closes a second later.
+const NODE_TIMEOUT: Duration = Duration::from_secs(1);
+
 /// Delay of the link, each way.
 const ONE_WAY: Duration = Duration::from_millis(5);
 
@@ -183,9 +186,7 @@ impl<'a> Run<'a> {
             tls: false,
         };
         let kind = self.case.server;
-        // Node closes a second later than it is told.
-        let keep_alive =
-            if kind == Kind::Node { TIMEOUT - Duration::from_secs(1) } else { TIMEOUT };
+        let keep_alive = if kind == Kind::Node { NODE_TIMEOUT } else { TIMEOUT };
         let software = &self.bench.software;
         self.server =
             Some(software::start_at(self.address, kind, keep_alive, software, place, line)?);
@@ -245,8 +246,10 @@ impl<'a> Run<'a> {
         };
         let racers = Gaps::Uniform(around());
         if matches!(self.case.subject, Subject::Proxy(Proxy::Haproxy)) {
-            // All share one pool: others would use what is to be idle.
-            return vec![load(0..RACERS + OTHERS, racers)];
+            // All share one pool: others would use what is to be idle, and who comes first takes
+            // what was idle for less than its own gap.
+            let gaps = Gaps::Uniform(around().start..TIMEOUT.as_secs_f64() + 0.05);
+            return vec![load(0..RACERS + OTHERS, gaps)];
         }
         vec![load(0..RACERS, racers), load(RACERS..RACERS + OTHERS, others)]
     }

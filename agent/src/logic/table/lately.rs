@@ -499,7 +499,9 @@ mod tests {
         let rtt = Duration::from_millis(1);
         let early = |gaps: &[f64]| {
             let mut lost = Gaps::default();
-            gaps.iter().for_each(|gap| lost.add(Duration::from_secs_f64(*gap)));
+            for gap in gaps {
+                lost.add(Duration::from_secs_f64(*gap));
+            }
             lost_early(&lost.buckets(), 2.0, rtt).map(|(count, gap)| (count, gap.as_secs_f64()))
         };
         let (count, gap) = early(&[0.4, 1.3, 1.5, 1.7, 1.99, 2.0]).unwrap();
@@ -514,11 +516,14 @@ mod tests {
         let second = |second: u64| Nanos(second * 1_000_000_000);
         let add = |recent: &mut Recent, start: u64, uses: &[(u64, u32)], drops: &[u64]| {
             for (gap_ms, count) in uses {
-                (0..*count).for_each(|i| {
-                    recent.use_after(second(start + u64::from(i)), Duration::from_millis(*gap_ms));
-                });
+                for i in 0..*count {
+                    let time = second(start + u64::from(i));
+                    recent.use_after(time, Duration::from_millis(*gap_ms));
+                }
             }
-            drops.iter().for_each(|idle_ms| recent.drop_after(Duration::from_millis(*idle_ms)));
+            for idle_ms in drops {
+                recent.drop_after(Duration::from_millis(*idle_ms));
+            }
         };
         let last = |recent: &Recent| recent.last_use(2.0, rtt).map(|last| last.as_millis());
         let last_use = |uses: &[(u64, u32)], drops: &[u64]| {
