@@ -36,7 +36,7 @@ const ONE_WAY: Duration = Duration::from_millis(5);
 const BEFORE: Duration = Duration::from_secs(45);
 
 /// How long the verdict may take to leave.
-const PATIENCE: Duration = Duration::from_mins(4);
+const PATIENCE: Duration = Duration::from_mins(6);
 
 /// Clients whose gaps meet the timeout, and others.
 const RACERS: usize = 9;
@@ -245,12 +245,6 @@ impl<'a> Run<'a> {
             Subject::Proxy(_) | Subject::Library(_) => Gaps::Uniform(short),
         };
         let racers = Gaps::Uniform(around());
-        if matches!(self.case.subject, Subject::Proxy(Proxy::Haproxy)) {
-            // All share one pool: others would use what is to be idle, and who comes first takes
-            // what was idle for less than its own gap.
-            let gaps = Gaps::Uniform(around().start..TIMEOUT.as_secs_f64() + 0.05);
-            return vec![load(0..RACERS + OTHERS, gaps)];
-        }
         vec![load(0..RACERS, racers), load(RACERS..RACERS + OTHERS, others)]
     }
 
@@ -375,7 +369,7 @@ fn load<'a>(
 pub(super) fn run(bench: &Bench) -> Result<Vec<String>> {
     setup::ensure(RUNTIME_CLIENTS.debian)?;
     setup::python(RUNTIME_CLIENTS.wheels)?;
-    let link = Link::new("frcure", ONE_WAY)?;
+    let link = Link::new(&format!("frcure{}", std::process::id()), ONE_WAY)?;
     let directory = bench.directory("cure")?;
     let mut runs = CASES
         .iter()

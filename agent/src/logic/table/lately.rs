@@ -75,12 +75,14 @@ struct Recent {
     since: Nanos,
 }
 
-/// For how long connections were idle that were used again, and how many our pool closed that were idle for longer.
+/// For how long connections were idle that were used again, how many our pool closed that were idle for longer, and
+/// how many the server closed.
 #[derive(Clone, Copy, Debug, Default)]
 struct Slot {
     longest_us: u32,
     uses: u32,
     dropped: u32,
+    closed: u32,
 }
 
 impl Recent {
@@ -105,6 +107,10 @@ impl Recent {
         slot.dropped = slot.dropped.saturating_add(u32::from(micros(idle) > slot.longest_us));
     }
 
+    fn close(&mut self) {
+        self.now.closed = self.now.closed.saturating_add(1);
+    }
+
     fn note_race(&mut self, time: Nanos) {
         *self = Self { since: time, ..Self::default() };
     }
@@ -115,7 +121,9 @@ impl Recent {
         let last = Duration::from_micros(before.longest_us.max(now.longest_us).into());
         let margin = rtt.as_secs_f64().max(low / 20.0);
         let is_plain = before.uses.saturating_add(now.uses) >= Self::LEAST
-            && before.dropped.saturating_add(now.dropped) >= MIN_CLOSES;
+            && before.dropped.saturating_add(now.dropped) >= MIN_CLOSES
+            // Else the pool that lost requests may just be at rest.
+            && before.closed.saturating_add(now.closed) >= 2;
         (is_plain && last.as_secs_f64() + margin < low).then_some(last)
     }
 }
@@ -238,6 +246,8 @@ impl Lately {
             let [_, client] = sides(close.origin.role);
             if close.closer == client {
                 self.recent.drop_after(close.idle);
+            } else {
+                self.recent.close();
             }
         }
     }
@@ -524,6 +534,8 @@ mod tests {
             for idle_ms in drops {
                 recent.drop_after(Duration::from_millis(*idle_ms));
             }
+            recent.close();
+            recent.close();
         };
         let last = |recent: &Recent| recent.last_use(2.0, rtt).map(|last| last.as_millis());
         let last_use = |uses: &[(u64, u32)], drops: &[u64]| {

@@ -9,7 +9,7 @@ use anyhow::{Context, Result};
 use serde::Deserialize;
 
 use crate::link::command_in;
-use crate::proxy::{Pools, configure};
+use crate::proxy::{Pools, configure, path};
 use crate::setup::Process;
 
 /// What all of them take.
@@ -127,12 +127,18 @@ impl Pool<'_> {
         Process::spawn("pool", command, self.directory)
     }
 
+    /// A pool for each client: of a common one nobody knows which connection is used after which gap.
     fn haproxy(&self) -> String {
         let Self { server, front, line, .. } = self;
+        let pools = 0..super::RACERS + super::OTHERS;
+        let choose = |i| format!(" use_backend u{i} if {{ path {} }}\n", path(i));
+        let backend = |i| format!("backend u{i}\n server behind {server} {line}\n");
         format!(
-            "global\n nbthread 1\ndefaults\n mode http\n timeout connect 5s\n timeout client 60s\n timeout server 30s\n\
-             frontend lab\n bind {front}\n default_backend behind\n\
-             backend behind\n server behind {server} {line}\n"
+            "global\n nbthread 1\n\
+             defaults\n mode http\n timeout connect 5s\n timeout client 60s\n timeout server 30s\n\
+             frontend lab\n bind {front}\n{}{}",
+            pools.clone().map(choose).collect::<String>(),
+            pools.map(backend).collect::<String>()
         )
     }
 
