@@ -117,11 +117,13 @@ impl Estimate {
         }
     }
 
-    /// Whether it tells the cause of a single close: ten agree, and half of all are at one of the timeouts.
-    /// Fewer may be chance; a verdict, which looks again, may say so later.
+    /// Whether it tells the cause of a single close: half of all are at one of the timeouts, and twenty agree, or ten
+    /// where they do not scatter. Fewer may be chance; a verdict, which looks again, may say so later.
     pub fn is_settled(&self) -> bool {
         let share: f64 = self.populations().map(|population| population.share).sum();
-        self.confidence() > Confidence::Low && share >= 0.5
+        let is_sharp = self.spread() <= SLACK.max(self.timeout() / 20);
+        let enough = if is_sharp { 10 } else { 20 };
+        self.main.count >= enough && share >= 0.5
     }
 
     /// Every timeout behind the address.

@@ -8,6 +8,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -96,10 +97,18 @@ impl Inbox {
         self.alerts.iter().any(|alert| alert.is(name, status, peer))
     }
 
+    /// Whether this is the latest of it: a scrape that comes too late ends an alert for a moment.
+    fn is_news(&self, name: &str, status: &str, peer: &str) -> bool {
+        let is_of_it = |alert: &&Alert| {
+            ["firing", "resolved"].iter().any(|status| alert.is(name, status, peer))
+        };
+        self.alerts.iter().rfind(is_of_it).is_some_and(|alert| alert.is(name, status, peer))
+    }
+
     /// Waits for this news.
     fn wait(&mut self, name: &str, status: &str, peer: &str) -> Result<()> {
         let end = now() + PATIENCE;
-        while !self.has(name, status, peer) {
+        while !self.is_news(name, status, peer) {
             let left = end.saturating_duration_since(now());
             match self.messages.recv_timeout(left) {
                 Ok(text) => {
@@ -197,9 +206,14 @@ fn story(
 
     report(&format!("{:6.1} s  nginx gets `{advice}`", inbox.start.elapsed().as_secs_f64()));
     pair.reload(&advice)?;
-    during(&pair.racing(), || inbox.wait("FinraceRacing", "resolved", &peer))?;
-    let metrics = serving.scrape()?;
-    ensure!(metrics.has_verdict(address, "safe"), "resolved, but the verdict is not safe");
+    during(&pair.racing(), || {
+        let end = now() + PATIENCE;
+        while !serving.scrape()?.has_verdict(address, "safe") {
+            ensure!(now() < end, "the verdict is not safe after {PATIENCE:?}");
+            sleep(Duration::from_millis(250));
+        }
+        inbox.wait("FinraceRacing", "resolved", &peer)
+    })?;
     // finrace itself is well all the time.
     let of_itself = ["FinraceDown", "FinraceUnnamed"];
     let wrong = inbox.alerts.iter().find(|alert| of_itself.contains(&alert.label("alertname")));
