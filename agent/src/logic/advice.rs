@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::estimate::Estimate;
 use super::explain::short;
-use super::knobs::{self, Knob, Side, Software, Unit};
+use super::knobs::{self, Knob, ROUNDS, Side, Software, Unit};
 use super::model::Role;
 use super::protocol::{Ends, Protocol};
 use super::verdict::{Facts, Races, State};
@@ -81,6 +81,7 @@ pub fn advise(facts: &Facts, state: State, ends: Ends<'_>) -> Option<Advice> {
         State::Racing | State::Exposed | State::Leaking => {
             let low =
                 server.map_or_else(|| facts.longest_gap.as_secs_f64() / 2.0, Estimate::lowest);
+            let low = facts.lost_early.map_or(low, |(_, gap)| low.min(gap.as_secs_f64()));
             (low > 0.0).then(|| against_timeout(facts, state, low, ends))
         }
         State::Dropping => {
@@ -100,6 +101,7 @@ pub fn advise(facts: &Facts, state: State, ends: Ends<'_>) -> Option<Advice> {
 
 fn against_timeout(facts: &Facts, state: State, low: f64, ends: Ends<'_>) -> Advice {
     let by_client = client_change(facts, low, ends);
+    let by_client = already_set(facts, ends, &by_client).unwrap_or(by_client);
     let by_server = server_change(facts, ends);
     let is_possible = by_client.seconds >= SHORTEST_POOL;
     // What is on this host can be changed here; else the client, whose side is the better one.
@@ -113,9 +115,21 @@ fn against_timeout(facts: &Facts, state: State, low: f64, ends: Ends<'_>) -> Adv
     if facts.seen != Races::default() {
         change.text += ". The client's end is on this host too, with a row of its own";
     }
-    if facts.server_timeout.is_none() {
-        change.text += ". That is a guess from the longest gap seen, for the server closes after no certain time";
-    }
+    let guess = facts.server_timeout.is_none().then(|| {
+        format!(
+            ". That is a guess, for the server closes after no certain time: it is below half of {}, the \
+             longest time after which a connection was used again",
+            plain(facts.longest_gap.as_secs_f64())
+        )
+    });
+    let late = facts.lost_early.map(|(count, gap)| {
+        format!(
+            ". That leaves more than usual, for the server reads late: {count} requests were lost that came \
+             after {} already, as if its event loop was blocked. Find out what blocks it",
+            plain(gap.as_secs_f64())
+        )
+    });
+    change.text.extend([guess, late].into_iter().flatten());
     if state == State::Leaking {
         change.text = format!(
             "Let the pool watch its idle connections, or test each before it is used: no timeout \
@@ -256,15 +270,40 @@ fn client_change(facts: &Facts, low: f64, ends: Ends<'_>) -> Change {
     change(Side::Client, end.software, knob, seconds, &what)
 }
 
-/// The libraries that a pool may be: of a runtime those that run in it.
+/// Where the client's own closes show that it has what would be advised: it is not told so once more.
+fn already_set(facts: &Facts, ends: Ends<'_>, change: &Change) -> Option<Change> {
+    let own = facts.client_timeout.as_ref().filter(|own| !own.is_upper_bound)?;
+    if own.main.high > change.seconds + (change.seconds * NEAR).max(NEAR_SECS) {
+        return None;
+    }
+    let who = End::of(facts, Side::Client, ends).name(Side::Client, ends.protocol);
+    let text = format!(
+        "{who} closes idle connections after {} already, which is early enough: what is lost or closed by the \
+         server beside that is from before, or belongs to a pool that is set otherwise, and has to be set as well",
+        plain(own.main.value)
+    );
+    Some(Change { line: None, text, ..change.clone() })
+}
+
+/// The libraries that a pool may be: of a runtime those that run in it. Of HTTP, where most pools are those of
+/// proxies, there are none without a runtime.
 fn pools(end: End<'_>, protocol: Protocol) -> impl Iterator<Item = &'static Software> {
     let runtime = end.process.filter(|name| knobs::is_runtime(name));
-    knobs::pools().filter(move |pool| match (end.software, runtime) {
+    let is_its_own = move |one: &&Software| {
+        let is_of_runtime = runtime.is_some_and(|process| one.has_process(process));
+        protocol.is_http() && end.software.is_none() && is_of_runtime && one.speaks(protocol)
+    };
+    // What only requests comes first.
+    let (servers, clients): (Vec<_>, Vec<_>) =
+        knobs::all().filter(is_its_own).partition(|one| one.has(Side::Server));
+    let of_runtime = clients.into_iter().chain(servers);
+    let of_stores = knobs::pools().filter(move |pool| match (end.software, runtime) {
         _ if !pool.speaks(protocol) => false,
         (Some(known), _) => known.name == pool.name,
         (None, Some(process)) => pool.has_process(process),
         (None, None) => true,
-    })
+    });
+    of_runtime.chain(of_stores)
 }
 
 /// ` (such as ...)`, with a few of them.
@@ -316,6 +355,13 @@ fn server_change(facts: &Facts, ends: Ends<'_>) -> Option<Change> {
     let seconds = (pool * 1.08 + facts.rtt.unwrap_or_default().as_secs_f64()).ceil().max(5.0);
     let seconds = if seconds > 20.0 { (seconds / 5.0).ceil() * 5.0 } else { seconds };
     let who = end.name(Side::Server, ends.protocol);
+    let runtime = end.process.filter(|name| end.software.is_none() && knobs::is_runtime(name));
+    let names = runtime.into_iter().flat_map(|process| {
+        knobs::all()
+            .filter(move |one| one.has_process(process) && one.speaks(ends.protocol))
+            .filter_map(|one| Some(format!("`{}` of {}", one.knob(Side::Server)?.name, one.name)))
+    });
+    let names = such_as(names);
     let whose = if is_http { "its clients do" } else { "the pool does" };
     Some(change(
         Side::Server,
@@ -323,7 +369,7 @@ fn server_change(facts: &Facts, ends: Ends<'_>) -> Option<Change> {
         knob,
         seconds,
         &format!(
-            "Let {who} keep idle connections for {}, longer than {whose} ({known})",
+            "Let {who} keep idle connections for {}, longer than {whose} ({known}){names}",
             plain(seconds)
         ),
     ))
@@ -373,12 +419,16 @@ fn of_client(facts: &Facts, ends: Ends<'_>) -> Vec<Alternative> {
         ),
         line: None,
     });
+    let no_reuse = pools(end, ends.protocol)
+        .filter(|pool| end.software.is_none() && !pool.no_reuse.is_empty())
+        .map(|pool| format!("`{}` of {}", pool.no_reuse, pool.name));
+    let no_reuse = such_as(no_reuse);
     let mut alternatives: Vec<_> = test.into_iter().collect();
     alternatives.extend([
         Alternative {
             kind: Kind::NoReuse,
             text: format!(
-                "No reuse, for at least {:.1} more connects a second",
+                "No reuse{no_reuse}, for at least {:.1} more connects a second",
                 facts.reuses_per_second
             ),
             line: line(|software| software.no_reuse),
@@ -414,6 +464,7 @@ fn render(knob: &Knob, seconds: f64) -> Option<String> {
             return Some(knob.line.replace("{}ms", &format!("{seconds:.0}s")));
         }
         Unit::Milliseconds => format!("{:.0}", seconds * 1e3),
+        Unit::Rounds => format!("{:.0}", (seconds * 1e3 / ROUNDS).floor()),
         Unit::Seconds => format!("{seconds:.0}"),
         Unit::Fraction if seconds.fract() == 0.0 => format!("{seconds:.0}"),
         Unit::Fraction => format!("{seconds:.1}"),
@@ -482,6 +533,64 @@ mod tests {
         let late =
             Facts { server_timeout: of_closes(&scattered, false), ..facts(Role::Client, 5.0) };
         assert_eq!(of(&late, "nginx").change.line.as_deref(), Some("keepalive_timeout 3s;"));
+    }
+
+    #[test]
+    fn what_closes_in_rounds_takes_several() {
+        let advice = of(&facts(Role::Client, 2.0), "haproxy");
+        assert_eq!(advice.change.line.as_deref(), Some("pool-purge-delay 125ms"));
+        assert!(advice.change.text.contains("after 1.5 s"), "{}", advice.change.text);
+    }
+
+    #[test]
+    fn a_guess_says_that_it_is_one_and_from_what() {
+        let guess = Facts { server_timeout: None, ..facts(Role::Client, 20.0) };
+        let change = of(&guess, "nginx").change;
+        assert_eq!(change.line.as_deref(), Some("keepalive_timeout 8s;"));
+        let is_told = change.text.contains("is a guess") && change.text.contains("half of 18 s");
+        assert!(is_told, "{}", change.text);
+        assert!(!of(&facts(Role::Client, 20.0), "nginx").change.text.contains("guess"));
+    }
+
+    #[test]
+    fn a_server_that_reads_late_takes_a_wider_margin() {
+        let lost_early = Some((4, Duration::from_millis(1300)));
+        let change = of(&Facts { lost_early, ..facts(Role::Client, 2.0) }, "nginx").change;
+        assert_eq!(change.line.as_deref(), Some("keepalive_timeout 1s;"));
+        let is_told = change.text.contains("4 requests were lost that came after 1.3 s already");
+        assert!(is_told && change.text.contains("blocked"), "{}", change.text);
+    }
+
+    #[test]
+    fn nothing_is_advised_that_is_set() {
+        let set = |seconds| Facts { client_timeout: after(seconds), ..facts(Role::Client, 2.0) };
+        let change = |seconds| of(&set(seconds), "nginx").change;
+        for seconds in [1.0, 1.5] {
+            let Change { line, text, .. } = change(seconds);
+            assert_eq!(line, None, "{text}");
+            assert!(text.contains("already, which is early enough"), "{text}");
+        }
+        // Not early enough.
+        assert_eq!(change(1.8).line.as_deref(), Some("keepalive_timeout 1500ms;"));
+    }
+
+    #[test]
+    fn a_runtime_is_told_of_its_libraries() {
+        let text = |process| of(&facts(Role::Client, 2.0), process).change.text;
+        for library in
+            ["`keepalive_timeout of TCPConnector` of aiohttp", "`keepalive_expiry` of httpx"]
+        {
+            assert!(text("python3").contains(library), "{}", text("python3"));
+        }
+        assert!(text("java").contains("of OkHttp"), "{}", text("java"));
+        // Of a library without such a setting, what it has.
+        let others = of(&facts(Role::Client, 2.0), "python3").alternatives;
+        let no_reuse = "`headers={\"Connection\": \"close\"}` of urllib3 and requests";
+        assert!(others.iter().any(|other| other.text.contains(no_reuse)), "{others:?}");
+        assert!(!text("made-up").contains("such as"), "{}", text("made-up"));
+        // As a server it is no client's.
+        let server = of(&facts(Role::Server, 3.3), "java").change.text;
+        assert!(server.contains("(such as `keepAliveTimeout` of Tomcat, "), "{server}");
     }
 
     #[test]

@@ -146,7 +146,14 @@ pub enum Unit {
     /// Seconds, with a fraction if need be.
     Fraction,
     Milliseconds,
+    /// Milliseconds between rounds, each of which closes a part of what is idle: so many that the last of
+    /// [`ROUNDS`] is over in time.
+    Rounds,
 }
+
+/// Rounds until the last idle connection is closed, where each closes about half of what has not been needed of
+/// late: of a pool of some hundred connections.
+pub const ROUNDS: f64 = 12.0;
 
 /// The whole table.
 pub fn all() -> impl Iterator<Item = &'static Software> + Clone {

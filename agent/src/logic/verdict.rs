@@ -129,6 +129,9 @@ pub struct Facts {
     /// The longest idle time after which the client uses a connection, if it plainly uses none later: it
     /// leaves it to the server to close those.
     pub unused_after: Option<Duration>,
+    /// Requests that were lost although they came well before the server's timeout, and how early the first: the
+    /// server was late to read them.
+    pub lost_early: Option<(u32, Duration)>,
     pub races: Races,
     /// Races seen here and counted at the client's row.
     pub seen: Races,
@@ -160,9 +163,22 @@ impl Facts {
         f64::from(self.server_first) / f64::from(self.idle_closes().max(1))
     }
 
-    /// Whether the client closes first now: so many in a row were no chance at the server's share
-    /// before. Of that, no more than a few in a hundred is ever left unseen.
+    /// Whether the client closes first now, or uses none that the server is about to close.
     fn has_turned(&self) -> bool {
+        self.closes_first_now() || self.uses_none_late_now()
+    }
+
+    /// That it plainly uses none that late is known since the last race, and several were due since.
+    fn uses_none_late_now(&self) -> bool {
+        let quiet = self.last_race.unwrap_or_default();
+        let before = self.length.saturating_sub(quiet).as_secs_f64();
+        let races_due = f64::from(self.idle_races()) * quiet.as_secs_f64() / before.max(1.0);
+        self.unused_after.is_some() && self.idle_races() > 0 && races_due >= 5.0
+    }
+
+    /// So many in a row were no chance at the server's share before. Of that, no more than a few in a hundred is
+    /// ever left unseen.
+    fn closes_first_now(&self) -> bool {
         let share = self.server_share_before.unwrap_or(0.0).max(0.03);
         let chance = (1.0 - share).max(0.0).powf(self.client_in_a_row.into());
         // Nor was it chance that no race came meanwhile.
@@ -281,7 +297,7 @@ pub fn assess(facts: &Facts, before: Option<State>) -> State {
     // Where the client has a timeout and the server none, the server's closes have other reasons.
     let has_only_client = facts.server_timeout.is_none() && facts.client_timeout.is_some();
     let limit = if has_only_client { 0.5 } else { limit };
-    let is_server_first = !has_turned && facts.server_share() > limit;
+    let is_server_first = !facts.closes_first_now() && facts.server_share() > limit;
     // Farewells alone say at most how long: a slow answer with a close looks the same.
     let has_timeout = facts.server_timeout.as_ref().is_some_and(|known| !known.is_upper_bound);
     let is_known = has_timeout || facts.is_server_first_again;

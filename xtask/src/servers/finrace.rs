@@ -34,6 +34,8 @@ pub(crate) struct Row {
     /// Best first.
     #[serde(default)]
     pub(crate) advice: Vec<Advice>,
+    #[serde(default)]
+    pub(crate) alternatives: Vec<Alternative>,
     /// Compared with an earlier report.
     pub(crate) against: Option<Against>,
 }
@@ -42,6 +44,18 @@ pub(crate) struct Row {
 #[derive(Debug, Deserialize)]
 pub(crate) struct Advice {
     /// For the configuration of the software that is meant.
+    pub(crate) line: Option<String>,
+    /// The whole of it as a sentence.
+    pub(crate) text: String,
+    /// The value to set.
+    pub(crate) seconds: f64,
+}
+
+/// Another remedy.
+#[derive(Debug, Deserialize)]
+pub(crate) struct Alternative {
+    pub(crate) kind: String,
+    pub(crate) text: String,
     pub(crate) line: Option<String>,
 }
 
@@ -66,12 +80,16 @@ pub(crate) struct Estimate {
 
 impl Report {
     fn read(file: &Path) -> Result<Self> {
-        let text = fs::read_to_string(file).with_context(|| format!("{}", file.display()))?;
-        let report: Self =
-            serde_json::from_str(&text).with_context(|| format!("{}", file.display()))?;
+        let report = Self::read_with_losses(file)?;
         let lost: u64 = report.lost.values().sum();
         ensure!(lost == 0, "{lost} records lost: {}", file.display());
         Ok(report)
+    }
+
+    /// Also where records were lost, if only of what else runs on this machine.
+    pub(super) fn read_with_losses(file: &Path) -> Result<Self> {
+        let text = fs::read_to_string(file).with_context(|| format!("{}", file.display()))?;
+        serde_json::from_str(&text).with_context(|| format!("{}", file.display()))
     }
 
     /// The row of a peer: an address for a client, `:8080 from 10.0.0.9` for a server.

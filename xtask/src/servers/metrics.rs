@@ -1,5 +1,6 @@
 //! The daemon, and what it says of a peer while the traffic goes on.
 
+use std::fs;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
@@ -8,7 +9,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 
-use super::finrace::ATTACH;
+use super::finrace::{ATTACH, Report};
 use crate::setup::{Process, server_port};
 
 /// A running `finrace serve`.
@@ -45,6 +46,27 @@ impl Serving {
     pub(crate) fn scrape(&self) -> Result<Metrics> {
         Metrics::scrape(self.address)
     }
+
+    /// All peers, as `finrace report --json` says them, which goes into a file as well.
+    pub(super) fn report(&self, file: &Path) -> Result<Report> {
+        let text = ask(self.address, "/api/v1/peers?limit=500")?;
+        let (_, body) = text.split_once("\r\n\r\n").context("an answer without a body")?;
+        fs::write(file, body).with_context(|| format!("writing {}", file.display()))?;
+        Report::read_with_losses(file)
+    }
+}
+
+/// The whole answer of the daemon at `address`.
+fn ask(address: SocketAddr, path: &str) -> Result<String> {
+    let patience = Some(Duration::from_secs(5));
+    let mut stream = TcpStream::connect(address).context("connecting to finrace")?;
+    stream.set_read_timeout(patience)?;
+    stream
+        .write_all(format!("GET {path} HTTP/1.0\r\n\r\n").as_bytes())
+        .context("asking finrace")?;
+    let mut text = String::new();
+    stream.read_to_string(&mut text).with_context(|| format!("reading {path}"))?;
+    Ok(text)
 }
 
 /// Metrics in their text format.
@@ -53,13 +75,7 @@ pub(crate) struct Metrics(String);
 impl Metrics {
     /// Asks the daemon at `address`.
     pub(crate) fn scrape(address: SocketAddr) -> Result<Self> {
-        let patience = Some(Duration::from_secs(5));
-        let mut stream = TcpStream::connect(address).context("connecting to finrace")?;
-        stream.set_read_timeout(patience)?;
-        stream.write_all(b"GET /metrics HTTP/1.0\r\n\r\n").context("asking for metrics")?;
-        let mut text = String::new();
-        stream.read_to_string(&mut text).context("reading metrics")?;
-        Ok(Self(text))
+        ask(address, "/metrics").map(Self)
     }
 
     /// The value of a metric without labels.

@@ -7,6 +7,7 @@
 #![expect(clippy::print_stdout, reason = "prints its results")]
 
 mod chain;
+mod cure;
 mod exposure;
 pub(crate) mod finrace;
 mod fix;
@@ -44,6 +45,9 @@ pub(crate) struct ServersArgs {
     /// A run of under four minutes
     #[arg(long)]
     short: bool,
+    /// Of `cure`, only software whose name has this in it
+    #[arg(long, value_name = "NAME")]
+    only: Vec<String>,
     /// The program under test
     #[arg(long, value_name = "PATH", default_value = "target/release/finrace")]
     finrace: PathBuf,
@@ -59,15 +63,21 @@ enum Part {
     Chain,
     /// Expected races against those that happen
     Exposure,
+    /// Advice that is tried, with each software that there is; not part of a short run
+    Cure,
 }
 
 impl Part {
+    /// What takes under four minutes together.
+    const SHORT: [Self; 4] = [Self::Idle, Self::Fix, Self::Chain, Self::Exposure];
+
     /// The servers that it takes, besides nginx.
     const fn kinds(self) -> &'static [Kind] {
         match self {
             Self::Idle => &Kind::ALL,
             Self::Fix | Self::Chain => &[Kind::Gunicorn],
             Self::Exposure => &[Kind::Apache, Kind::Gunicorn, Kind::Node, Kind::Uvicorn],
+            Self::Cure => &[Kind::Apache, Kind::Gunicorn, Kind::Node, Kind::Tomcat, Kind::Uvicorn],
         }
     }
 
@@ -105,6 +115,7 @@ impl Part {
             Self::Fix => fix::run(bench),
             Self::Chain => chain::run(bench),
             Self::Exposure => exposure::run(bench),
+            Self::Cure => cure::run(bench),
         }
     }
 }
@@ -115,6 +126,8 @@ struct Bench {
     software: Software,
     directory: PathBuf,
     is_short: bool,
+    /// Parts of names; all if there are none.
+    only: Vec<String>,
 }
 
 impl Bench {
@@ -129,11 +142,15 @@ pub(crate) fn run(args: ServersArgs) -> Result<()> {
     ensure!(rustix::process::geteuid().is_root(), "real servers need root");
     let finrace = fs::canonicalize(&args.finrace)
         .with_context(|| format!("{} (cargo build --release)", args.finrace.display()))?;
-    let parts = if args.parts.is_empty() { Part::value_variants() } else { &args.parts };
+    let parts: Vec<Part> = match &*args.parts {
+        [] if args.short => Part::SHORT.to_vec(),
+        [] => Part::value_variants().to_vec(),
+        parts => parts.to_vec(),
+    };
     let kinds: Vec<Kind> = parts.iter().flat_map(|part| part.kinds()).copied().collect();
     let directory = target_dir().join("servers");
     let software = Software::new(directory.join("software"), &kinds)?;
-    let bench = Bench { finrace, software, directory, is_short: args.short };
+    let bench = Bench { finrace, software, directory, is_short: args.short, only: args.only };
 
     let mut violated = 0;
     for part in parts {

@@ -136,7 +136,7 @@ pub(crate) fn run(args: &ScreenshotArgs) -> Result<()> {
     setup::ensure(&["chromium", "fonts-dejavu-core", "pngquant"])?;
     let directory = target_dir().join("servers");
     let software = Software::new(directory.join("software"), &[Kind::Gunicorn, Kind::Uvicorn])?;
-    let bench = Bench { finrace, software, directory, is_short: true };
+    let bench = Bench { finrace, software, directory, is_short: true, only: Vec::new() };
     let directory = bench.directory("screenshots")?;
     let stands = pairs().map(|pair| Stand::start(&bench, pair));
     let stands: Vec<Stand> = stands.into_iter().collect::<Result<_>>()?;

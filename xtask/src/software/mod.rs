@@ -181,19 +181,33 @@ pub(crate) fn start(
     place: Place<'_>,
 ) -> Result<Server> {
     let address = SocketAddr::new(place.server_ip, setup::server_port()?);
+    start_at(address, kind, keep_alive, software, place, "")
+}
+
+/// The same at a given address, with a line of advice in its configuration, which goes before
+/// `keep_alive`.
+pub(crate) fn start_at(
+    address: SocketAddr,
+    kind: Kind,
+    keep_alive: Duration,
+    software: &Software,
+    place: Place<'_>,
+    line: &str,
+) -> Result<Server> {
     let behind = if kind == Kind::Haproxy {
         let directory = place.directory.join("behind");
         fs::create_dir_all(&directory).context("creating a directory for nginx")?;
         let address = SocketAddr::new(place.server_ip, setup::server_port()?);
         let (kind, keep_alive) = (Kind::Nginx, Duration::from_secs(75));
         let place = Place { directory: &directory, tls: false, ..place };
-        let process = Start { kind, keep_alive, software, place, address, behind: None }.run()?;
-        Some((address, process))
+        let behind = None;
+        let start = Start { kind, keep_alive, software, place, address, behind, line: "" };
+        Some((address, start.run()?))
     } else {
         None
     };
     let (behind, process_behind) = behind.unzip();
-    let process = Start { kind, keep_alive, software, place, address, behind }.run()?;
+    let process = Start { kind, keep_alive, software, place, address, behind, line }.run()?;
     Ok(Server { address, _processes: (process, process_behind) })
 }
 
@@ -206,11 +220,18 @@ struct Start<'a> {
     address: SocketAddr,
     /// The server behind it, if it is a proxy.
     behind: Option<SocketAddr>,
+    /// What somebody was advised to add.
+    line: &'a str,
 }
 
 impl Start<'_> {
     /// Starts it, and waits until it answers connections.
     fn run(&self) -> Result<Process> {
+        let takes_lines = matches!(
+            self.kind,
+            Kind::Gunicorn | Kind::Uvicorn | Kind::Node | Kind::Apache | Kind::Tomcat
+        );
+        ensure!(self.line.is_empty() || takes_lines, "{} takes no lines here", self.kind);
         let mut command = self.command()?;
         command.current_dir(&self.software.directory);
         let process = Process::spawn(self.kind.name(), command, self.place.directory)?;
@@ -228,7 +249,7 @@ impl Start<'_> {
                 command.args(["--worker-class", "gthread", "--threads", "16", "--keep-alive"]);
                 command.args([&self.seconds()?, "--log-level", "warning", "--bind", &address]);
                 self.with_tls(&mut command, ["--keyfile", "--certfile"]);
-                command.arg("app:wsgi");
+                command.args(self.line.split_whitespace()).arg("app:wsgi");
                 command
             }
             Kind::Uvicorn => {
@@ -236,7 +257,7 @@ impl Start<'_> {
                 command.args(["--timeout-keep-alive", &self.seconds()?]);
                 command.args(["--log-level", "warning", "--host", &host, "--port", &port]);
                 self.with_tls(&mut command, ["--ssl-keyfile", "--ssl-certfile"]);
-                command.arg("app:asgi");
+                command.args(self.line.split_whitespace()).arg("app:asgi");
                 command
             }
             Kind::Hypercorn => {
@@ -257,7 +278,7 @@ impl Start<'_> {
             Kind::Node => {
                 let mut command = self.program("node");
                 let milliseconds = self.keep_alive.as_millis().to_string();
-                command.args(["app.js", &host, &port, &milliseconds]);
+                command.args(["app.js", &host, &port, &milliseconds]).env("LINE", self.line);
                 if self.place.tls {
                     command.arg(self.software.key()).arg(self.software.certificate());
                 }

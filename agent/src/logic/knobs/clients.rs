@@ -104,7 +104,7 @@ pub(super) const ALL: &[Software] = &[
     Software {
         name: "urllib3 and requests",
         protocols: HTTP,
-        processes: &[],
+        processes: &["python*"],
         knobs: &[Knob {
             side: Side::Client,
             name: "",

@@ -200,12 +200,14 @@ pub(super) const ALL: &[Software] = &[
                 name: "pool-purge-delay",
                 place: "the `server` or `default-server` line",
                 defaults: &[Default { seconds: Some(5.0), since: "" }],
-                unit: Unit::Milliseconds,
+                unit: Unit::Rounds,
                 line: "pool-purge-delay {}ms",
-                note: "No exact timeout: after each delay half of the idle connections are closed, \
-                    so that one may live for several. Not `timeout http-keep-alive`, which holds \
-                    towards clients.",
-                source: "HAProxy 3.5-dev5 doc/configuration.txt:19489",
+                note: "No exact timeout: after each delay half of what was not needed of late is \
+                    closed, so that a connection may live for as many delays as it takes to halve \
+                    the pool to nothing. So it is a twelfth of the time, which is enough for some \
+                    hundred connections. Not `timeout http-keep-alive`, which holds towards clients.",
+                source: "HAProxy 3.5-dev5 doc/configuration.txt:19489; 2.6.12 src/server.c, \
+                    srv_cleanup_idle_conns()",
             },
             Knob {
                 side: Side::Server,

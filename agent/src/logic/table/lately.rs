@@ -3,7 +3,7 @@
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
-use crate::logic::estimate::{Estimate, is_refuted_by};
+use crate::logic::estimate::{Estimate, MIN_CLOSES, is_refuted_by};
 use crate::logic::exposure::{ENOUGH, Grounds};
 use crate::logic::gaps::{Bucket, Gaps};
 use crate::logic::latest::Latest;
@@ -33,6 +33,7 @@ pub(super) struct Lately {
     /// Most rows never lose a request.
     losses: Window<Option<Box<Losses>>>,
     order: Order,
+    recent: Recent,
     /// Of sockets that nothing was written to: enough for a median.
     dwells: Latest<32>,
 }
@@ -63,6 +64,85 @@ struct Losses {
     shortest_drop: Option<Duration>,
     stale: u32,
     old_fins: u32,
+}
+
+/// The latest minute or so of uses and drops, since the last request that an idle timeout may have taken: what was
+/// before the requesting side changed its pool does not count for long.
+#[derive(Clone, Copy, Debug, Default)]
+struct Recent {
+    before: Slot,
+    now: Slot,
+    since: Nanos,
+}
+
+/// For how long connections were idle that were used again, how many our pool closed that were idle for longer, and
+/// how many the server closed.
+#[derive(Clone, Copy, Debug, Default)]
+struct Slot {
+    longest_us: u32,
+    uses: u32,
+    dropped: u32,
+    closed: u32,
+}
+
+impl Recent {
+    const SLOT: Duration = Duration::from_secs(30);
+
+    /// Fewer prove nothing.
+    const LEAST: u32 = 20;
+
+    fn use_after(&mut self, time: Nanos, gap: Duration) {
+        if self.now.uses >= Self::LEAST && time.since(self.since) >= Self::SLOT {
+            *self = Self { before: self.now, now: Slot::default(), since: time };
+        }
+        let (slot, gap_us) = (&mut self.now, micros(gap));
+        slot.uses = slot.uses.saturating_add(1);
+        if gap_us > slot.longest_us {
+            (slot.longest_us, slot.dropped) = (gap_us, 0);
+        }
+    }
+
+    fn drop_after(&mut self, idle: Duration) {
+        let slot = &mut self.now;
+        slot.dropped = slot.dropped.saturating_add(u32::from(micros(idle) > slot.longest_us));
+    }
+
+    fn close(&mut self) {
+        self.now.closed = self.now.closed.saturating_add(1);
+    }
+
+    fn note_race(&mut self, time: Nanos) {
+        *self = Self { since: time, ..Self::default() };
+    }
+
+    /// As [`Grounds::last_use`], of the latest alone.
+    fn last_use(&self, low: f64, rtt: Duration) -> Option<Duration> {
+        let Self { before, now, .. } = self;
+        let last = Duration::from_micros(before.longest_us.max(now.longest_us).into());
+        let margin = rtt.as_secs_f64().max(low / 20.0);
+        let is_plain = before.uses.saturating_add(now.uses) >= Self::LEAST
+            && before.dropped.saturating_add(now.dropped) >= MIN_CLOSES
+            // Else the pool that lost requests may just be at rest.
+            && before.closed.saturating_add(now.closed) >= 2;
+        (is_plain && last.as_secs_f64() + margin < low).then_some(last)
+    }
+}
+
+/// How many requests were lost before the timeout, which begins at `low`, and the least gap before one: by a server
+/// whose event loop is blocked for so long, and which then looks at its timers before it reads.
+fn lost_early(lost: &[Bucket], low: f64, rtt: Duration) -> Option<(u32, Duration)> {
+    /// Fewer may have another reason.
+    const LEAST: u32 = 3;
+
+    let margin = (2.0 * rtt.as_secs_f64()).max(low / 20.0);
+    let mut early = lost.iter().filter(|gap| gap.low > low / 2.0 && gap.high < low - margin);
+    let first = early.clone().next()?;
+    let count: u32 = early.by_ref().map(|gap| gap.count).sum();
+    (count >= LEAST).then(|| Duration::try_from_secs_f64(first.low).ok().map(|gap| (count, gap)))?
+}
+
+fn micros(time: Duration) -> u32 {
+    u32::try_from(time.as_micros()).unwrap_or(u32::MAX)
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -116,6 +196,7 @@ impl Lately {
             by_us: Gaps::default(),
             losses: Window::new(LOSSES, start),
             order: Order::default(),
+            recent: Recent { since: start, ..Recent::default() },
             dwells: Latest::default(),
         }
     }
@@ -149,6 +230,7 @@ impl Lately {
     pub(super) fn note_reuse(&mut self, reuse: &Reuse) {
         self.note_gap(reuse.time, reuse.gap);
         self.uses.add(reuse.gap);
+        self.recent.use_after(reuse.time, reuse.gap);
     }
 
     fn note_gap(&mut self, time: Nanos, gap: Duration) {
@@ -161,6 +243,12 @@ impl Lately {
         if matches!(close.evidence, Evidence::Idle | Evidence::UpperBound) {
             self.order.add(close.time, close.closer);
             self.end(close.time, close.closer, close.idle);
+            let [_, client] = sides(close.origin.role);
+            if close.closer == client {
+                self.recent.drop_after(close.idle);
+            } else {
+                self.recent.close();
+            }
         }
     }
 
@@ -218,6 +306,7 @@ impl Lately {
         if !matches!(race.cause, Cause::Idle | Cause::Unknown) {
             return;
         }
+        self.recent.note_race(race.time);
         let lost = &mut self.traffic(race.time).lost;
         *lost = lost.saturating_add(1);
         if let Some(gap) = race.gap {
@@ -343,8 +432,11 @@ impl Lately {
             self.losses().filter_map(of).max().map(|last| now.since(last))
         };
         let grounds = self.grounds(role, now, races.plus(seen));
-        let unused_after =
-            server_timeout.as_ref().and_then(|known| grounds.last_use(known.lowest()));
+        // Only losses bring the need to know it soon, and tell by their absence that it is no chance.
+        let has_lost = races.idle + seen.idle > 0;
+        let of_late = |low| self.recent.last_use(low, grounds.rtt).filter(|_| has_lost);
+        let lowest = server_timeout.as_ref().map(Estimate::lowest);
+        let unused_after = lowest.and_then(|low| grounds.last_use(low).or_else(|| of_late(low)));
         let longest_ns = traffic.spans().map(|span| span.longest_gap_ns).into_iter().max();
         Facts {
             role,
@@ -363,6 +455,7 @@ impl Lately {
             longest_gap: Duration::from_nanos(longest_ns.unwrap_or_default()),
             exposure: grounds.exposure(),
             unused_after,
+            lost_early: lowest.and_then(|low| lost_early(&self.lost_gaps(), low, grounds.rtt)),
             races,
             seen,
             may_be_read: true,
@@ -405,4 +498,65 @@ pub(super) const fn sides(role: Role) -> [Closer; 2] {
 fn rate(uses: &[Bucket], length: Duration) -> f64 {
     let count: u32 = uses.iter().map(|gap| gap.count).sum();
     f64::from(count) / length.as_secs_f64().max(1.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_lost_before_the_timeout() {
+        let rtt = Duration::from_millis(1);
+        let early = |gaps: &[f64]| {
+            let mut lost = Gaps::default();
+            for gap in gaps {
+                lost.add(Duration::from_secs_f64(*gap));
+            }
+            lost_early(&lost.buckets(), 2.0, rtt).map(|(count, gap)| (count, gap.as_secs_f64()))
+        };
+        let (count, gap) = early(&[0.4, 1.3, 1.5, 1.7, 1.99, 2.0]).unwrap();
+        assert!(count == 3 && (1.28..1.31).contains(&gap), "{count} {gap}");
+        assert_eq!(early(&[0.4, 0.5, 0.6, 1.5, 1.7, 1.99, 1.99]), None);
+    }
+
+    /// The pool drops what was idle for 1.5 s or more, and the server would close after 2 s.
+    #[test]
+    fn what_came_of_late_counts() {
+        let rtt = Duration::from_millis(1);
+        let second = |second: u64| Nanos(second * 1_000_000_000);
+        let add = |recent: &mut Recent, start: u64, uses: &[(u64, u32)], drops: &[u64]| {
+            for (gap_ms, count) in uses {
+                for i in 0..*count {
+                    let time = second(start + u64::from(i));
+                    recent.use_after(time, Duration::from_millis(*gap_ms));
+                }
+            }
+            for idle_ms in drops {
+                recent.drop_after(Duration::from_millis(*idle_ms));
+            }
+            recent.close();
+            recent.close();
+        };
+        let last = |recent: &Recent| recent.last_use(2.0, rtt).map(|last| last.as_millis());
+        let last_use = |uses: &[(u64, u32)], drops: &[u64]| {
+            let mut recent = Recent::default();
+            add(&mut recent, 0, uses, drops);
+            last(&recent)
+        };
+        assert_eq!(last_use(&[(400, 19), (1400, 1)], &[1600; 5]), Some(1400));
+        // Too few uses, too few drops, drops of what is used after as long, uses near the timeout.
+        assert_eq!(last_use(&[(400, 18), (1400, 1)], &[1600; 5]), None);
+        assert_eq!(last_use(&[(400, 19), (1400, 1)], &[1600; 4]), None);
+        assert_eq!(last_use(&[(400, 19), (1400, 1)], &[1300; 5]), None);
+        assert_eq!(last_use(&[(400, 19), (1950, 1)], &[1960; 5]), None);
+        // What was before does not count for long, and nothing that was before a race.
+        let mut recent = Recent::default();
+        add(&mut recent, 0, &[(400, 19), (1950, 1)], &[]);
+        add(&mut recent, 40, &[(400, 30)], &[1600; 5]);
+        assert_eq!(last(&recent), None);
+        add(&mut recent, 80, &[(400, 30)], &[1600; 5]);
+        assert_eq!(last(&recent), Some(400));
+        recent.note_race(second(120));
+        assert_eq!(last(&recent), None);
+    }
 }

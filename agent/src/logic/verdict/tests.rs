@@ -23,6 +23,7 @@ impl Facts {
             longest_gap: Duration::ZERO,
             exposure: None,
             unused_after: None,
+            lost_early: None,
             races: Races::default(),
             seen: Races::default(),
             may_be_read: true,
@@ -209,7 +210,14 @@ fn a_pool_that_drops_the_old_is_safe() {
         "apache2 uses no connection that was idle for more than 1.50 s, although 10.0.0.5:80 is the one to close it, \
          after 2.000 s (40 closes): margin 0.500 s"
     );
-    assert_eq!(assess(&with_races(1, lazy), None), State::Racing);
+    assert_eq!(assess(&with_races(1, lazy.clone()), None), State::Racing);
+    // Of ten in five minutes, as many were due in the five minutes since.
+    let after = |quiet| {
+        let facts = Facts { last_race: Some(Duration::from_secs(quiet)), ..lazy.clone() };
+        assess(&with_races(10, facts), Some(State::Racing))
+    };
+    assert_eq!(after(300), State::Safe);
+    assert_eq!(after(60), State::Racing);
 }
 
 /// At a round trip of 80 ms it takes more than 20 ms to be first.
