@@ -98,7 +98,7 @@ fn settings(is_short: bool) -> Vec<Setting> {
             Kind::Uvicorn,
             1000,
             Way::Loopback,
-            200,
+            60,
             Gaps::Uniform(0.95..1.05),
         ),
         of(
@@ -106,7 +106,7 @@ fn settings(is_short: bool) -> Vec<Setting> {
             Kind::Node,
             300,
             Way::Loopback,
-            200,
+            60,
             Gaps::Uniform(1.25..1.35),
         ),
         of(
@@ -114,7 +114,7 @@ fn settings(is_short: bool) -> Vec<Setting> {
             Kind::Apache,
             1000,
             Way::Loopback,
-            200,
+            60,
             Gaps::Uniform(0.95..1.05),
         ),
         of(
@@ -122,7 +122,7 @@ fn settings(is_short: bool) -> Vec<Setting> {
             Kind::Gunicorn,
             2000,
             Way::Loopback,
-            200,
+            60,
             Gaps::Uniform(1.95..2.05),
         ),
     ];
