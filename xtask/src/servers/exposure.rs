@@ -99,7 +99,7 @@ fn settings(is_short: bool) -> Vec<Setting> {
             1000,
             Way::Loopback,
             60,
-            Gaps::Uniform(0.95..1.05),
+            Gaps::Uniform(0.98..1.02),
         ),
         of(
             "node 1.3 s, loopback, uniform",
@@ -107,7 +107,7 @@ fn settings(is_short: bool) -> Vec<Setting> {
             300,
             Way::Loopback,
             60,
-            Gaps::Uniform(1.25..1.35),
+            Gaps::Uniform(1.28..1.32),
         ),
         of(
             "apache 1 s, loopback, uniform",
@@ -115,7 +115,7 @@ fn settings(is_short: bool) -> Vec<Setting> {
             1000,
             Way::Loopback,
             60,
-            Gaps::Uniform(0.95..1.05),
+            Gaps::Uniform(0.98..1.02),
         ),
         of(
             "gunicorn 2 s, loopback, uniform",
@@ -123,7 +123,7 @@ fn settings(is_short: bool) -> Vec<Setting> {
             2000,
             Way::Loopback,
             60,
-            Gaps::Uniform(1.95..2.05),
+            Gaps::Uniform(1.98..2.02),
         ),
     ];
     if is_short {

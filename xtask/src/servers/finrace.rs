@@ -81,7 +81,9 @@ pub(crate) struct Estimate {
 impl Report {
     fn read(file: &Path) -> Result<Self> {
         let report = Self::read_with_losses(file)?;
-        let lost: u64 = report.lost.values().sum();
+        // Closes of our own that were forgotten early would only matter to a request that comes much later.
+        let lost = report.lost.iter().filter(|(reason, _)| *reason != "closed_full");
+        let lost: u64 = lost.map(|(_, count)| count).sum();
         ensure!(lost == 0, "{lost} records lost: {}", file.display());
         Ok(report)
     }
