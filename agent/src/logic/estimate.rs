@@ -117,13 +117,18 @@ impl Estimate {
         }
     }
 
-    /// Whether it tells the cause of a single close: half of all are at one of the timeouts, and twenty agree, or ten
-    /// where they do not scatter. Fewer may be chance; a verdict, which looks again, may say so later.
+    /// Whether it is a timer's that fires on time.
+    pub fn is_sharp(&self) -> bool {
+        self.spread() <= SLACK.max(self.timeout() / 20)
+    }
+
+    /// Whether it tells the cause of a single close: ten agree, or where they scatter twenty and half of all. Fewer
+    /// may be chance; a verdict, which looks again, may say so later.
     pub fn is_settled(&self) -> bool {
         let share: f64 = self.populations().map(|population| population.share).sum();
-        let is_sharp = self.spread() <= SLACK.max(self.timeout() / 20);
-        let enough = if is_sharp { 10 } else { 20 };
-        self.main.count >= enough && share >= 0.5
+        let is_plain =
+            self.is_sharp() || self.is_upper_bound || (self.main.count >= 20 && share >= 0.5);
+        self.confidence() > Confidence::Low && is_plain
     }
 
     /// Every timeout behind the address.

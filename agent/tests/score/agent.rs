@@ -279,6 +279,13 @@ impl<'a> Agent<'a> {
         if self.setting.farewell && self.role == Role::Client && right.contains(&State::Exposed) {
             right.push(State::Unknown);
         }
+        // Of closes that scatter more than twofold, or are said goodbye to, nobody can tell that they have a timer.
+        let mut timers = self.setting.backends.iter().filter_map(|backend| backend.timer);
+        let is_untold = timers.any(|timer| timer.scatter() > timer.timeout)
+            || (self.setting.farewell && self.role == Role::Client);
+        if is_untold && right.contains(&State::Racing) {
+            right.push(State::Losing);
+        }
         if let Some(stats) = self.stats() {
             let threshold = Duration::from_secs_f64(THRESHOLD);
             let facts = stats.facts(self.role, threshold, nanos(now));

@@ -74,6 +74,14 @@ impl Timer {
         fires + random.between(0.0, self.jitter)
     }
 
+    /// How late it may be.
+    pub(crate) const fn scatter(&self) -> f64 {
+        match self.late {
+            Late::Exact => self.jitter,
+            Late::UpTo(most) | Late::Sweep(most) => most + self.jitter,
+        }
+    }
+
     /// A timer with the same habits.
     pub(crate) const fn with(self, timeout: f64) -> Self {
         Self { timeout, ..self }

@@ -377,13 +377,18 @@ impl Stats {
     /// What a verdict rests on, as of `now`.
     pub fn facts(&self, role: Role, threshold: Duration, now: Nanos) -> Facts {
         let [server, client] = sides(role);
-        let server_timeout = self.timeout(server);
+        let (server_timeout, client_timeout) = (self.timeout(server), self.timeout(client));
+        let facts = self.lately.facts(role, threshold, now, server_timeout);
+        // Who closes on time is another pool than one that leaves it to the server.
+        let timer = client_timeout.as_ref().filter(|own| own.is_sharp()).map(Estimate::timeout);
+        let unused_after = facts.unused_after.filter(|last| timer.is_none_or(|own| own < *last));
         Facts {
-            client_timeout: self.timeout(client),
+            client_timeout,
+            unused_after,
             is_server_first_again: self.idle(server).is_repeated(),
             may_be_read: self.counts.may_be_read(),
             reuses: self.counts.histogram(Measure::ReuseGap).count(),
-            ..self.lately.facts(role, threshold, now, server_timeout)
+            ..facts
         }
     }
 }

@@ -403,6 +403,29 @@ fn the_first_losses_are_understood_later() {
 }
 
 /// One that met what looked like a timeout for a while makes no timeout of the many others.
+/// A pool that drops what is old leaves it to the server to close the rest; two pools, of which one has a timer and
+/// the other none, are something else.
+#[test]
+fn a_timer_is_not_a_pool_that_drops_what_is_old() {
+    let unused_after = |drops: fn(u32) -> f64| {
+        let mut table = Table::new(10, THRESHOLD, Nanos(0));
+        let here = origin(Client, UPSTREAM);
+        for second in 0..20_u32 {
+            let time = f64::from(10 + second);
+            table.add(&reuse(time, here));
+            table.add(&close(time, here, Evidence::Idle, 2.0));
+            let Observation::Close(own) = close(time, here, Evidence::Idle, drops(second)) else {
+                panic!()
+            };
+            table.add(&Observation::Close(Close { closer: Closer::Local, ..own }));
+        }
+        let stats = &table.row(&key(Client, UPSTREAM)).unwrap().stats;
+        stats.facts(Client, THRESHOLD, at(40.0)).unused_after.is_some()
+    };
+    assert!(unused_after(|second| 1.1 + f64::from(second) * 0.04));
+    assert!(!unused_after(|_| 1.5));
+}
+
 /// Of a pool that closes first but for those that a request was just using, only these tell the server's
 /// timeout.
 #[test]
