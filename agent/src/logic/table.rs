@@ -9,6 +9,7 @@ mod counts;
 mod export;
 mod lately;
 mod pair;
+mod pool;
 mod stats;
 mod survey;
 #[cfg(test)]

@@ -3,7 +3,8 @@
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
-use crate::logic::estimate::{Estimate, MIN_CLOSES, is_refuted_by};
+use super::pool::Pool;
+use crate::logic::estimate::{Estimate, is_refuted_by};
 use crate::logic::exposure::{ENOUGH, Grounds};
 use crate::logic::gaps::{Bucket, Gaps};
 use crate::logic::latest::Latest;
@@ -33,7 +34,7 @@ pub(super) struct Lately {
     /// Most rows never lose a request.
     losses: Window<Option<Box<Losses>>>,
     order: Order,
-    recent: Recent,
+    pool: Pool,
     /// Of sockets that nothing was written to: enough for a median.
     dwells: Latest<32>,
 }
@@ -66,68 +67,6 @@ struct Losses {
     old_fins: u32,
 }
 
-/// The latest minute or so of uses and drops, since the last request that an idle timeout may have taken: what was
-/// before the requesting side changed its pool does not count for long.
-#[derive(Clone, Copy, Debug, Default)]
-struct Recent {
-    before: Slot,
-    now: Slot,
-    since: Nanos,
-}
-
-/// For how long connections were idle that were used again, how many our pool closed that were idle for longer, and
-/// how many the server closed.
-#[derive(Clone, Copy, Debug, Default)]
-struct Slot {
-    longest_us: u32,
-    uses: u32,
-    dropped: u32,
-    closed: u32,
-}
-
-impl Recent {
-    const SLOT: Duration = Duration::from_secs(30);
-
-    /// Fewer prove nothing.
-    const LEAST: u32 = 20;
-
-    fn use_after(&mut self, time: Nanos, gap: Duration) {
-        if self.now.uses >= Self::LEAST && time.since(self.since) >= Self::SLOT {
-            *self = Self { before: self.now, now: Slot::default(), since: time };
-        }
-        let (slot, gap_us) = (&mut self.now, micros(gap));
-        slot.uses = slot.uses.saturating_add(1);
-        if gap_us > slot.longest_us {
-            (slot.longest_us, slot.dropped) = (gap_us, 0);
-        }
-    }
-
-    fn drop_after(&mut self, idle: Duration) {
-        let slot = &mut self.now;
-        slot.dropped = slot.dropped.saturating_add(u32::from(micros(idle) > slot.longest_us));
-    }
-
-    fn close(&mut self) {
-        self.now.closed = self.now.closed.saturating_add(1);
-    }
-
-    fn note_race(&mut self, time: Nanos) {
-        *self = Self { since: time, ..Self::default() };
-    }
-
-    /// As [`Grounds::last_use`], of the latest alone.
-    fn last_use(&self, low: f64, rtt: Duration) -> Option<Duration> {
-        let Self { before, now, .. } = self;
-        let last = Duration::from_micros(before.longest_us.max(now.longest_us).into());
-        let margin = rtt.as_secs_f64().max(low / 20.0);
-        let is_plain = before.uses.saturating_add(now.uses) >= Self::LEAST
-            && before.dropped.saturating_add(now.dropped) >= MIN_CLOSES
-            // Else the pool that lost requests may just be at rest.
-            && before.closed.saturating_add(now.closed) >= 2;
-        (is_plain && last.as_secs_f64() + margin < low).then_some(last)
-    }
-}
-
 /// How many requests were lost before the timeout, which begins at `low`, and the least gap before one: by a server
 /// whose event loop is blocked for so long, and which then looks at its timers before it reads.
 fn lost_early(lost: &[Bucket], low: f64, rtt: Duration) -> Option<(u32, Duration)> {
@@ -139,10 +78,6 @@ fn lost_early(lost: &[Bucket], low: f64, rtt: Duration) -> Option<(u32, Duration
     let first = early.clone().next()?;
     let count: u32 = early.by_ref().map(|gap| gap.count).sum();
     (count >= LEAST).then(|| Duration::try_from_secs_f64(first.low).ok().map(|gap| (count, gap)))?
-}
-
-fn micros(time: Duration) -> u32 {
-    u32::try_from(time.as_micros()).unwrap_or(u32::MAX)
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -196,7 +131,7 @@ impl Lately {
             by_us: Gaps::default(),
             losses: Window::new(LOSSES, start),
             order: Order::default(),
-            recent: Recent { since: start, ..Recent::default() },
+            pool: Pool::new(start),
             dwells: Latest::default(),
         }
     }
@@ -230,7 +165,7 @@ impl Lately {
     pub(super) fn note_reuse(&mut self, reuse: &Reuse) {
         self.note_gap(reuse.time, reuse.gap);
         self.uses.add(reuse.gap);
-        self.recent.use_after(reuse.time, reuse.gap);
+        self.pool.use_after(reuse.time, reuse.gap);
     }
 
     fn note_gap(&mut self, time: Nanos, gap: Duration) {
@@ -245,9 +180,9 @@ impl Lately {
             self.end(close.time, close.closer, close.idle);
             let [_, client] = sides(close.origin.role);
             if close.closer == client {
-                self.recent.drop_after(close.idle);
+                self.pool.drop_after(close.idle);
             } else {
-                self.recent.close();
+                self.pool.close();
             }
         }
     }
@@ -306,7 +241,7 @@ impl Lately {
         if !matches!(race.cause, Cause::Idle | Cause::Unknown) {
             return;
         }
-        self.recent.note_race(race.time);
+        self.pool.note_race(race.time);
         let lost = &mut self.traffic(race.time).lost;
         *lost = lost.saturating_add(1);
         if let Some(gap) = race.gap {
@@ -434,7 +369,7 @@ impl Lately {
         let grounds = self.grounds(role, now, races.plus(seen));
         // Only losses bring the need to know it soon, and tell by their absence that it is no chance.
         let has_lost = races.idle + seen.idle > 0;
-        let of_late = |low| self.recent.last_use(low, grounds.rtt).filter(|_| has_lost);
+        let of_late = |low| self.pool.last_use(low, grounds.rtt).filter(|_| has_lost);
         let lowest = server_timeout.as_ref().map(Estimate::lowest);
         let unused_after = lowest.and_then(|low| grounds.last_use(low).or_else(|| of_late(low)));
         let longest_ns = traffic.spans().map(|span| span.longest_gap_ns).into_iter().max();
@@ -517,46 +452,5 @@ mod tests {
         let (count, gap) = early(&[0.4, 1.3, 1.5, 1.7, 1.99, 2.0]).unwrap();
         assert!(count == 3 && (1.28..1.31).contains(&gap), "{count} {gap}");
         assert_eq!(early(&[0.4, 0.5, 0.6, 1.5, 1.7, 1.99, 1.99]), None);
-    }
-
-    /// The pool drops what was idle for 1.5 s or more, and the server would close after 2 s.
-    #[test]
-    fn what_came_of_late_counts() {
-        let rtt = Duration::from_millis(1);
-        let second = |second: u64| Nanos(second * 1_000_000_000);
-        let add = |recent: &mut Recent, start: u64, uses: &[(u64, u32)], drops: &[u64]| {
-            for (gap_ms, count) in uses {
-                for i in 0..*count {
-                    let time = second(start + u64::from(i));
-                    recent.use_after(time, Duration::from_millis(*gap_ms));
-                }
-            }
-            for idle_ms in drops {
-                recent.drop_after(Duration::from_millis(*idle_ms));
-            }
-            recent.close();
-            recent.close();
-        };
-        let last = |recent: &Recent| recent.last_use(2.0, rtt).map(|last| last.as_millis());
-        let last_use = |uses: &[(u64, u32)], drops: &[u64]| {
-            let mut recent = Recent::default();
-            add(&mut recent, 0, uses, drops);
-            last(&recent)
-        };
-        assert_eq!(last_use(&[(400, 19), (1400, 1)], &[1600; 5]), Some(1400));
-        // Too few uses, too few drops, drops of what is used after as long, uses near the timeout.
-        assert_eq!(last_use(&[(400, 18), (1400, 1)], &[1600; 5]), None);
-        assert_eq!(last_use(&[(400, 19), (1400, 1)], &[1600; 4]), None);
-        assert_eq!(last_use(&[(400, 19), (1400, 1)], &[1300; 5]), None);
-        assert_eq!(last_use(&[(400, 19), (1950, 1)], &[1960; 5]), None);
-        // What was before does not count for long, and nothing that was before a race.
-        let mut recent = Recent::default();
-        add(&mut recent, 0, &[(400, 19), (1950, 1)], &[]);
-        add(&mut recent, 40, &[(400, 30)], &[1600; 5]);
-        assert_eq!(last(&recent), None);
-        add(&mut recent, 80, &[(400, 30)], &[1600; 5]);
-        assert_eq!(last(&recent), Some(400));
-        recent.note_race(second(120));
-        assert_eq!(last(&recent), None);
     }
 }
