@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use std::time::Duration;
 
 use finrace::logic::estimate::{Estimate, Population};
+use finrace::logic::exposure::Grounds;
 use finrace::logic::model::{Close, Closer, Evidence, Nanos, Observation, Role};
 use finrace::logic::peer::RowKey;
 use finrace::logic::table::{Stats, Table};
@@ -225,6 +226,14 @@ impl<'a> Agent<'a> {
             }
         }
         text
+    }
+
+    /// What its exposure rests on.
+    pub(crate) fn grounds(&mut self, now: f64) -> Option<Grounds> {
+        self.table.assess(nanos(now));
+        let stats = self.stats()?;
+        let facts = stats.facts(self.role, self.table.threshold(), nanos(now));
+        Some(stats.grounds(&facts, nanos(now)))
     }
 
     /// As the daemon does every few seconds.

@@ -17,6 +17,7 @@ mod scale;
 mod seen;
 mod setting;
 mod truth;
+mod what_if;
 mod world;
 
 use std::process::ExitCode;
@@ -92,6 +93,7 @@ fn main() -> ExitCode {
         faults::worst(&scores, if options.faults { usize::MAX } else { 10 });
     }
     let mut failures = summary.failures(options.print);
+    failures.extend(what_if::run(&settings, options.print));
     failures.extend(scale::run(options.print));
     for failure in &failures {
         println!("FAIL {failure}");
