@@ -296,6 +296,13 @@ impl Lately {
         self.losses().map(of).fold(0, u32::saturating_add)
     }
 
+    /// Remembers what these facts say plainly.
+    pub(super) fn learn(&mut self, facts: &Facts) {
+        if let Some(low) = facts.server_low().filter(|_| facts.unused_after.is_some()) {
+            self.pool.prove(low, facts.rtt.unwrap_or_default());
+        }
+    }
+
     /// Mean time in CLOSE_WAIT until our pool notices; none where it never did.
     fn reaction(&self) -> Option<Duration> {
         let spans = self.traffic.spans();

@@ -12,6 +12,9 @@ pub(super) struct Pool {
     before: Slot,
     now: Slot,
     since: Nanos,
+    /// It was plain that none is used after longer, and none was since; 0 if it was not. It stays so where the
+    /// pool has nothing to drop for a while.
+    proven_us: u32,
 }
 
 /// For how long connections were idle that were used again, how many our pool closed that were idle for longer, and
@@ -36,9 +39,12 @@ impl Pool {
 
     pub(super) fn use_after(&mut self, time: Nanos, gap: Duration) {
         if self.now.uses >= Self::LEAST && time.since(self.since) >= Self::SLOT {
-            *self = Self { before: self.now, now: Slot::default(), since: time };
+            *self = Self { before: self.now, now: Slot::default(), since: time, ..*self };
         }
         let (slot, gap_us) = (&mut self.now, micros(gap));
+        if gap_us > self.proven_us {
+            self.proven_us = 0;
+        }
         slot.uses = slot.uses.saturating_add(1);
         if gap_us > slot.longest_us {
             (slot.longest_us, slot.dropped) = (gap_us, 0);
@@ -63,13 +69,24 @@ impl Pool {
     pub(super) fn last_use(&self, low: f64, rtt: Duration) -> Option<Duration> {
         let Self { before, now, .. } = self;
         let last = Duration::from_micros(before.longest_us.max(now.longest_us).into());
-        let margin = rtt.as_secs_f64().max(low / 20.0);
-        let is_plain = before.uses.saturating_add(now.uses) >= Self::LEAST
+        let margin = margin(low, rtt);
+        let is_new = before.uses.saturating_add(now.uses) >= Self::LEAST
             && before.dropped.saturating_add(now.dropped) >= MIN_CLOSES
             // Else the pool that lost requests may just be at rest.
             && before.closed.saturating_add(now.closed) >= 2;
+        let is_plain = is_new || self.proven_us > 0;
         (is_plain && last.as_secs_f64() + margin < low).then_some(last)
     }
+
+    /// It is plain that none is used near the timeout, which begins at `low`.
+    pub(super) fn prove(&mut self, low: f64, rtt: Duration) {
+        let limit = Duration::try_from_secs_f64(low - margin(low, rtt));
+        self.proven_us = limit.map_or(0, micros);
+    }
+}
+
+fn margin(low: f64, rtt: Duration) -> f64 {
+    rtt.as_secs_f64().max(low / 20.0)
 }
 
 fn micros(time: Duration) -> u32 {
@@ -117,6 +134,17 @@ mod tests {
         assert_eq!(last(&pool), None);
         add(&mut pool, 80, &[(400, 30)], &[1600; 5]);
         assert_eq!(last(&pool), Some(400));
+        // Once it is plain, it stays so until one is used near the timeout, or lost.
+        pool.prove(2.0, rtt);
+        add(&mut pool, 120, &[(400, 30)], &[]);
+        add(&mut pool, 160, &[(400, 30)], &[]);
+        assert_eq!(last(&pool), Some(400));
+        let mut used = pool;
+        add(&mut used, 200, &[(1950, 1)], &[]);
+        assert_eq!(last(&used), None);
+        add(&mut used, 240, &[(400, 60)], &[]);
+        add(&mut used, 320, &[(400, 60)], &[]);
+        assert_eq!(last(&used), None, "it has to be plain anew");
         pool.note_race(second(120));
         assert_eq!(last(&pool), None);
     }

@@ -324,12 +324,14 @@ impl Stats {
         self.take(assessment);
     }
 
-    /// Lets go what is old by now.
+    /// The facts as of now; lets go what is old by then.
     pub(super) fn facts_now(&mut self, role: Role, threshold: Duration, now: Nanos) -> Facts {
         self.lately.turn(now);
         self.closed_by_peer.forget(now);
         self.closed_by_us.forget(now);
-        self.facts(role, threshold, now)
+        let facts = self.facts(role, threshold, now);
+        self.lately.learn(&facts);
+        facts
     }
 
     pub(super) fn judge(&self, facts: &Facts, ends: Ends<'_>) -> Assessment {
