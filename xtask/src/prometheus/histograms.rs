@@ -303,7 +303,7 @@ fn check_classic(prometheus: &Prometheus, traffic: &Traffic) -> Result<()> {
     let labels = format!("role=\"client\",peer=\"{}\"", traffic.ordinary);
     prometheus.expect(&format!("finrace_reuse_gap_seconds_count{{{labels}}}"), reuses, 0.0)?;
     let buckets = format!("count(finrace_reuse_gap_seconds_bucket{{{labels}}})");
-    prometheus.expect(&buckets, Some(13.0), 0.0)?;
+    prometheus.expect(&buckets, Some(12.0), 0.0)?;
     prometheus.expect(&format!("finrace_reuse_gap_seconds{{{labels}}}"), None, 0.0)
 }
 
