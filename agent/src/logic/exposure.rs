@@ -95,8 +95,7 @@ impl Grounds {
         }
         exposure.races = self.in_light_of_losses(computed);
         exposure.computed = self.per_hour(computed);
-        let (lost, hours) = (f64::from(self.lost), hours(self.lost_in));
-        let by_chance = (lost + 3.0 + 2.0 * lost.sqrt()) / hours;
+        let by_chance = at_most(self.lost.into()) / hours(self.lost_in);
         exposure.at_most = exposure.races.max(self.per_hour(most).min(by_chance));
         Some(exposure)
     }
@@ -119,25 +118,28 @@ impl Grounds {
     /// used none and closed some. A pool that looks how old a connection is before it takes it does so.
     pub fn last_use(&self, low: f64) -> Option<Duration> {
         let last = self.uses.last()?.high;
-        let margin = self.rtt.as_secs_f64().max(low / 20.0);
+        let margin = margin(low, self.rtt);
         let after = |end: &&Bucket| end.mean > last && end.mean < low;
         let dropped: f64 = self.by_client.iter().filter(after).map(count).sum();
         let is_plain = dropped >= MIN_CLOSES.into() && dropped * 4.0 >= total(&self.by_server);
         (last + margin < low && is_plain).then(|| Duration::try_from_secs_f64(last).ok())?
     }
 
+    /// All idle times, whatever ended them.
+    fn ends(&self) -> impl Iterator<Item = &Bucket> {
+        [&self.uses, &self.by_server, &self.by_client].into_iter().flatten()
+    }
+
     /// Seconds that connections were idle, of those between these ages.
     fn at_risk(&self, from: f64, to: f64) -> f64 {
-        let ends = [&self.uses, &self.by_server, &self.by_client].into_iter().flatten();
-        ends.map(|end| count(end) * (end.mean.min(to) - from).max(0.0)).sum()
+        self.ends().map(|end| count(end) * (end.mean.min(to) - from).max(0.0)).sum()
     }
 
     /// What an idle timeout of the requesting side would give that is kept on time; what it is as it is for
     /// none. Of ages that are never reached nothing is known: none beyond the longest idle time.
     pub fn choice(&self, timeout: Option<Duration>) -> Option<Choice> {
         let limit = timeout.map_or(f64::INFINITY, |timeout| timeout.as_secs_f64());
-        let all_ends = [&self.uses, &self.by_server, &self.by_client].into_iter().flatten();
-        let longest = all_ends.map(|end| end.high).fold(0.0, f64::max);
+        let longest = self.ends().map(|end| end.high).fold(0.0, f64::max);
         if self.length.is_zero() || (timeout.is_some() && limit > longest) {
             return None;
         }
@@ -192,8 +194,18 @@ impl Grounds {
         let from = if count >= f64::from(ENOUGH) { reached.min(nearest) } else { farthest };
         let at_risk = self.at_risk(from, age);
         let rate = |count: f64| if at_risk > 0.0 { count / at_risk } else { 0.0 };
-        Hazard { likely: rate(count), at_most: rate(count + 3.0 + 2.0 * count.sqrt()), gaps: count }
+        Hazard { likely: rate(count), at_most: rate(at_most(count)), gaps: count }
     }
+}
+
+/// What such a count stands for at the most, if it is so low by chance (19 times in 20).
+fn at_most(count: f64) -> f64 {
+    count + 3.0 + 2.0 * count.sqrt()
+}
+
+/// How long before `low` a last use has to be, so that none is near it.
+pub fn margin(low: f64, rtt: Duration) -> f64 {
+    rtt.as_secs_f64().max(low / 20.0)
 }
 
 fn hours(time: Duration) -> f64 {

@@ -56,8 +56,6 @@ pub struct Row {
     /// By which collection for a scrape it was taken last.
     taken: u32,
     pairing: Pairing,
-    /// It is a server's, whose client's row has the same problem; as of the last assessment.
-    is_other_end: bool,
 }
 
 impl Row {
@@ -72,13 +70,7 @@ impl Row {
             last_race: None,
             taken: 0,
             pairing: Pairing::New,
-            is_other_end: false,
         }
-    }
-
-    /// Whether its problem counts at the client's row, which is on this host too.
-    pub const fn is_other_end(&self) -> bool {
-        self.is_other_end
     }
 
     pub const fn last_seen(&self) -> Nanos {

@@ -171,10 +171,8 @@ impl Table {
     /// Lets a row say what its other end does, where that knows better; both were assessed.
     pub(super) fn settle(&mut self, slot: usize) {
         let Some(row) = self.rows.get(slot) else { return };
-        let is_other_end = row.key.role() == Role::Server && self.other_end(row).is_some();
         let told = self.teller(row).and_then(|teller| teller.stats.own());
         if let Some(row) = self.rows.get_mut(slot) {
-            row.is_other_end = is_other_end;
             row.stats.say(told);
         }
     }

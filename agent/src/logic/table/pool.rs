@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::logic::estimate::MIN_CLOSES;
+use crate::logic::exposure::margin;
 use crate::logic::model::Nanos;
 
 /// The latest minute or so of uses and drops, since the last request that an idle timeout may have taken: what was
@@ -83,10 +84,6 @@ impl Pool {
         let limit = Duration::try_from_secs_f64(low - margin(low, rtt));
         self.proven_us = limit.map_or(0, micros);
     }
-}
-
-fn margin(low: f64, rtt: Duration) -> f64 {
-    rtt.as_secs_f64().max(low / 20.0)
 }
 
 fn micros(time: Duration) -> u32 {

@@ -66,7 +66,7 @@ impl Survey {
         if self.noted < self.at {
             table.settle(self.noted);
             if let Some(row) = table.rows.get(self.noted) {
-                self.note(row);
+                self.note(table.told(row));
             }
             self.noted += 1;
             return true;
@@ -77,9 +77,9 @@ impl Survey {
         true
     }
 
-    fn note(&mut self, row: &Row) {
+    fn note(&mut self, Told { row, other_end, .. }: Told<&Row>) {
         let badness = row.stats.badness();
-        if !row.is_other_end() {
+        if other_end.is_none() {
             *self.picture.states.entry(badness.0).or_default() += 1;
         }
         if self.only.is_none_or(|only| only == (row.key.netns, row.key.peer)) {
