@@ -249,7 +249,7 @@ impl<'a> Agent<'a> {
         let Some(stats) = self.stats() else { return };
         let word = stats.verdict();
         let facts = stats.facts(self.role, self.table.threshold(), nanos(now));
-        let computed = facts.exposure.map(|exposure| exposure.races);
+        let computed = facts.exposure.map(|exposure| exposure.computed);
         let expected = computed.zip(stats.expected());
         let is_settled = now > 2.0 * HOUR && self.closes.iter().any(|closes| closes.len() >= 20);
         if is_settled && self.settled.is_none() {

@@ -72,8 +72,8 @@ impl Word {
     }
 }
 
-/// Races per hour: to be expected at the end, as computed and as told (seen, if that is more), and
-/// those that happened.
+/// Races per hour: to be expected at the end, as computed before any is lost and as told in the light of those
+/// that were, and those that happened.
 #[derive(Clone, Debug)]
 pub(crate) struct Foresight {
     pub(crate) role: Role,
