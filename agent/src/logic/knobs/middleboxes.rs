@@ -134,4 +134,79 @@ pub(super) const ALL: &[Software] = &[
         no_reuse: "",
         retry: "",
     },
+    Software {
+        name: "AWS Network Load Balancer",
+        protocols: ANY,
+        processes: &[],
+        knobs: &[Knob {
+            side: Side::Middlebox,
+            name: "tcp.idle_timeout.seconds",
+            place: "the attributes of the listener",
+            defaults: &[Default { seconds: Some(350.0), since: "" }],
+            unit: Unit::Seconds,
+            line: "aws elbv2 modify-listener-attributes --listener-arn $ARN --attributes \
+                    Key=tcp.idle_timeout.seconds,Value={}",
+            note: "60 to 6000 seconds; fixed for TLS listeners. It sends no FIN: what comes \
+                    later is answered by RST.",
+            source: "AWS documentation, \"Update the TCP idle timeout for your Network Load \
+                    Balancer listener\"; istio/istio#16572",
+        }],
+        no_reuse: "",
+        retry: "",
+    },
+    Software {
+        name: "AWS NAT gateway",
+        protocols: ANY,
+        processes: &[],
+        knobs: &[Knob {
+            side: Side::Middlebox,
+            name: "",
+            place: "",
+            defaults: &[Default { seconds: Some(350.0), since: "" }],
+            unit: Unit::Seconds,
+            line: "",
+            note: "Fixed. It sends no FIN: what comes later is answered by RST. TCP keep-alive \
+                    probes more often than that keep a connection.",
+            source: "AWS documentation, as quoted in istio/istio#36499",
+        }],
+        no_reuse: "",
+        retry: "",
+    },
+    Software {
+        name: "AWS Network Firewall",
+        protocols: ANY,
+        processes: &[],
+        knobs: &[Knob {
+            side: Side::Middlebox,
+            name: "TcpIdleTimeoutSeconds",
+            place: "the flow timeouts of the firewall policy",
+            defaults: &[Default { seconds: Some(350.0), since: "" }],
+            unit: Unit::Seconds,
+            line: "\"FlowTimeouts\": { \"TcpIdleTimeoutSeconds\": {} }",
+            note: "60 to 6000 seconds. It sends no FIN: what comes later is dropped.",
+            source: "AWS documentation, \"FlowTimeouts\" of the Network Firewall API",
+        }],
+        no_reuse: "",
+        retry: "",
+    },
+    Software {
+        name: "Azure Load Balancer",
+        protocols: ANY,
+        processes: &[],
+        knobs: &[Knob {
+            side: Side::Middlebox,
+            name: "idleTimeoutInMinutes",
+            place: "the load balancing rule",
+            defaults: &[Default { seconds: Some(240.0), since: "" }],
+            unit: Unit::Seconds,
+            line: "",
+            note: "In minutes, 4 to 100: `az network lb rule update --idle-timeout`. It drops \
+                    connections without a word, unless `--enable-tcp-reset true` has it send RST \
+                    at once.",
+            source: "Microsoft documentation, \"Configure TCP reset and idle timeout for Azure \
+                    Load Balancer\" and \"Load Balancer TCP Reset and Idle Timeout\"",
+        }],
+        no_reuse: "",
+        retry: "",
+    },
 ];
