@@ -81,13 +81,13 @@ pub struct Shown<K> {
 }
 
 /// What is said of a row, with what its other end says.
-struct Judged {
+struct Story {
     timeouts: [Option<Population>; Closer::ALL.len()],
     advised: Option<Advised>,
     is_other_end: bool,
 }
 
-impl Judged {
+impl Story {
     fn timeouts(stats: &Stats) -> [Option<Population>; Closer::ALL.len()] {
         [Closer::Peer, Closer::Local]
             .map(|closer| stats.timeout(closer).map(|estimate| estimate.main))
@@ -149,10 +149,10 @@ impl<K> Level<K> {
         role: Role,
         stats: &mut Stats,
         series: fn(&Counts, Duration) -> usize,
-        judged: Judged,
+        story: Story,
         now: Option<Nanos>,
     ) -> Option<&mut Shown<K>> {
-        let Judged { timeouts, advised, is_other_end } = judged;
+        let Story { timeouts, advised, is_other_end } = story;
         let (expected, verdict) = (stats.expected(), stats.verdict());
         // As many as it would have without a base: what has happened once will happen again.
         let needed = series(&stats.counts, self.threshold)
@@ -342,8 +342,8 @@ impl Collection {
     fn take_port(&mut self, table: &mut Table) -> Option<()> {
         let (_, key) = *self.keys.get(self.at)?;
         if let Some(port) = table.ports.get_mut(&key) {
-            let judged = Judged::of_port(&port.stats);
-            self.ports.take(key, key.role, &mut port.stats, series_of_port, judged, self.now);
+            let story = Story::of_port(&port.stats);
+            self.ports.take(key, key.role, &mut port.stats, series_of_port, story, self.now);
         }
         Some(())
     }
@@ -352,12 +352,12 @@ impl Collection {
         let (_, slot) = *self.slots.get(self.at)?;
         // Not the row that was weighed, if that has left: then the one in its place.
         table.settle(slot as usize);
-        let judged = Judged::of_row(table.told(table.rows.get(slot as usize)?));
+        let story = Story::of_row(table.told(table.rows.get(slot as usize)?));
         if let Some(row) = table.rows.get_mut(slot as usize) {
             row.taken = table.scrape;
             let (key, now) = (row.key, self.now);
             let stats = &mut row.stats;
-            let shown = self.rows.take(key, key.role(), stats, series_of_row, judged, now);
+            let shown = self.rows.take(key, key.role(), stats, series_of_row, story, now);
             if let Some(shown) = shown {
                 shown.process = row.stats.process_name();
                 shown.process_owner = row.stats.process_owner();
