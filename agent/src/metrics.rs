@@ -394,7 +394,7 @@ fn judgements(
         let help = format!("{help}{level_help}");
         let mut family = out.encode_descriptor(&name, &help, seconds, MetricType::Gauge)?;
         for (labels, judged) in judged() {
-            for (closer, timeout) in Closer::ALL.iter().zip(&judged.timeouts) {
+            for (closer, timeout) in Closer::ENDS.iter().zip(&judged.timeouts) {
                 let Some(timeout) = timeout else { continue };
                 let labels = (labels, [("closer", closer.as_str())]);
                 let value = to_micros(of(timeout));
@@ -498,9 +498,9 @@ fn idle(
     let mut family =
         out.encode_descriptor(name, help, Some(&Unit::Seconds), MetricType::Histogram)?;
     for Line { labels, counts, .. } in lines {
-        for closer in Closer::ALL {
+        for closer in Closer::ENDS {
             let labels = (labels, [("closer", closer.as_str())]);
-            distribution(&mut family, &labels, counts, (Measure::of_idle(*closer), threshold))?;
+            distribution(&mut family, &labels, counts, (Measure::of_idle(closer), threshold))?;
         }
     }
     Ok(())

@@ -201,7 +201,13 @@ mod tests {
             process: None,
             rtt: None,
         };
-        Observation::Reuse(Reuse { time: Nanos(1), origin, gap: Duration::from_secs(1), bytes: 1 })
+        Observation::Reuse(Reuse {
+            time: Nanos(1),
+            origin,
+            gap: Duration::from_secs(1),
+            bytes: 1,
+            is_probed: false,
+        })
     }
 
     /// As the event loop of the daemon does, with an observation of a new peer whenever it can.

@@ -192,6 +192,9 @@ pub(crate) struct Line {
     rtt_seconds: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     bytes: Option<u32>,
+    /// Of a reuse: TCP keep-alive probes run on this connection.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    keepalive_probes: Option<bool>,
     #[serde(skip_serializing_if = "Option::is_none")]
     other_view: Option<Box<Line>>,
 }
@@ -216,6 +219,7 @@ impl Line {
                 line.event = "reuse";
                 line.gap_seconds = seconds(reuse.gap);
                 line.bytes = Some(reuse.bytes);
+                line.keepalive_probes = reuse.is_probed.then_some(true);
             }
             Observation::Dwell(dwell) => {
                 line.event = "dwell";

@@ -257,7 +257,13 @@ impl World {
         let (time, origin) = (self.now, self.origin(peer));
         for _ in 0..REUSES_PER_CLOSE {
             let gap = Duration::from_secs_f64(0.2 * 25.0_f64.powf(self.random()));
-            self.table.add(&Observation::Reuse(Reuse { time, origin, gap, bytes: 300 }));
+            self.table.add(&Observation::Reuse(Reuse {
+                time,
+                origin,
+                gap,
+                bytes: 300,
+                is_probed: false,
+            }));
         }
         let evidence = if self.random() < 0.1 { Evidence::AfterData } else { Evidence::Idle };
         let closers = [(Closer::Peer, 5.0), (Closer::Local, 4.0)];

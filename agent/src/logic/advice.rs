@@ -48,6 +48,7 @@ pub struct Alternative {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     OtherSide,
+    KeepAlive,
     Test,
     NoReuse,
     Retry,
@@ -57,6 +58,7 @@ impl Kind {
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::OtherSide => "other_side",
+            Self::KeepAlive => "keep_alive",
             Self::Test => "test",
             Self::NoReuse => "no_reuse",
             Self::Retry => "retry",
@@ -87,13 +89,9 @@ pub fn advise(facts: &Facts, state: State, ends: Ends<'_>) -> Option<Advice> {
         State::Dropping => {
             let (passed, _) = facts.drop_limit?;
             let change = client_change(facts, passed.as_secs_f64(), ends);
-            let text = format!(
-                "{}. Or let TCP keep-alive probe idle connections more often than every {}",
-                change.text,
-                short(passed)
-            );
-            let change = Change { text, ..change };
-            Some(Advice { change, alternatives: of_client(facts, ends) })
+            let mut alternatives: Vec<_> = probes(facts, passed).into_iter().collect();
+            alternatives.extend(of_client(facts, ends));
+            Some(Advice { change, alternatives })
         }
         State::Losing | State::Safe | State::Unknown => None,
     }
@@ -143,8 +141,21 @@ fn against_timeout(facts: &Facts, state: State, low: f64, ends: Ends<'_>) -> Adv
         line: other.line,
     });
     let mut alternatives: Vec<_> = other.into_iter().collect();
+    if facts.is_by_middlebox {
+        alternatives
+            .extend(Duration::try_from_secs_f64(low).ok().and_then(|low| probes(facts, low)));
+    }
     alternatives.extend(of_client(facts, ends));
     Advice { change, alternatives }
+}
+
+/// What keeps a connection from being idle for what is between the two ends; none where it runs.
+fn probes(facts: &Facts, limit: Duration) -> Option<Alternative> {
+    let text = format!(
+        "TCP keep-alive that probes idle connections more often than every {}",
+        short(limit)
+    );
+    (!facts.is_probed).then_some(Alternative { kind: Kind::KeepAlive, text, line: None })
 }
 
 /// One side of a connection.
@@ -260,6 +271,9 @@ fn client_change(facts: &Facts, low: f64, ends: Ends<'_>) -> Change {
             "Let {who} close idle connections after {after}, or test them as often, before the \
              other side closes them"
         ),
+        _ if facts.is_by_middlebox => {
+            format!("Let {who} close idle connections after {after}, before what is between does")
+        }
         _ => format!("Let {who} close idle connections after {after}, before the other side does"),
     };
     let names = pools(end, ends.protocol).filter_map(|pool| {
@@ -354,6 +368,19 @@ fn server_change(facts: &Facts, ends: Ends<'_>) -> Option<Change> {
     let pool = pool.max(seen);
     let seconds = (pool * 1.08 + facts.rtt.unwrap_or_default().as_secs_f64()).ceil().max(5.0);
     let seconds = if seconds > 20.0 { (seconds / 5.0).ceil() * 5.0 } else { seconds };
+    let whose = if is_http { "its clients do" } else { "the pool does" };
+    if facts.is_by_middlebox {
+        let limited = knobs::all().flat_map(|one| one.knobs.iter().map(move |knob| (one, knob)));
+        let names = limited
+            .filter(|(_, knob)| knob.side == Side::Middlebox && is_default(knob, own))
+            .map(|(one, knob)| format!("`{}` of {}", knob.name, one.name));
+        let what = format!(
+            "Let what is between keep idle connections for {}, longer than {whose} ({known}){}",
+            plain(seconds),
+            such_as(names)
+        );
+        return Some(change(Side::Middlebox, None, None, seconds, &what));
+    }
     let who = end.name(Side::Server, ends.protocol);
     let runtime = end.process.filter(|name| end.software.is_none() && knobs::is_runtime(name));
     let names = runtime.into_iter().flat_map(|process| {
@@ -362,7 +389,6 @@ fn server_change(facts: &Facts, ends: Ends<'_>) -> Option<Change> {
             .filter_map(|one| Some(format!("`{}` of {}", one.knob(Side::Server)?.name, one.name)))
     });
     let names = such_as(names);
-    let whose = if is_http { "its clients do" } else { "the pool does" };
     Some(change(
         Side::Server,
         end.software,
@@ -536,6 +562,37 @@ mod tests {
     }
 
     #[test]
+    fn against_a_middlebox() {
+        let kinds = |advice: &Advice| -> Vec<_> {
+            advice.alternatives.iter().map(|other| other.kind).collect()
+        };
+        // As Azure's balancers do, if told to.
+        let client = Facts { is_by_middlebox: true, ..facts(Role::Client, 240.0) };
+        let advice = of(&client, "nginx");
+        assert_eq!(advice.change.line.as_deref(), Some("keepalive_timeout 216s;"));
+        assert!(advice.change.text.contains("before what is between does"), "{advice:?}");
+        assert_eq!(kinds(&advice)[..2], [Kind::OtherSide, Kind::KeepAlive]);
+        let [between, probes, ..] = &*advice.alternatives else { panic!("{advice:?}") };
+        assert!(between.text.starts_with("Let what is between keep idle connections for"));
+        assert!(between.text.contains("Azure"), "{}", between.text);
+        assert!(probes.text.contains("more often than every 240 s"), "{}", probes.text);
+        // Of a server whose clients are elsewhere, it is what can be changed.
+        let server = Facts { is_by_middlebox: true, ..facts(Role::Server, 240.0) };
+        assert_eq!(of(&server, "gunicorn").change.side, Side::Middlebox);
+        // What runs already is not proposed.
+        let limit = Some((Duration::from_secs(230), Duration::from_secs(250)));
+        let forgets = Facts { drop_limit: limit, drops: 3, ..facts(Role::Client, 600.0) };
+        for facts in [client, forgets] {
+            let ends = Ends::new(facts.role, Some(34567), Some("nginx"), None);
+            let state = if facts.drops > 0 { State::Dropping } else { State::Exposed };
+            let has_probes = |facts: &Facts| {
+                kinds(&advise(facts, state, ends).expect("advice")).contains(&Kind::KeepAlive)
+            };
+            assert!(has_probes(&facts) && !has_probes(&Facts { is_probed: true, ..facts }));
+        }
+    }
+
+    #[test]
     fn what_closes_in_rounds_takes_several() {
         let advice = of(&facts(Role::Client, 2.0), "haproxy");
         assert_eq!(advice.change.line.as_deref(), Some("pool-purge-delay 125ms"));
@@ -656,7 +713,7 @@ mod tests {
         assert!(text(&facts, State::Leaking).unwrap().contains("watch its idle connections"));
         let limit = Some((Duration::from_secs(340), Duration::from_mins(6)));
         let dropping = text(&Facts { drop_limit: limit, ..facts }, State::Dropping).unwrap();
-        assert!(dropping.contains("after 306 s") && dropping.contains("keep-alive"), "{dropping}");
+        assert!(dropping.contains("after 306 s"), "{dropping}");
     }
 
     fn guess(side: Side, seconds: f64, port: u16, server: Option<&str>) -> Vec<&'static str> {

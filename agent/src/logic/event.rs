@@ -242,6 +242,27 @@ impl Event {
         (spoke_us != 0 && sent_us != 0).then_some(spoke_us <= sent_us)
     }
 
+    /// Whether the peer has acknowledged keep-alive probes of ours since the last data, either way: there is
+    /// nothing else that it acknowledges so long after that.
+    pub fn is_probed(&self, ticks: Ticks) -> bool {
+        /// No delayed acknowledgement waits for longer (RFC 9293, 3.8.6.3: less than half a second).
+        const NO_DELAYED_ACK: Duration = Duration::from_secs(1);
+
+        let Record { lsndtime, lrcvtime, rcv_tstamp, .. } = self.raw;
+        let last = if distance(lsndtime, lrcvtime) > 0 { lsndtime } else { lrcvtime };
+        rcv_tstamp != 0 && ticks.between(last, rcv_tstamp) > NO_DELAYED_ACK + 2 * self.rtt()
+    }
+
+    /// Whether the RST at hand carries no timestamp, though they were agreed on: no socket sent it.
+    pub fn is_stateless(&self) -> bool {
+        self.has(flag::TSTAMP_OK) && !self.has(flag::SAW_TSTAMP)
+    }
+
+    /// How long ago we last sent any segment, where that is known.
+    pub fn spoke_ago(&self) -> Option<Duration> {
+        (self.raw.spoke_ns != 0).then(|| self.time.since(Nanos(self.raw.spoke_ns)))
+    }
+
     /// Past the peer's FIN: whether the application has read up to its end, and so knows of it.
     pub fn has_read_fin(&self) -> bool {
         self.raw.copied_seq == self.raw.rcv_nxt

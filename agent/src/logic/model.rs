@@ -233,6 +233,34 @@ words! {
     Closer {
         Peer = "peer",
         Local = "local",
+        /// Something between the two ends, which sent an RST: inferred, see
+        /// [`reset`](super::turn::reset).
+        Middlebox = "middlebox",
+    }
+}
+
+impl Closer {
+    /// The two that close for themselves.
+    pub const ENDS: [Self; 2] = [Self::Peer, Self::Local];
+
+    /// The end that it counts for, seen from one of that role. A request has to come before a middlebox's
+    /// close as before the server's.
+    pub const fn end(self, role: Role) -> Self {
+        let [server, _] = role.sides();
+        match self {
+            Self::Middlebox => server,
+            Self::Peer | Self::Local => self,
+        }
+    }
+}
+
+impl Role {
+    /// Whose closes are those of the side that answers requests, and of the one that sends them.
+    pub const fn sides(self) -> [Closer; 2] {
+        match self {
+            Self::Server => [Closer::Local, Closer::Peer],
+            Self::Client | Self::Unknown => [Closer::Peer, Closer::Local],
+        }
     }
 }
 
@@ -347,6 +375,13 @@ pub struct Close {
     pub idle: Duration,
 }
 
+impl Close {
+    /// See [`Closer::end`].
+    pub const fn end(&self) -> Closer {
+        self.closer.end(self.origin.role)
+    }
+}
+
 /// A write that starts an exchange after a gap over the threshold.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Reuse {
@@ -354,6 +389,8 @@ pub struct Reuse {
     pub origin: Origin,
     pub gap: Duration,
     pub bytes: u32,
+    /// In that gap the peer acknowledged keep-alive probes of ours.
+    pub is_probed: bool,
 }
 
 /// The time a socket stayed in CLOSE_WAIT until we closed it.

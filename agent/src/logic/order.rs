@@ -29,7 +29,7 @@ impl Order {
         }
         let [by_peer, by_us] = &mut self.in_second;
         let (count, bit) = match closer {
-            Closer::Peer => (by_peer, 1),
+            Closer::Peer | Closer::Middlebox => (by_peer, 1),
             Closer::Local => (by_us, 0),
         };
         if *count == Self::PER_SECOND {
@@ -51,7 +51,7 @@ impl Order {
     pub const fn by(&self, closer: Closer) -> u32 {
         let by_peer = self.closers.count_ones();
         match closer {
-            Closer::Peer => by_peer,
+            Closer::Peer | Closer::Middlebox => by_peer,
             Closer::Local => self.count - by_peer,
         }
     }
@@ -71,7 +71,7 @@ impl Order {
     pub fn share_before_row(&self, closer: Closer) -> Option<f64> {
         let row = self.in_a_row(closer).min(self.count);
         let other = match closer {
-            Closer::Peer => Closer::Local,
+            Closer::Peer | Closer::Middlebox => Closer::Local,
             Closer::Local => Closer::Peer,
         };
         (self.count > row).then(|| f64::from(self.by(other)) / f64::from(self.count - row))

@@ -363,9 +363,9 @@ impl Table {
     pub fn burst(&self, key: &RowKey, time: Nanos) -> bool {
         let ip = (key.role() == Role::Client).then(|| key.ip());
         self.port(&key.port()).is_some_and(|port| {
-            Closer::ALL.iter().any(|closer| {
-                let spread = self.estimate(key, *closer).map(|estimate| estimate.spread());
-                port.recent.are_scattered(time, *closer, ip, spread.unwrap_or_default())
+            Closer::ENDS.into_iter().any(|closer| {
+                let spread = self.estimate(key, closer).map(|estimate| estimate.spread());
+                port.recent.are_scattered(time, closer, ip, spread.unwrap_or_default())
             })
         })
     }
@@ -466,6 +466,6 @@ const fn of_role<T>([client, server]: &mut [T; 2], role: Role) -> &mut T {
 
 /// Whose idle timeout a request of this role, or to it, can meet.
 const fn server_side(role: Role) -> Closer {
-    let [server, _] = lately::sides(role);
+    let [server, _] = role.sides();
     server
 }

@@ -103,6 +103,8 @@ pub struct Asked {
     /// Segments with data sent and received before it.
     pub segs_out: u32,
     pub segs_in: u32,
+    /// See [`Event::is_probed`].
+    pub is_probed: bool,
     pub owner: Owner,
     pub process: Option<Process>,
 }
@@ -157,7 +159,7 @@ fn past_farewell(word: Word, farewell: u32, gap: Duration, certainty: Certainty)
 
 impl Asked {
     /// As a record of a write tells it.
-    pub fn of(event: &Event, role: Role, kind: AskedKind, silence: Duration) -> Self {
+    pub fn of(event: &Event, role: Role, kind: AskedKind, silence: Duration, ticks: Ticks) -> Self {
         let raw = &event.raw;
         Self {
             time: event.time,
@@ -173,6 +175,7 @@ impl Asked {
             is_used: raw.bytes_received > 0,
             segs_out: raw.data_segs_out,
             segs_in: raw.data_segs_in,
+            is_probed: event.is_probed(ticks),
             owner: event.owner,
             process: event.process(),
         }

@@ -115,6 +115,10 @@ pub struct Facts {
     pub client_first: u32,
     /// The server has closed many, at many times, be it after no certain time.
     pub is_server_first_again: bool,
+    /// But most of that was something between the two, which resets what is idle.
+    pub is_by_middlebox: bool,
+    /// TCP keep-alive probes run on the client's idle connections.
+    pub is_probed: bool,
     /// The last so many were all by the client, and there was no race since.
     pub client_in_a_row: u32,
     /// How long that has lasted.

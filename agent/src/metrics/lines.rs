@@ -216,7 +216,7 @@ pub(super) struct Line<'a> {
 
 /// What the observations amount to.
 pub(super) struct Judged {
-    pub(super) timeouts: [Option<Population>; Closer::ALL.len()],
+    pub(super) timeouts: [Option<Population>; Closer::ENDS.len()],
     pub(super) expected: Option<f64>,
     pub(super) verdict: Option<State>,
     /// Idle timeouts to set, in seconds: the client's, the server's.

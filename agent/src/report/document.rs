@@ -138,6 +138,9 @@ pub(super) struct ExposureReport {
 #[derive(Debug, Serialize)]
 pub(super) struct Closes {
     pub(super) total: u64,
+    /// Those that were made up between the two ends.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub(super) by_middlebox: u64,
     pub(super) by_evidence: BTreeMap<&'static str, u64>,
     /// Idle time at those closes that ended an idle connection.
     pub(super) idle: Quantiles,
@@ -190,6 +193,11 @@ pub(super) struct Timeout {
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "as serde calls it")]
 fn is_false(flag: &bool) -> bool {
     !flag
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "as serde calls it")]
+fn is_zero(count: &u64) -> bool {
+    *count == 0
 }
 
 /// After how long something forgets a connection without a word.
@@ -400,9 +408,9 @@ impl Run {
                 server_first: facts.server_first,
                 client_in_a_row: facts.client_in_a_row,
             },
-            closes: Closer::ALL
-                .iter()
-                .map(|closer| (closer.as_str(), Closes::of(stats, *closer)))
+            closes: Closer::ENDS
+                .into_iter()
+                .map(|end| (end.as_str(), Closes::of(stats, role, end)))
                 .collect(),
             reuse: Reuse::of(stats, &facts),
             races: BTreeMap::new(),
@@ -412,13 +420,18 @@ impl Run {
             read: BTreeMap::new(),
             incidents: BTreeMap::new(),
             seen: stats.counts.seen,
-            idle_timeout: Closer::ALL
-                .iter()
-                .filter_map(|closer| {
-                    let side = side_of(role, *closer);
-                    let as_told = Closer::ALL.iter().find(|of| side_of(told_as, **of) == side)?;
-                    let estimate = teller.timeout(*as_told)?;
-                    Some((closer.as_str(), Timeout::of(&estimate, side, ends)))
+            idle_timeout: Closer::ENDS
+                .into_iter()
+                .filter_map(|end| {
+                    let side = side_of(role, end);
+                    let as_told =
+                        Closer::ENDS.into_iter().find(|of| side_of(told_as, *of) == side)?;
+                    let estimate = teller.timeout(as_told)?;
+                    let whose = match side {
+                        Side::Server if facts.is_by_middlebox => Side::Middlebox,
+                        own => own,
+                    };
+                    Some((end.as_str(), Timeout::of(&estimate, whose, ends)))
                 })
                 .collect(),
             drop_limit: facts.drop_limit.map(DropLimit::of),
@@ -458,16 +471,10 @@ impl Run {
     }
 }
 
-/// Whose idle timeout a closer's is.
-const fn side_of(role: Role, closer: Closer) -> Side {
-    match (role, closer) {
-        (Role::Server, Closer::Local) | (Role::Client | Role::Unknown, Closer::Peer) => {
-            Side::Server
-        }
-        (Role::Server, Closer::Peer) | (Role::Client | Role::Unknown, Closer::Local) => {
-            Side::Client
-        }
-    }
+/// Whose idle timeout that end's is.
+fn side_of(role: Role, end: Closer) -> Side {
+    let [server, _] = role.sides();
+    if end == server { Side::Server } else { Side::Client }
 }
 
 impl PeerReport {
@@ -534,18 +541,21 @@ impl ExposureReport {
 }
 
 impl Closes {
-    fn of(stats: &Stats, closer: Closer) -> Self {
+    fn of(stats: &Stats, role: Role, end: Closer) -> Self {
         let mut by_evidence = BTreeMap::new();
-        for ((_, _, evidence), count) in
-            stats.counts.closes.iter().filter(|(key, _)| key.0 == closer)
-        {
-            *by_evidence.entry(evidence.as_str()).or_insert(0) += count;
+        let mut by_middlebox = 0;
+        for ((closer, _, evidence), count) in stats.counts.closes.iter() {
+            if closer.end(role) == end {
+                *by_evidence.entry(evidence.as_str()).or_insert(0) += count;
+                by_middlebox += if *closer == Closer::Middlebox { *count } else { 0 };
+            }
         }
-        let idle = stats.idle(closer);
+        let idle = stats.idle(end);
         let total = by_evidence.values().sum();
-        let count = stats.counts.histogram(Measure::of_idle(closer)).count();
-        let buckets = rounded(&stats.closed_after(closer));
-        Self { total, by_evidence, idle: Quantiles::of(count, &idle.exact), buckets }
+        let count = stats.counts.histogram(Measure::of_idle(end)).count();
+        let buckets = rounded(&stats.closed_after(end));
+        let idle = Quantiles::of(count, &idle.exact);
+        Self { total, by_middlebox, by_evidence, idle, buckets }
     }
 }
 

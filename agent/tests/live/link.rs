@@ -1,13 +1,14 @@
 //! Two network namespaces with a slow wire between them: what loopback is too fast for.
 //!
 //! The wire is a TUN device on each side and threads that carry packets over, each after a delay,
-//! in order. They end with the process. It can lose the first FINs of each connection.
+//! in order. They end with the process. The wire can lose the first FINs of each connection, or, as a
+//! balancer does, reset at both ends what has been idle for too long.
 
 use std::collections::HashMap;
 use std::fs::File;
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, TcpListener};
-use std::sync::mpsc;
+use std::sync::{Arc, Mutex, mpsc};
 use std::thread;
 use std::time::Duration;
 
@@ -33,24 +34,54 @@ impl Stage {
 
     /// A listener that far away, one way, in a namespace of its own; leaves the thread in the client's.
     pub(crate) fn distant_listener(&mut self, delay: Duration) -> Result<TcpListener> {
-        self.listener_behind(delay, false)
+        self.listener_behind(delay, Wire::Plain)
     }
 
     /// So too, and the first three FINs from there are lost on the way: the fourth comes after 1.4 s.
     pub(crate) fn lossy_listener(&mut self, delay: Duration) -> Result<TcpListener> {
-        self.listener_behind(delay, true)
+        self.listener_behind(delay, Wire::LosesFins)
     }
 
-    fn listener_behind(&mut self, delay: Duration, loses_fins: bool) -> Result<TcpListener> {
+    /// A used pair with a balancer between that resets it once no packet has passed for so long.
+    pub(crate) fn pair_reset_after(&mut self, idle: Duration) -> Result<Pair> {
+        let listener = self.listener_behind(FAR, Wire::ResetsAfter(idle))?;
+        let mut pair = Pair::new(&listener, listener.local_addr()?)?;
+        pair.exchange()?;
+        Ok(pair)
+    }
+
+    fn listener_behind(&mut self, delay: Duration, wire: Wire) -> Result<TcpListener> {
         let server = side(SERVER)?;
         let listener = self.listen((SERVER, 0))?;
         let client = side(CLIENT)?;
         self.belongs_here()?;
-        carry(server.try_clone()?, client.try_clone()?, delay, loses_fins);
-        carry(client, server, delay, false);
+        let seen = Arc::new(Mutex::new(Seen::default()));
+        carry(server.try_clone()?, client.try_clone()?, delay, wire, Arc::clone(&seen));
+        carry(client.try_clone()?, server.try_clone()?, delay, Wire::Plain, Arc::clone(&seen));
+        if let Wire::ResetsAfter(idle) = wire {
+            reset_after(idle, [client, server], seen);
+        }
         Ok(listener)
     }
 }
+
+/// What it does to packets that come from the server.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Wire {
+    Plain,
+    LosesFins,
+    ResetsAfter(Duration),
+}
+
+/// Of the one connection that goes over it.
+#[derive(Default)]
+struct Seen {
+    /// The latest packet from either side.
+    last: HashMap<Ipv4Addr, Packet>,
+    when: Duration,
+}
+
+type Packet = [u8; 40];
 
 /// Moves the thread to a new namespace whose only way out is the file.
 fn side(address: Ipv4Addr) -> Result<File> {
@@ -61,14 +92,19 @@ fn side(address: Ipv4Addr) -> Result<File> {
     Ok(tun)
 }
 
-fn carry(mut from: File, mut to: File, delay: Duration, loses_fins: bool) {
+fn carry(mut from: File, mut to: File, delay: Duration, wire: Wire, seen: Arc<Mutex<Seen>>) {
     let (sender, receiver) = mpsc::channel::<(Duration, Vec<u8>)>();
     thread::spawn(move || {
         let mut packet = vec![0; 64 * 1024];
         let mut lost = HashMap::new();
         while let Ok(length) = from.read(&mut packet) {
             let packet = packet.get(..length).unwrap_or_default().to_vec();
-            if let Some(port) = fin_for(&packet).filter(|_| loses_fins) {
+            if let (Some(head), Ok(mut seen)) = (packet.first_chunk::<40>(), seen.lock()) {
+                let source = Ipv4Addr::new(head[12], head[13], head[14], head[15]);
+                seen.last.insert(source, *head);
+                seen.when = now();
+            }
+            if let Some(port) = fin_for(&packet).filter(|_| wire == Wire::LosesFins) {
                 let fins: &mut u32 = lost.entry(port).or_default();
                 *fins += 1;
                 if *fins <= 3 {
@@ -94,4 +130,52 @@ fn fin_for(packet: &[u8]) -> Option<[u8; 2]> {
     const FIN: u8 = 1;
     let head: &[u8; 34] = packet.first_chunk()?;
     (head[0] == 0x45 && head[33] & FIN != 0).then_some([head[22], head[23]])
+}
+
+/// Sends each end an RST in the other one's name, once nothing has passed for that long.
+fn reset_after(idle: Duration, [mut client, mut server]: [File; 2], seen: Arc<Mutex<Seen>>) {
+    thread::spawn(move || {
+        loop {
+            thread::sleep(Duration::from_millis(1));
+            let Ok(seen) = seen.lock() else { return };
+            let (Some(asked), Some(answered)) = (seen.last.get(&CLIENT), seen.last.get(&SERVER))
+            else {
+                continue;
+            };
+            if now().saturating_sub(seen.when) >= idle {
+                drop(client.write(&reset_in_answer_to(asked)));
+                drop(server.write(&reset_in_answer_to(answered)));
+                return;
+            }
+        }
+    });
+}
+
+/// An RST, as from the other end, with the sequence number that the sender of this packet expects.
+fn reset_in_answer_to(packet: &Packet) -> Packet {
+    const TCP: u8 = 6;
+    let mut reset = [0; 40];
+    let [ip, tcp] = [0, 20];
+    let mut put = |at: usize, bytes: &[u8]| reset[at..at + bytes.len()].copy_from_slice(bytes);
+    put(ip, &[0x45, 0, 0, 40]);
+    put(ip + 8, &[64, TCP]);
+    put(ip + 12, &packet[16..20]);
+    put(ip + 16, &packet[12..16]);
+    put(tcp, &packet[22..24]);
+    put(tcp + 2, &packet[20..22]);
+    put(tcp + 4, &packet[28..32]);
+    put(tcp + 12, &[5 << 4, 0x04]);
+    let of_header = checksum(&reset[..20], 0);
+    reset[10..12].copy_from_slice(&of_header.to_be_bytes());
+    let of_segment = checksum(&reset[12..], u32::from(TCP) + 20);
+    reset[36..38].copy_from_slice(&of_segment.to_be_bytes());
+    reset
+}
+
+/// RFC 1071, over that and what is in no byte of it.
+fn checksum(bytes: &[u8], rest: u32) -> u16 {
+    let words = bytes.chunks_exact(2).map(|word| u32::from(u16::from_be_bytes([word[0], word[1]])));
+    let sum = words.sum::<u32>() + rest;
+    let folded = (sum & 0xFFFF) + (sum >> 16);
+    !((folded & 0xFFFF) + (folded >> 16)) as u16
 }

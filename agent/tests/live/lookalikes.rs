@@ -5,6 +5,7 @@
 use std::io::Write;
 use std::net::{Ipv4Addr, Shutdown, TcpStream};
 use std::thread;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use rustix::net::sockopt;
@@ -174,6 +175,55 @@ pub(crate) const ALL: &[Scenario] = &[
         "keep_alive_probes",
         keep_alive_probes,
         "close role=client closer=peer how=fin evidence=idle idle~2.5",
+    ),
+    Scenario::new(
+        "keep_alive_probes_then_reuse",
+        |s| {
+            let mut pair = s.used_pair()?;
+            probe_each_second(&pair.client)?;
+            pause(2_500);
+            pair.exchange()?;
+            pause(500);
+            pair.exchange()?;
+            pause(500);
+            pair.client_closes()
+        },
+        "reuse role=client gap~2.5 keepalive_probes=true
+         2x reuse role=client
+         !reuse gap~0.5 keepalive_probes=true",
+    ),
+    // Each end gets an RST that neither has sent.
+    Scenario::new(
+        "reset_by_middlebox_distant",
+        |s| {
+            let pair = s.pair_reset_after(Duration::from_secs(1))?;
+            pause(1_300);
+            pair.client_closes()
+        },
+        "close role=client closer=middlebox how=rst evidence=idle idle~1.0
+         close role=server closer=middlebox how=rst evidence=idle idle~1.0",
+    ),
+    Scenario::new(
+        "reset_by_server",
+        |s| {
+            let pair = s.used_pair()?;
+            pause(1_000);
+            kernel::abort(pair.server)?;
+            expect_end(pair.client)
+        },
+        "close role=client closer=peer how=rst evidence=idle idle~1.0",
+    ),
+    // No timestamp either, but it answers a probe: the peer's host knows the connection no more.
+    Scenario::new(
+        "probe_of_forgotten",
+        |s| {
+            let pair = s.used_pair()?;
+            probe_each_second(&pair.client)?;
+            kernel::vanish(pair.server)?;
+            pause(1_300);
+            expect_end(pair.client)
+        },
+        "close role=client closer=peer how=rst evidence=idle idle~1.0",
     ),
     Scenario::new(
         "own_last_words",
@@ -447,13 +497,17 @@ fn reuse(stage: &mut Stage) -> Result<()> {
 
 /// Answered probes are segments, but not use.
 fn keep_alive_probes(stage: &mut Stage) -> Result<()> {
-    let second = std::time::Duration::from_secs(1);
     let pair = stage.used_pair()?;
-    sockopt::set_tcp_keepidle(&pair.client, second)?;
-    sockopt::set_tcp_keepintvl(&pair.client, second)?;
-    sockopt::set_socket_keepalive(&pair.client, true)?;
+    probe_each_second(&pair.client)?;
     pause(2_500);
     pair.server_closes()
+}
+
+fn probe_each_second(stream: &TcpStream) -> Result<()> {
+    let second = Duration::from_secs(1);
+    sockopt::set_tcp_keepidle(stream, second)?;
+    sockopt::set_tcp_keepintvl(stream, second)?;
+    Ok(sockopt::set_socket_keepalive(stream, true)?)
 }
 
 fn own_last_words(stage: &mut Stage) -> Result<()> {

@@ -49,7 +49,7 @@ impl Measure {
 
     pub const fn of_idle(closer: Closer) -> Self {
         match closer {
-            Closer::Peer => Self::ClosedByPeer,
+            Closer::Peer | Closer::Middlebox => Self::ClosedByPeer,
             Closer::Local => Self::ClosedByUs,
         }
     }

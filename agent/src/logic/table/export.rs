@@ -35,7 +35,8 @@ const MOST_OF_ROW: usize = most(5) + Class::ALL.len() - RACES + 2;
 const MOST_OF_PORT: usize = most(3);
 
 const fn most(histograms: usize) -> usize {
-    let closes = Closer::ALL.len() * How::ALL.len() * Evidence::ALL.len();
+    // A middlebox has one way to close, of what is idle.
+    let closes = Closer::ENDS.len() * How::ALL.len() * Evidence::ALL.len() + 1;
     closes + RACES * Cause::ALL.len() * Read::ALL.len() + histograms * MOST_OF_HISTOGRAM
 }
 
@@ -69,7 +70,7 @@ pub struct Shown<K> {
     pub process: Option<Name>,
     /// What that process belongs to, where the key has no owner.
     pub process_owner: Owner,
-    pub timeouts: [Option<Population>; Closer::ALL.len()],
+    pub timeouts: [Option<Population>; Closer::ENDS.len()],
     pub expected: Option<f64>,
     pub verdict: Option<State>,
     /// Of a row; what is to be set against the peers of a port, each of their rows says.
@@ -82,13 +83,13 @@ pub struct Shown<K> {
 
 /// What is said of a row, with what its other end says.
 struct Story {
-    timeouts: [Option<Population>; Closer::ALL.len()],
+    timeouts: [Option<Population>; Closer::ENDS.len()],
     advised: Option<Advised>,
     is_other_end: bool,
 }
 
 impl Story {
-    fn timeouts(stats: &Stats) -> [Option<Population>; Closer::ALL.len()] {
+    fn timeouts(stats: &Stats) -> [Option<Population>; Closer::ENDS.len()] {
         [Closer::Peer, Closer::Local]
             .map(|closer| stats.timeout(closer).map(|estimate| estimate.main))
     }

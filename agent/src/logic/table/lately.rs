@@ -49,6 +49,10 @@ struct Traffic {
     /// In CLOSE_WAIT, all sockets together, and how many of them our pool closed unwritten.
     dwell_us: u64,
     noticed: u32,
+    /// Closes of the server's that were none of its own.
+    by_middlebox: u32,
+    /// Keep-alive probes run on connections that were used.
+    is_probed: bool,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -164,6 +168,7 @@ impl Lately {
 
     pub(super) fn note_reuse(&mut self, reuse: &Reuse) {
         self.note_gap(reuse.time, reuse.gap);
+        self.traffic(reuse.time).is_probed |= reuse.is_probed;
         self.uses.add(reuse.gap);
         self.pool.use_after(reuse.time, reuse.gap);
     }
@@ -176,10 +181,13 @@ impl Lately {
 
     pub(super) fn note_close(&mut self, close: &Close) {
         if matches!(close.evidence, Evidence::Idle | Evidence::UpperBound) {
-            self.order.add(close.time, close.closer);
-            self.end(close.time, close.closer, close.idle);
-            let [_, client] = sides(close.origin.role);
-            if close.closer == client {
+            let end = close.end();
+            self.order.add(close.time, end);
+            self.end(close.time, end, close.idle);
+            let by_middlebox = &mut self.traffic(close.time).by_middlebox;
+            *by_middlebox += u32::from(close.closer == Closer::Middlebox);
+            let [_, client] = close.origin.role.sides();
+            if end == client {
                 self.pool.drop_after(close.idle);
             } else {
                 self.pool.close();
@@ -191,7 +199,7 @@ impl Lately {
     fn end(&mut self, time: Nanos, closer: Closer, idle: Duration) {
         self.traffic(time);
         match closer {
-            Closer::Peer => self.by_peer.add(idle),
+            Closer::Peer | Closer::Middlebox => self.by_peer.add(idle),
             Closer::Local => self.by_us.add(idle),
         }
     }
@@ -214,7 +222,7 @@ impl Lately {
         // A close that a request crossed does not count as one of an idle connection.
         let is_close_of_its_own = matches!(class, Class::StaleWrite | Class::LateRequest);
         if cause == Cause::Idle && class != Class::SilentDrop && !is_close_of_its_own {
-            let [server, _] = sides(race.origin.role);
+            let [server, _] = race.origin.role.sides();
             self.end(time, server, gap.unwrap_or_default());
         }
         if class != Class::SilentDrop {
@@ -272,9 +280,15 @@ impl Lately {
     /// Idle times that ended with a close by that side.
     pub(super) fn closed_after(&self, closer: Closer) -> Vec<Bucket> {
         match closer {
-            Closer::Peer => self.by_peer.buckets(),
+            Closer::Peer | Closer::Middlebox => self.by_peer.buckets(),
             Closer::Local => self.by_us.buckets(),
         }
+    }
+
+    /// Whether most of what the server seems to close, something between does.
+    fn is_by_middlebox(&self, server: Closer) -> bool {
+        let all: u32 = self.closed_after(server).iter().map(|at| at.count).sum();
+        self.traffic.spans().map(|span| span.by_middlebox).into_iter().sum::<u32>() * 2 > all
     }
 
     /// Whether connections were used again after longer, more often than that side closed such.
@@ -314,7 +328,7 @@ impl Lately {
     /// What exposure is computed from. `races` were lost of late, half a day or more; fewer than
     /// [`ENOUGH`] of the same hour or two say too little.
     pub(super) fn grounds(&self, role: Role, now: Nanos, races: Races) -> Grounds {
-        let [server, client] = sides(role);
+        let [server, client] = role.sides();
         let length = self.traffic.length(now);
         let of_late: u32 = self.traffic.spans().map(|span| span.lost).into_iter().sum();
         let is_decided = races.unknown == 0 && of_late >= ENOUGH;
@@ -348,7 +362,7 @@ impl Lately {
         server_timeout: Option<Estimate>,
     ) -> Facts {
         let Self { traffic, losses, order, dwells, .. } = self;
-        let [server, client] = sides(role);
+        let [server, client] = role.sides();
         let dwell = dwells.quantile(0.5).filter(|_| role == Role::Client);
         let drop = self.losses().filter_map(|span| span.shortest_drop).min();
         let is_idle = |undecided: &Undecided| {
@@ -390,6 +404,8 @@ impl Lately {
             client_first: order.by(client),
             client_in_a_row: order.in_a_row(client),
             is_server_first_again: false,
+            is_by_middlebox: self.is_by_middlebox(server),
+            is_probed: traffic.spans().into_iter().any(|span| span.is_probed),
             client_row_length: order.row_length(client, now),
             server_share_before: order.share_before_row(client),
             reuses: 0,
@@ -427,14 +443,6 @@ impl Lately {
 /// Uses after a longer gap.
 fn outlive(uses: &[Bucket], idle: Duration) -> u32 {
     uses.iter().filter(|gap| gap.low > idle.as_secs_f64()).map(|gap| gap.count).sum()
-}
-
-/// Whose closes are those of the side that answers requests, and of the one that sends them.
-pub(super) const fn sides(role: Role) -> [Closer; 2] {
-    match role {
-        Role::Server => [Closer::Local, Closer::Peer],
-        Role::Client | Role::Unknown => [Closer::Peer, Closer::Local],
-    }
 }
 
 fn rate(uses: &[Bucket], length: Duration) -> f64 {

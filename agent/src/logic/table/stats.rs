@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use super::counts::{Counts, Keeps, Measure};
 use super::export::Weight;
-use super::lately::{Lately, sides};
+use super::lately::Lately;
 use super::survey::Badness;
 use crate::logic::advice::advise;
 use crate::logic::estimate::{Estimate, of_closes};
@@ -172,14 +172,14 @@ impl Stats {
 
     pub const fn idle(&self, closer: Closer) -> &IdleTimes {
         match closer {
-            Closer::Peer => &self.closed_by_peer,
+            Closer::Peer | Closer::Middlebox => &self.closed_by_peer,
             Closer::Local => &self.closed_by_us,
         }
     }
 
     const fn idle_mut(&mut self, closer: Closer) -> &mut IdleTimes {
         match closer {
-            Closer::Peer => &mut self.closed_by_peer,
+            Closer::Peer | Closer::Middlebox => &mut self.closed_by_peer,
             Closer::Local => &mut self.closed_by_us,
         }
     }
@@ -245,10 +245,10 @@ impl Stats {
                 let kind = (close.closer, close.how, close.evidence);
                 counts.closes.change(kind, |count| *count += 1);
                 if close.evidence == Evidence::Idle {
-                    counts.measure(Measure::of_idle(close.closer), close.idle);
+                    counts.measure(Measure::of_idle(close.end()), close.idle);
                 }
                 self.lately.note_close(close);
-                self.idle_mut(close.closer).add(close);
+                self.idle_mut(close.end()).add(close);
             }
             Observation::Reuse(reuse) => {
                 Arc::make_mut(&mut self.counts).measure(Measure::ReuseGap, reuse.gap);
@@ -271,7 +271,7 @@ impl Stats {
         }
         if incident.class.is_race() {
             self.lately.note_race(incident);
-            let [server, _] = sides(incident.origin.role);
+            let [server, _] = incident.origin.role.sides();
             self.idle_mut(server).add_crossed(incident);
             if let Some(process) = &incident.origin.process {
                 self.loser.get_or_insert_default().vote(process.name);
@@ -378,7 +378,7 @@ impl Stats {
 
     /// What a verdict rests on, as of `now`.
     pub fn facts(&self, role: Role, threshold: Duration, now: Nanos) -> Facts {
-        let [server, client] = sides(role);
+        let [server, client] = role.sides();
         let (server_timeout, client_timeout) = (self.timeout(server), self.timeout(client));
         let facts = self.lately.facts(role, threshold, now, server_timeout);
         // Who closes on time is another pool than one that leaves it to the server.
@@ -478,7 +478,8 @@ impl RecentCloses {
         if self.0.len() == Self::SIZE {
             self.0.pop_front();
         }
-        let Close { time, closer, idle, .. } = *close;
+        let Close { time, idle, .. } = *close;
+        let closer = close.end();
         self.0.push_back(RecentClose { time, closer, ip: close.origin.remote.ip, idle });
     }
 

@@ -51,7 +51,13 @@ fn race(time: f64, ip: impl Into<IpAddr>) -> Observation {
 }
 
 fn reuse(time: f64, origin: Origin) -> Observation {
-    Observation::Reuse(Reuse { time: at(time), origin, gap: Duration::from_secs(1), bytes: 1 })
+    Observation::Reuse(Reuse {
+        time: at(time),
+        origin,
+        gap: Duration::from_secs(1),
+        bytes: 1,
+        is_probed: false,
+    })
 }
 
 /// Made-up addresses, one after the other.
@@ -84,6 +90,57 @@ fn sums_of(counts: &Counts) -> [u64; 6] {
 
 fn closes(counts: &Counts) -> u64 {
     counts.closes.iter().map(|(_, count)| count).sum()
+}
+
+#[test]
+fn a_middlebox_closes_before_the_client_whichever_end_looks() {
+    for (role, closers) in
+        [(Client, [Closer::Peer, Closer::Local]), (Server, [Closer::Local, Closer::Peer])]
+    {
+        let mut table = Table::new(10, THRESHOLD, Nanos(0));
+        let key = key(role, UPSTREAM);
+        let facts =
+            |table: &Table| table.row(&key).unwrap().stats.facts(role, THRESHOLD, at(900.0));
+        for second in 0..20_u32 {
+            let time = f64::from(second) * 40.0;
+            let Observation::Close(close) =
+                close(time, origin(role, UPSTREAM), Evidence::Idle, 30.0)
+            else {
+                unreachable!()
+            };
+            let reset = Close { closer: Closer::Middlebox, how: How::Rst, ..close };
+            table.add(&Observation::Close(reset));
+            let gap = Duration::from_secs(20);
+            let reuse = Reuse {
+                time: at(time),
+                origin: origin(role, UPSTREAM),
+                gap,
+                bytes: 9,
+                is_probed: false,
+            };
+            table.add(&Observation::Reuse(reuse));
+        }
+        let found = facts(&table);
+        assert_eq!((found.server_first, found.client_first, found.is_by_middlebox), (20, 0, true));
+        let timeout = found.server_timeout.unwrap();
+        assert!((timeout.main.value - 30.0).abs() < 0.1, "{timeout:?}");
+        assert_eq!(found.client_timeout, None);
+        let stats = &table.row(&key).unwrap().stats;
+        assert_eq!(closers.map(|end| stats.closed_after(end).len()), [1, 0]);
+        let told = (Closer::Middlebox, How::Rst, Evidence::Idle);
+        assert_eq!(stats.counts.closes.get(&told), Some(&20));
+        assert!(!found.is_probed);
+        // A few of its resets among the server's own closes are of no matter.
+        for second in 0..20_u32 {
+            table.add(&close(
+                800.0 + f64::from(second),
+                origin(role, UPSTREAM),
+                Evidence::Idle,
+                30.0,
+            ));
+        }
+        assert!(!facts(&table).is_by_middlebox);
+    }
 }
 
 #[test]
@@ -440,7 +497,13 @@ fn requests_that_crossed_a_close_tell_the_timeout() {
         }
         for _ in 0..used {
             let gap = Duration::from_secs_f64(2.05);
-            let reuse = Reuse { time: at(20.0), origin: origin(Client, UPSTREAM), gap, bytes: 1 };
+            let reuse = Reuse {
+                time: at(20.0),
+                origin: origin(Client, UPSTREAM),
+                gap,
+                bytes: 1,
+                is_probed: false,
+            };
             table.add(&Observation::Reuse(reuse));
         }
         table.assess(at(30.0));

@@ -33,7 +33,7 @@ impl Tracker {
         if let Some(before) = self.asked.remove(&event.key) {
             self.habits.learn(&event.key, &before, event);
         }
-        let asked = Asked::of(event, role, kind, silence);
+        let asked = Asked::of(event, role, kind, silence, ticks);
         let process = asked.process;
         if role == Role::Server && matches!(kind, AskedKind::Reply(_)) && !is_farewell {
             let before = self.answered.get(&event.key);
@@ -48,7 +48,7 @@ impl Tracker {
             let due = event.time + HOLD + 2 * event.rtt();
             self.set_timer(due, Timer::Held(event.time), event.key);
         } else if let Some(gap) = asked.reuse_gap().filter(|_| asked.word.may_ask()) {
-            self.say_reuse(event.time, event.origin(role, process), gap, raw.size);
+            self.say_reuse(&asked, event.origin(role, process), gap);
         }
         if role == Role::Client || may_part {
             self.asked.insert(event.key, event.time, asked);
@@ -66,21 +66,22 @@ impl Tracker {
         silence > self.settings.threshold && raw.data_segs_out != 0 && request <= LONG_REQUEST
     }
 
-    pub(super) fn say_reuse(&mut self, time: Nanos, origin: Origin, gap: Duration, bytes: u32) {
-        self.say(Observation::Reuse(Reuse { time, origin, gap, bytes }), None);
+    fn say_reuse(&mut self, asked: &Asked, origin: Origin, gap: Duration) {
+        let Asked { time, bytes, is_probed, .. } = *asked;
+        self.say(Observation::Reuse(Reuse { time, origin, gap, bytes, is_probed }), None);
     }
 
     /// No close followed a small write: it was no farewell.
     pub(super) fn release(&mut self, key: SockKey, written: Nanos) {
-        let Some(asked) = self.asked.get(&key).filter(|asked| asked.time == written) else {
+        let Some(asked) = self.asked.get(&key).filter(|asked| asked.time == written).cloned()
+        else {
             return;
         };
         let Tuple { netns, local, remote } = key.tuple;
-        let Asked { owner, role, process, .. } = *asked;
+        let Asked { owner, role, process, .. } = asked;
         let origin = Origin { netns, owner, role, local, remote, process, rtt: None };
-        let (time, bytes, gap) = (asked.time, asked.bytes, asked.reuse_gap());
-        match gap {
-            Some(gap) => self.say_reuse(time, origin, gap, bytes),
+        match asked.reuse_gap() {
+            Some(gap) => self.say_reuse(&asked, origin, gap),
             None => drop(self.asked.remove(&key)),
         }
     }
@@ -94,7 +95,7 @@ impl Tracker {
             && let Some(gap) = held.reuse_gap()
         {
             let origin = event.origin(held.role, held.process);
-            self.say_reuse(held.time, origin, gap, held.bytes);
+            self.say_reuse(held, origin, gap);
         }
     }
 

@@ -139,13 +139,16 @@ pub fn outcome(at_risk: AtRisk, end: End) -> Option<Told> {
 }
 
 /// Whether an application can have read what an RST answers: no, if it is the answer of no socket
-/// (without time stamps, though they were agreed on) to one segment, sent once, of which nothing was
+/// to one segment, sent once, of which nothing was
 /// acknowledged. More segments, or one more time, and an earlier one may have been read.
 pub fn read_by(event: &Event, start: u32, segs_out: u32) -> Read {
     let raw = &event.raw;
-    let is_stateless = event.has(flag::TSTAMP_OK) && !event.has(flag::SAW_TSTAMP);
     let is_single = raw.data_segs_out.wrapping_sub(segs_out) == 1;
-    if is_stateless && is_single && raw.snd_una == start { Read::Never } else { Read::Unknown }
+    if event.is_stateless() && is_single && raw.snd_una == start {
+        Read::Never
+    } else {
+        Read::Unknown
+    }
 }
 
 /// An RST for what a server wrote past its client's FIN. Whether it had something to answer: the client

@@ -23,8 +23,9 @@ pub struct AtReset {
 }
 
 /// RST in ESTABLISHED. What sent it shows in the timestamp option: a live socket carries it where
-/// it was negotiated, a reset without a socket does not (`tcp_v4_send_reset` against
-/// `tcp_send_active_reset`, v6.12 net/ipv4).
+/// it was negotiated (RFC 7323, 3.2), a reset without a socket does not (`tcp_v4_send_reset` against
+/// `tcp_send_active_reset`, v6.12 net/ipv4). One without it that answers nothing of ours is of neither:
+/// something between has made it up, as balancers and firewalls do at their idle timeout.
 pub fn reset(event: &Event, known: Known<'_>) -> AtReset {
     let Known { role, asked, settings: Settings { ticks, threshold, .. }, .. } = known;
     let stamps = Stamps::of(event, ticks);
@@ -57,7 +58,11 @@ pub fn reset(event: &Event, known: Known<'_>) -> AtReset {
         AtReset { ended: ended(Evidence::Unused, stamps.idle()), told: None, is_doubtful: false }
     } else if role == Role::Server && stamps.idle() > threshold || !under_way {
         // The other side's word was last, and it left an idle connection.
-        AtReset { ended: ended(Evidence::Idle, stamps.idle()), told: None, is_doubtful: false }
+        let is_answer = event.spoke_ago().is_none_or(|ago| ago <= threshold + 2 * event.rtt());
+        let closer =
+            if event.is_stateless() && !is_answer { Closer::Middlebox } else { Closer::Peer };
+        let ended = Ended { closer, evidence: Evidence::Idle, idle: stamps.idle() };
+        AtReset { ended, told: None, is_doubtful: false }
     } else {
         at(Told::certain(class, None), ended(Evidence::AfterData, stamps.idle()))
     }
@@ -99,7 +104,7 @@ fn reset_of_request(
         Some(Had::Nothing) => never(Told::certain(Class::SilentDrop, Some(gap))),
         Some(Had::Unread) => never(Told::certain(Class::UnreadClose, Some(gap))),
         Some(Had::Part | Had::All) => Told::certain(Class::MidStreamReset, Some(gap)),
-        None if event.has(flag::TSTAMP_OK) && !event.has(flag::SAW_TSTAMP) => Told {
+        None if event.is_stateless() => Told {
             read: open.map_or(Read::Unknown, |asked| read_by(event, start, asked.segs_out)),
             ..Told::certain(Class::SilentDrop, Some(gap))
         },

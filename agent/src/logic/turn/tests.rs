@@ -61,7 +61,7 @@ fn asked(ago_ms: u64, change: impl FnOnce(&mut Record)) -> Asked {
         change(raw);
     });
     let silence = if write.unread(false) > 0 { Duration::from_secs(1) } else { Duration::ZERO };
-    Asked::of(&write, Role::Client, AskedKind::Gap(Duration::from_secs(1)), silence)
+    Asked::of(&write, Role::Client, AskedKind::Gap(Duration::from_secs(1)), silence, TICKS)
 }
 
 fn known(asked: Option<&Asked>, server: Option<ServerEnd>) -> Known<'_> {
@@ -227,6 +227,47 @@ fn a_reset_meets_a_request() {
     assert_eq!(at(&plain, end(1_200, 1_000), live), "unread_close certain never");
     assert_eq!(at(&plain, end(1_200, 1_100), live), "mid_stream_reset certain unknown");
     assert_eq!(at(&plain, end(1_200, 1_200), live), "mid_stream_reset certain unknown");
+}
+
+/// Nothing is open, and the connection has been idle for 5 s.
+#[test]
+fn who_reset_an_idle_connection() {
+    let closer = |spoke_ago_ms: u64, change: &dyn Fn(&mut Record)| {
+        let reset_event = event(|raw| {
+            raw.kind = kind::RESET_RECEIVED;
+            (raw.old_state, raw.new_state) = (1, 1);
+            (raw.lsndtime, raw.lrcvtime) = (raw.jiffies - 1_251, raw.jiffies - 1_250);
+            raw.spoke_ns = (NOW_MS - spoke_ago_ms) * 1_000_000;
+            (raw.flags, raw.rtt_us) = (flag::FULL_SOCK | flag::TSTAMP_OK, 100_000);
+            change(raw);
+        });
+        let at = reset(&reset_event, known(None, None));
+        assert_eq!((at.told, at.ended.evidence), (None, Evidence::Idle));
+        at.ended.closer.as_str()
+    };
+    assert_eq!(closer(5_000, &|_| ()), "middlebox");
+    assert_eq!(closer(401, &|_| ()), "middlebox");
+    // It may answer a probe: the peer's host has forgotten the connection.
+    assert_eq!(closer(400, &|_| ()), "peer");
+    assert_eq!(closer(5_000, &|raw| raw.spoke_ns = 0), "peer");
+    assert_eq!(closer(5_000, &|raw| raw.flags |= flag::SAW_TSTAMP), "peer");
+    assert_eq!(closer(5_000, &|raw| raw.flags = flag::FULL_SOCK), "peer");
+}
+
+#[test]
+fn keep_alive_probes_were_acknowledged() {
+    let is_probed = |sent: u32, heard: u32, acked: u32| {
+        let write = event(|raw| {
+            (raw.rtt_us, raw.jiffies) = (100_000, 100);
+            (raw.lsndtime, raw.lrcvtime, raw.rcv_tstamp) =
+                (sent.wrapping_neg(), heard.wrapping_neg(), acked.wrapping_neg());
+        });
+        write.is_probed(TICKS)
+    };
+    // In ticks of 4 ms before: 1.2 s after the last data, be it the peer's or ours, and 4 ms more.
+    assert!(is_probed(1_000, 900, 599) && is_probed(900, 1_000, 599));
+    assert!(!is_probed(1_000, 900, 600) && !is_probed(900, 1_000, 600));
+    assert!(!is_probed(1_000, 900, 900) && !is_probed(1_000, 900, 0), "a field that is not there");
 }
 
 #[test]

@@ -15,6 +15,8 @@ impl Facts {
             server_first: 0,
             client_first: 0,
             is_server_first_again: false,
+            is_by_middlebox: false,
+            is_probed: false,
             client_in_a_row: 0,
             client_row_length: Duration::from_mins(9),
             server_share_before: None,
@@ -70,6 +72,20 @@ fn client_first() -> Facts {
 
 fn with_races(idle: u32, facts: Facts) -> Facts {
     Facts { races: Races { idle, ..Races::default() }, ..facts }
+}
+
+#[test]
+fn a_middlebox_is_named_as_the_one_that_closes() {
+    let facts = Facts { is_by_middlebox: true, ..server_first() };
+    let text = sentence(&facts, State::Exposed, "nginx", "the peer");
+    assert!(
+        text.starts_with(
+            "Something between nginx and the peer closes idle connections after 2.000 s"
+        ),
+        "{text}"
+    );
+    let notes = notes(&facts, "nginx", "the peer", Ends::new(Role::Client, None, None, None));
+    assert!(notes.iter().any(|note| note.contains("made up on the way")), "{notes:?}");
 }
 
 #[test]

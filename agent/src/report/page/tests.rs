@@ -93,7 +93,13 @@ impl World {
             let time = at(10_000 + round * 1000);
             for part in 1..5 {
                 let gap = Duration::from_millis(timeout * part / 5 + round * 5);
-                self.add(Observation::Reuse(Reuse { time, origin, gap, bytes: 100 }));
+                self.add(Observation::Reuse(Reuse {
+                    time,
+                    origin,
+                    gap,
+                    bytes: 100,
+                    is_probed: false,
+                }));
             }
             let (how, evidence) = (How::Fin, Evidence::Idle);
             let idle = Duration::from_millis(timeout + round % 4);
@@ -124,6 +130,7 @@ impl World {
             origin: origin(Role::Client, 4, None),
             gap: Duration::from_secs(1),
             bytes: 1,
+            is_probed: false,
         };
         world.add(Observation::Reuse(reuse));
         world.about.status.lost = vec![("races_ring_full", 3)];
