@@ -99,6 +99,39 @@ fn a_busy_server_still_tells_late_requests() {
     assert_eq!(late_requests(others.first().unwrap()), 0);
 }
 
+/// An HTTP/2 server over TLS whose clients are elsewhere: its last words tell that a request which comes after
+/// them was refused. An alert alone, or an answer, says nothing of the kind.
+#[test]
+fn a_server_knows_that_it_has_gone_away() {
+    let (hz, events) = read(&Path::new(STREAMS).join("stale_write.jsonl"));
+    let mut server: Vec<Event> = events
+        .into_iter()
+        .filter(|event| event.raw.opener == opener::PASSIVE || event.kind == Kind::ResetSent)
+        .collect();
+    let [close, reset, ..] = &mut *server else { panic!("a FIN of ours, and a reset") };
+    let start = close.raw.write_seq;
+    let mut words = *close;
+    words.kind = Kind::Write;
+    (words.raw.kind, words.raw.word) = (kind::WRITE, word::SEALED);
+    words.raw.new_state = words.raw.old_state;
+    let (words_at, closed) = (words.time, *close);
+    let mut told = |bytes: u32| {
+        let mut close = closed;
+        (words.raw.size, words.time) = (bytes, words_at);
+        close.time = words_at + Duration::from_micros(20);
+        close.raw.write_seq = start.wrapping_add(bytes);
+        (close.raw.snd_nxt, close.raw.lsndtime) = (close.raw.write_seq, close.raw.jiffies);
+        reset.raw.snd_nxt = close.raw.write_seq.wrapping_add(1);
+        reset.raw.skb_ack = reset.raw.snd_nxt;
+        let (_, lines) = replay(hz, &[words, close, *reset], TICK);
+        let told = lines.into_iter().find(|line| line.contains("bytes 200")).unwrap_or_default();
+        told.split(' ').take(2).collect::<Vec<_>>().join(" ")
+    };
+    // GOAWAY of TLS 1.3, and with its alert.
+    assert_eq!([told(39), told(39 + 24)], ["incident after_goaway"; 2]);
+    assert_eq!([told(24), told(40), told(500)], ["race late_request"; 3]);
+}
+
 /// A race that still waits for its outcome is told at the end of a run, once.
 #[test]
 fn the_end_of_a_run_loses_no_race() {

@@ -213,13 +213,19 @@ fn of_estimate(estimate: &Estimate) -> String {
 
 /// `14 races an hour`, `fewer than 0.2 races an hour`.
 fn per_hour(exposure: Exposure) -> String {
-    let number = |value: f64| {
-        if value >= 10.0 { format!("{value:.0}") } else { format!("{value:.1}") }
-    };
     if exposure.races >= 0.05 {
         format!("{} races an hour", number(exposure.races))
     } else {
         format!("fewer than {} races an hour", number(exposure.at_most.max(0.1)))
+    }
+}
+
+/// Of events in a time, for people: `14`, `2.8`, `0.29`.
+pub fn number(value: f64) -> String {
+    match value {
+        10.0.. => format!("{value:.0}"),
+        1.0.. => format!("{value:.1}"),
+        _ => format!("{value:.2}").trim_end_matches('0').trim_end_matches('.').to_owned(),
     }
 }
 

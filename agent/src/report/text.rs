@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::document::{Document, ExposureReport, PeerReport};
 use super::draw::{self, Mark};
-use super::what_if::number;
+use crate::logic::explain::number;
 use crate::logic::model::Read;
 use crate::logic::verdict::State;
 use crate::output::seconds;

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use crate::logic::explain::short;
+use crate::logic::explain::{number, short};
 use crate::logic::exposure::{Choice, Grounds};
 
 /// Values that a person would set, in seconds.
@@ -106,9 +106,4 @@ impl Given {
             number(self.connects_per_second)
         )
     }
-}
-
-/// Of events in a time.
-pub(super) fn number(value: f64) -> String {
-    if value >= 10.0 || value == 0.0 { format!("{value:.0}") } else { format!("{value:.2}") }
 }

@@ -99,7 +99,9 @@ fn carry(mut from: File, mut to: File, delay: Duration, wire: Wire, seen: Arc<Mu
         let mut lost = HashMap::new();
         while let Ok(length) = from.read(&mut packet) {
             let packet = packet.get(..length).unwrap_or_default().to_vec();
-            if let (Some(head), Ok(mut seen)) = (packet.first_chunk::<40>(), seen.lock()) {
+            // The device's own IPv6 has much to say.
+            let head = packet.first_chunk::<40>().filter(|head| head[0] == 0x45);
+            if let (Some(head), Ok(mut seen)) = (head, seen.lock()) {
                 let source = Ipv4Addr::new(head[12], head[13], head[14], head[15]);
                 seen.last.insert(source, *head);
                 seen.when = now();

@@ -10,10 +10,11 @@ use std::time::Duration;
 use maud::{Markup, html};
 
 use super::text::count;
+use crate::logic::explain::number;
 use crate::logic::explain::short;
 use crate::report::document::{Buckets, PeerReport};
 use crate::report::draw::Scale;
-use crate::report::what_if::{Given, WhatIf, number};
+use crate::report::what_if::{Given, WhatIf};
 
 /// Bars across a chart.
 const COLUMNS: usize = 72;

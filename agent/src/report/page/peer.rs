@@ -4,10 +4,10 @@ use maud::{Markup, html};
 
 use super::chart::chart;
 use super::text::{encoded, with_code};
+use crate::logic::explain::number;
 use crate::logic::owner;
 use crate::logic::peer::Peer;
 use crate::report::document::{PeerReport, Quantiles, Timeout};
-use crate::report::what_if::number;
 
 /// An end of a connection, as a heading names it.
 #[derive(Debug, PartialEq, Eq)]
