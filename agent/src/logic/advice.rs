@@ -227,8 +227,14 @@ fn has_default(software: &Software, side: Side, value: f64) -> bool {
 }
 
 fn is_default(knob: &Knob, value: f64) -> bool {
-    let is_near = |default: f64| (default - value).abs() <= (default * NEAR).max(NEAR_SECS);
-    knob.defaults.iter().filter_map(|default| default.seconds).any(is_near)
+    knob.defaults
+        .iter()
+        .filter_map(|default| default.seconds)
+        .any(|default| is_near(default, value))
+}
+
+fn is_near(default: f64, value: f64) -> bool {
+    (default - value).abs() <= (default * NEAR).max(NEAR_SECS)
 }
 
 /// Software whose default on that side is what was measured: guesses. Where the process on that
@@ -389,7 +395,11 @@ fn server_change(facts: &Facts, ends: Ends<'_>) -> Option<Change> {
             .filter_map(|one| Some(format!("`{}` of {}", one.knob(Side::Server)?.name, one.name)))
     });
     let names = such_as(names);
-    Some(change(
+    let upgraded = end.software.and_then(|software| knobs::of_upgraded(software.name));
+    let upgraded = upgraded.filter(|(_, default)| is_near(*default, own)).map(|(name, _)| {
+        format!(". If these are WebSockets, it is `{name}` that ends them after so long")
+    });
+    let mut change = change(
         Side::Server,
         end.software,
         knob,
@@ -398,7 +408,9 @@ fn server_change(facts: &Facts, ends: Ends<'_>) -> Option<Change> {
             "Let {who} keep idle connections for {}, longer than {whose} ({known}){names}",
             plain(seconds)
         ),
-    ))
+    );
+    change.text.extend(upgraded);
+    Some(change)
 }
 
 fn change(
@@ -559,6 +571,13 @@ mod tests {
         let late =
             Facts { server_timeout: of_closes(&scattered, false), ..facts(Role::Client, 5.0) };
         assert_eq!(of(&late, "nginx").change.line.as_deref(), Some("keepalive_timeout 3s;"));
+    }
+
+    #[test]
+    fn web_sockets_have_a_timeout_of_their_own() {
+        let text = |seconds: f64| of(&facts(Role::Server, seconds), "nginx").change.text;
+        assert!(text(60.0).ends_with("it is `proxy_read_timeout` that ends them after so long"));
+        assert!(text(75.0).contains("keepalive_timeout") && !text(75.0).contains("WebSockets"));
     }
 
     #[test]

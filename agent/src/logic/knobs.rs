@@ -177,6 +177,17 @@ pub fn pools() -> impl Iterator<Item = &'static Software> {
 
 pub use pools::test_of;
 
+/// What ends idle WebSockets and other upgraded connections in this one, towards either side, and its
+/// default in seconds.
+pub fn of_upgraded(name: &str) -> Option<(&'static str, f64)> {
+    match name {
+        // 3f6f7824d4e2 (1.31.5) src/http/modules/ngx_http_proxy_module.c:3735, and
+        // `ngx_http_upstream_process_upgraded`, src/http/ngx_http_upstream.c:4072.
+        "nginx" | "ingress-nginx" => Some(("proxy_read_timeout", 60.0)),
+        _ => None,
+    }
+}
+
 /// Whether a process of this name is a runtime, in which any library may be at work.
 pub fn is_runtime(process: &str) -> bool {
     is_one_of(process, RUNTIMES)
