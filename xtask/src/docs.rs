@@ -1,7 +1,8 @@
-//! `cargo xtask docs`: tables in README.md, made from what the matrix of kernels and the benchmarks
-//! have recorded.
+//! `cargo xtask docs`: tables in `docs/`, made from what the matrix of kernels and the benchmarks have
+//! recorded. And whether links between pages lead anywhere.
 
 use std::fs;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 
@@ -9,22 +10,78 @@ use crate::{bench, report, root, vm};
 
 #[derive(clap::Args)]
 pub(crate) struct DocsArgs {
-    /// Change nothing; fail if README.md does not have what was recorded
+    /// Change nothing; fail if a page does not have what was recorded
     #[arg(long)]
     check: bool,
 }
 
 pub(crate) fn run(args: DocsArgs) -> Result<()> {
-    let path = root().join("README.md");
-    let text = fs::read_to_string(&path).context("reading README.md")?;
-    let updated = with(&text, "matrix", &vm::Recorded::read()?.to_markdown()?)?;
-    let updated = with(&updated, "overhead", &bench::Recorded::read()?.to_markdown())?;
-    if text == updated {
-        report("README.md has what was recorded");
-        return Ok(());
+    let tables = [
+        ("docs/kernels.md", "matrix", vm::Recorded::read()?.to_markdown()?),
+        ("docs/costs.md", "overhead", bench::Recorded::read()?.to_markdown()),
+    ];
+    for (page, name, table) in tables {
+        let path = root().join(page);
+        let text = fs::read_to_string(&path).with_context(|| format!("reading {page}"))?;
+        let updated = with(&text, name, &table).context(page)?;
+        if text == updated {
+            report(&format!("{page} has what was recorded"));
+            continue;
+        }
+        ensure!(!args.check, "{page} differs from what was recorded: run cargo xtask docs");
+        fs::write(&path, updated).with_context(|| format!("writing {page}"))?;
     }
-    ensure!(!args.check, "README.md differs from what was recorded: run cargo xtask docs");
-    fs::write(&path, updated).context("writing README.md")
+    check_links()
+}
+
+/// Links to files of this repository, and to headings of its pages.
+fn check_links() -> Result<()> {
+    let mut pages = Vec::new();
+    for directory in ["", "docs", "docs/runbooks"] {
+        pages.extend(pages_in(&root().join(directory))?);
+    }
+    let mut broken = Vec::new();
+    for page in &pages {
+        let text =
+            fs::read_to_string(page).with_context(|| format!("reading {}", page.display()))?;
+        let targets = text.split("](").skip(1).filter_map(|rest| rest.split_once(')'));
+        for (target, _) in targets.filter(|(target, _)| !target.contains("://")) {
+            let (file, heading) = target.split_once('#').unwrap_or((target, ""));
+            let file = if file.is_empty() { page.clone() } else { page.with_file_name(file) };
+            let leads = file.exists()
+                && (heading.is_empty()
+                    || fs::read_to_string(&file).is_ok_and(|text| has_heading(&text, heading)));
+            if !leads {
+                broken.push(format!("{}: {target}", page.display()));
+            }
+        }
+    }
+    ensure!(broken.is_empty(), "links that lead nowhere:\n{}", broken.join("\n"));
+    report(&format!("links of {} pages lead somewhere", pages.len()));
+    Ok(())
+}
+
+fn pages_in(directory: &Path) -> Result<Vec<PathBuf>> {
+    let entries = fs::read_dir(directory).with_context(|| format!("{}", directory.display()))?;
+    let mut pages = Vec::new();
+    for entry in entries {
+        let path = entry.context("listing pages")?.path();
+        if path.extension().is_some_and(|extension| extension == "md") {
+            pages.push(path);
+        }
+    }
+    Ok(pages)
+}
+
+/// By the names that GitHub gives them.
+fn has_heading(text: &str, name: &str) -> bool {
+    let headings = text.lines().filter(|line| line.starts_with('#'));
+    let mut names = headings.map(|line| {
+        let title = line.trim_start_matches('#').trim().to_lowercase();
+        let kept = title.chars().filter(|c| c.is_alphanumeric() || matches!(c, ' ' | '-' | '_'));
+        kept.map(|c| if c == ' ' { '-' } else { c }).collect::<String>()
+    });
+    names.any(|heading| heading == name)
 }
 
 /// With this table in its place.
@@ -34,6 +91,6 @@ fn with(text: &str, name: &str, table: &str) -> Result<String> {
         let (_, after) = rest.split_once(&end)?;
         Some((before, after))
     });
-    let (before, after) = parts.with_context(|| format!("README.md has no {}", begin.trim()))?;
+    let (before, after) = parts.with_context(|| format!("there is no {}", begin.trim()))?;
     Ok(format!("{before}{begin}\n{table}\n{end}{after}"))
 }

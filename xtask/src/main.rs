@@ -46,7 +46,7 @@ enum Task {
     Bpf(bpf::BpfArgs),
     /// Measure what finrace costs (root, Debian)
     Bench(bench::BenchArgs),
-    /// Put what the matrix of kernels has recorded into README.md, or check it
+    /// Put what the matrix of kernels has recorded into docs/kernels.md, or check it
     Docs(docs::DocsArgs),
     /// Check manifests, chart, Containerfile, unit and packages (root, Debian)
     Deploy(deploy::DeployArgs),

@@ -1,4 +1,4 @@
-//! Figures that sum up what was measured, each beside its budget; and those that README.md shows.
+//! Figures that sum up what was measured, each beside its budget; and those that docs/costs.md shows.
 
 use std::fs;
 use std::path::PathBuf;
@@ -21,7 +21,7 @@ pub(super) struct Figure {
     /// Likewise.
     pub(super) budget: Option<String>,
     pub(super) judgement: Option<Judgement>,
-    /// Also for README.md: what has a budget, and what is to be compared with it.
+    /// Also for docs/costs.md: what has a budget, and what is to be compared with it.
     pub(super) is_for_all: bool,
 }
 

@@ -44,7 +44,7 @@ pub(crate) struct BenchArgs {
     /// [default: all of them but `guard`, one after the other]
     #[command(subcommand)]
     part: Option<Part>,
-    /// Keep the figures in xtask/bench.json, for README.md
+    /// Keep the figures in xtask/bench.json, for docs/costs.md
     #[arg(long)]
     record: bool,
 }

@@ -44,7 +44,8 @@ pub(crate) struct VmArgs {
     /// Only these runs, by name in xtask/kernels.toml
     #[arg(long, value_name = "NAME")]
     run: Vec<String>,
-    /// Keep the results of kernels where nothing differs in xtask/matrix.json, for README.md
+    /// Keep the results of kernels where nothing differs in xtask/matrix.json, for
+    /// docs/kernels.md
     #[arg(long, conflicts_with = "run")]
     record: bool,
 }

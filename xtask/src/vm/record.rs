@@ -1,4 +1,4 @@
-//! `xtask/matrix.json`: what the matrix has shown last, for README.md.
+//! `xtask/matrix.json`: what the matrix has shown last, for docs/kernels.md.
 
 use std::collections::BTreeMap;
 use std::fs;
