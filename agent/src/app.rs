@@ -13,11 +13,12 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
 
+use crate::ask::{self, Reply, Request, Route};
 use crate::cli::{self, Kernel};
-use crate::clock::Clock;
+use crate::clock::{Clock, monotonic};
 use crate::demo::Demo;
+use crate::http;
 use crate::http::security::Security;
-use crate::http::{self, Reply, Route};
 use crate::kube::{self, Account, Pace};
 use crate::logic::engine::Engine;
 use crate::logic::event::{Kind, Ticks};
@@ -35,23 +36,12 @@ use crate::probe::listeners;
 use crate::probe::plan::{Choice, Job};
 use crate::probe::rights;
 use crate::probe::skips::Skips;
-use crate::probe::source::{Batch, Source, monotonic};
+use crate::probe::source::{Batch, Source};
 use crate::probe::trials::Trials;
 use crate::report::page::{About, Incidents, Visit};
-use crate::scrape::{self, Request, Scrape, Shape, Work};
+use crate::scrape::{Scrape, Shape, Work};
+use crate::usage::Usage;
 use crate::who::Who;
-
-/// Bad usage that only shows when it is tried: exit status 2.
-#[derive(Debug)]
-pub struct Usage(pub String);
-
-impl std::fmt::Display for Usage {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl std::error::Error for Usage {}
 
 /// An attached agent, before and after its loop.
 pub struct Session {
@@ -463,7 +453,7 @@ pub async fn serve_over(
     args: &cli::Serve,
 ) -> Result<()> {
     session.engine.table.keep(args.keeps());
-    let (asking, receiver) = scrape::requests(args.max_requests.into());
+    let (asking, receiver) = ask::requests(args.max_requests.into());
     session.engine.table.forget_after(args.stale_after);
     let naming = Naming::new(args.labels.clone(), session.who.clone());
     let shape = Shape { series_max: args.series_max, naming };

@@ -1,6 +1,8 @@
-//! From stamps to the time of day.
+//! The clock of the stamps, and from stamps to the time of day.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use rustix::time::{ClockId, clock_gettime};
 
 use crate::logic::model::Nanos;
 
@@ -22,6 +24,13 @@ impl Clock {
         let started = self.started.duration_since(UNIX_EPOCH).unwrap_or_default();
         started.saturating_sub(self.start.since(Nanos(0)))
     }
+}
+
+/// `CLOCK_MONOTONIC`, the clock that stamps the records.
+pub fn monotonic() -> Nanos {
+    let now = clock_gettime(ClockId::Monotonic);
+    let (secs, nanos) = (now.tv_sec.cast_unsigned(), now.tv_nsec.cast_unsigned());
+    Nanos(secs * 1_000_000_000 + nanos)
 }
 
 pub fn rfc3339(time: SystemTime) -> String {

@@ -37,8 +37,9 @@ use tokio::task::JoinSet;
 
 use self::connection::{SILENT_MAX, Shared, Silent, serve_one};
 use self::security::{Rarely, Security};
+use crate::ask::{Ask, Form, Reply, Route};
 use crate::metrics::Format;
-use crate::report::page::{Ask, Form, SECURITY_POLICY};
+use crate::report::page::SECURITY_POLICY;
 
 /// Requests served at a time, unless told otherwise; the next ones wait.
 pub const MAX_REQUESTS: u16 = 40;
@@ -55,34 +56,6 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 const TEXT: &str = "text/plain; charset=utf-8";
 const NO_PEER: &str = "there is no row of this peer: it was not seen, or has given way to others \
                        (--peers.max); / lists the worst, /api/v1/peers?limit=500 more of them\n";
-
-/// What only the agent can answer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Route {
-    Metrics {
-        format: Format,
-        is_gzip: bool,
-    },
-    /// The status page, or a JSON form of what it shows.
-    Page(Ask),
-    Ready,
-}
-
-/// The agent's answer.
-#[derive(Debug)]
-pub enum Reply {
-    /// The exposition, in the format asked for: chunks, of which the last is empty. If that does not
-    /// come, neither does the end of the answer.
-    Metrics(mpsc::Receiver<Bytes>),
-    /// The page or the JSON form that was asked for.
-    Page(Bytes),
-    /// There is no row of the peer that was asked for.
-    NoPeer,
-    /// Whether the programs are attached.
-    Ready(bool),
-    /// The agent is on its way out.
-    Gone,
-}
 
 /// Serves until `shutdown`, metrics also in protobuf where that is offered, then lets the requests
 /// under way end, for a second.

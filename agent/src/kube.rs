@@ -167,7 +167,7 @@ impl Default for Pace {
 }
 
 /// Begins to learn names; nothing if there is nobody to ask. What the flags do not allow is
-/// [`Usage`](crate::app::Usage).
+/// [`Usage`](crate::usage::Usage).
 #[cfg(feature = "kubernetes")]
 pub fn start(config: Config) -> Result<Option<Names>> {
     match plan::plan(&config)? {
@@ -176,14 +176,14 @@ pub fn start(config: Config) -> Result<Option<Names>> {
     }
 }
 
-/// Nothing; to ask for more is [`Usage`](crate::app::Usage).
+/// Nothing; to ask for more is [`Usage`](crate::usage::Usage).
 #[cfg(not(feature = "kubernetes"))]
 pub fn start(config: Config) -> Result<Option<Names>> {
     let flags = config.flags;
     let is_asked = !matches!(flags.source, Source::Auto | Source::None);
     anyhow::ensure!(
         !is_asked && flags.remote == RemoteNames::None,
-        crate::app::Usage(
+        crate::usage::Usage(
             "--kube.source, --kube.remote: this finrace was built without its feature \
              `kubernetes`"
                 .to_owned()
@@ -222,7 +222,7 @@ mod tests {
         assert!(matches!(outcome(&["--kube.source=none"]), Ok(false)));
         for line in ["--kube.source=apiserver", "--kube.source=kubelet", "--kube.remote=pods"] {
             let error = outcome(&[line]).expect_err(line);
-            assert!(error.is::<crate::app::Usage>() && error.to_string().contains("kubernetes"));
+            assert!(error.is::<crate::usage::Usage>() && error.to_string().contains("kubernetes"));
         }
     }
 }

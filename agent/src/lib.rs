@@ -4,10 +4,12 @@
 //! it. See ARCHITECTURE.md.
 
 pub mod app;
+pub mod ask;
 pub mod check;
 pub mod cli;
 pub mod clock;
 pub mod demo;
+mod event_line;
 pub mod http;
 pub mod kube;
 pub mod logic;
@@ -18,5 +20,6 @@ pub mod output;
 pub mod probe;
 pub mod report;
 pub mod scrape;
+pub mod usage;
 pub mod watch;
 pub mod who;

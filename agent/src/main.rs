@@ -5,9 +5,10 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, Result};
 use clap::Parser as _;
-use finrace::app::{self, Usage};
+use finrace::app;
 use finrace::cli::{Cli, Command};
 use finrace::output::eprintln_quietly;
+use finrace::usage::Usage;
 use finrace::{check, manual, report, watch};
 use log::LevelFilter;
 

@@ -15,10 +15,12 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, anyhow};
 
 use self::against::Before;
-use self::document::Document;
-use crate::app::{Session, Usage};
+use self::document::{Document, Run};
+use crate::app::Session;
 use crate::cli::Report;
 use crate::output::{eprintln_quietly, print};
+use crate::probe::attach::Serving;
+use crate::usage::Usage;
 
 const DEFAULT: Duration = Duration::from_mins(1);
 const DEMO: Duration = Duration::from_secs(10);
@@ -41,7 +43,7 @@ pub async fn run(args: &Report) -> Result<bool> {
         humantime::format_duration(duration)
     ));
     session.run(Some(duration), None, |_, _| Ok(ControlFlow::Continue(()))).await?;
-    let mut document = Document::of(&mut session);
+    let mut document = document_of(&mut session);
     if let Some(before) = &before {
         document.compare(before);
     }
@@ -52,4 +54,15 @@ pub async fn run(args: &Report) -> Result<bool> {
     };
     print(&text)?;
     Ok(!document.has_any(&args.fail_on))
+}
+
+fn document_of(session: &mut Session) -> Document {
+    let (now, wall) = session.assess();
+    let table = &session.engine.table;
+    let (clock, who) = (session.clock, session.who.clone());
+    let run = Run { clock, now, wall, threshold: table.threshold(), who };
+    let hook =
+        |job: &Serving| (job.job.name(), job.by().map_or("none", |choice| choice.hook.name()));
+    let hooks = session.serving.iter().map(hook).collect();
+    Document::of(&run, table, session.features.release.clone(), hooks, session.lost())
 }

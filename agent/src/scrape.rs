@@ -5,22 +5,18 @@
 //! and what the thread writes has been lent to it, see [`Collection`].
 
 use std::io;
-use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::runtime::Handle;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+use tokio::sync::mpsc;
 
-use crate::http::{Reply, Route};
+use crate::ask::{Reply, Request};
+use crate::clock::monotonic;
 use crate::logic::model::Nanos;
 use crate::logic::table::{Collection, Table};
 use crate::metrics::{self, Format, Naming, Status};
-use crate::probe::source::monotonic;
 use crate::report::page::Visit;
-
-/// Written at a time: each keeps what it was lent. The next ones wait.
-const AT_A_TIME: usize = 2;
 
 /// How long the event loop collects before it looks for a batch.
 const SLICE: Duration = Duration::from_micros(250);
@@ -30,66 +26,6 @@ const CHUNKS: usize = 2;
 
 /// A reader that takes nothing for so long has gone.
 const PATIENCE: Duration = Duration::from_secs(10);
-
-/// The HTTP side's end: asks the event loop.
-#[derive(Clone, Debug)]
-pub struct Asking {
-    requests: mpsc::Sender<Request>,
-    scrapes: Arc<Semaphore>,
-    /// One at a time, so that whoever reloads one all the time is in no scrape's way.
-    pages: Arc<Semaphore>,
-}
-
-/// A request on its way to the event loop, with the way back.
-#[derive(Debug)]
-pub struct Request {
-    pub route: Route,
-    reply: oneshot::Sender<Reply>,
-    /// For a scrape or a page, until it is written.
-    permit: Option<OwnedSemaphorePermit>,
-}
-
-/// Both ends, with room for so many requests.
-pub fn requests(max: usize) -> (Asking, mpsc::Receiver<Request>) {
-    let (requests, receiver) = mpsc::channel(max);
-    let [scrapes, pages] = [AT_A_TIME, 1].map(|permits| Arc::new(Semaphore::new(permits)));
-    (Asking { requests, scrapes, pages }, receiver)
-}
-
-impl Asking {
-    pub async fn ask(self, route: Route) -> Reply {
-        let permit = match route {
-            Route::Metrics { .. } => self.scrapes.acquire_owned().await.ok(),
-            Route::Page(_) => self.pages.acquire_owned().await.ok(),
-            Route::Ready => None,
-        };
-        let (reply, answer) = oneshot::channel();
-        if self.requests.send(Request { route, reply, permit }).await.is_err() {
-            return Reply::Gone;
-        }
-        answer.await.unwrap_or(Reply::Gone)
-    }
-
-    /// Waits until nothing is being written any more.
-    pub async fn end(self) {
-        // The semaphores are never closed.
-        drop(self.scrapes.acquire_many(AT_A_TIME as u32).await);
-        drop(self.pages.acquire().await);
-    }
-}
-
-impl Request {
-    /// To be kept until the answer is written.
-    pub fn take_permit(&mut self) -> Option<OwnedSemaphorePermit> {
-        self.permit.take()
-    }
-
-    pub fn answer(self, reply: Reply) {
-        if self.reply.send(reply).is_err() {
-            log::debug!("an HTTP client left before its answer");
-        }
-    }
-}
 
 /// What scrapes look like.
 #[derive(Clone, Debug)]
@@ -187,6 +123,7 @@ mod tests {
     use std::net::Ipv4Addr;
 
     use super::*;
+    use crate::ask::{Asking, Route, requests};
     use crate::logic::model::{Endpoint, Observation, Origin, Reuse, Role};
     use crate::logic::owner::Owner;
 

@@ -11,9 +11,9 @@ use std::path::PathBuf;
 use anyhow::{Context as _, Result, ensure};
 use aya::sys::{Stats, enable_stats};
 use finrace::cli::forced;
+use finrace::clock::monotonic;
 use finrace::probe::attach::Forced;
 use finrace::probe::plan::Job;
-use finrace::probe::source::monotonic;
 use rustix::net::sockopt::set_tcp_cork;
 use serde::Serialize;
 

@@ -7,9 +7,10 @@ use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context as _, Result, ensure};
+use finrace::ask::{Reply, Request, Route, requests};
 use finrace::clock::Clock;
 use finrace::http::security::Security;
-use finrace::http::{self, MAX_REQUESTS, Reply, Route};
+use finrace::http::{self, MAX_REQUESTS};
 use finrace::logic::model::{
     Cause, Class, Close, Closer, Dwell, Endpoint, Evidence, How, Incident, Nanos, Observation,
     Origin, Outcome, Process, Reuse, Role,
@@ -18,7 +19,7 @@ use finrace::logic::owner::Owner;
 use finrace::logic::table::{Keeps, Table};
 use finrace::metrics::{Format, Naming, SERIES_MAX, Status, encode};
 use finrace::report::page::{About, Incidents, Visit};
-use finrace::scrape::{Scrape, Shape, Work, requests};
+use finrace::scrape::{Scrape, Shape, Work};
 use finrace::who::Who;
 use rustix::time::{ClockId, clock_gettime};
 use tokio::net::TcpListener;
@@ -312,7 +313,7 @@ impl World {
     #[expect(clippy::disallowed_methods, reason = "to measure is what it is for")]
     async fn serve(
         &mut self,
-        mut requests: mpsc::Receiver<finrace::scrape::Request>,
+        mut requests: mpsc::Receiver<Request>,
         shape: &Shape,
         is_done: &mut oneshot::Receiver<Result<(Vec<Scraped>, Vec<Scraped>)>>,
     ) -> Waited {

@@ -21,7 +21,8 @@ use tokio_rustls::TlsAcceptor;
 
 use super::logins::Login;
 use super::security::{Current, Rarely, Security};
-use super::{Answer, Reply, Route, TEXT, answer, response};
+use super::{Answer, TEXT, answer, response};
+use crate::ask::{Reply, Route};
 
 /// For the TLS handshake, and then for the header.
 pub(super) const HEADER_TIMEOUT: Duration = Duration::from_secs(10);

@@ -11,7 +11,7 @@ use super::access::{Access, Verify};
 use super::follow::{Follower, Selection};
 use super::names::{Feeds, LocalPods, Names, Remotes};
 use super::{Config, Kube, Pace, RemoteNames, Source, kubelet, object};
-use crate::app::Usage;
+use crate::usage::Usage;
 
 const PODS: &str = "/api/v1/pods";
 const SERVICES: &str = "/api/v1/services";

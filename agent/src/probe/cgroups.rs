@@ -16,7 +16,7 @@ use anyhow::{Context as _, Result, ensure};
 use foldhash::HashSet;
 use rustix::fs::statfs;
 
-use super::source::monotonic;
+use crate::clock::monotonic;
 use crate::logic::event::Event;
 use crate::logic::model::Nanos;
 use crate::logic::owner::{Owner, Place};

@@ -16,12 +16,12 @@ use finrace_ebpf::abi::loss;
 use rustix::buffer::spare_capacity;
 use rustix::event::{EventfdFlags, Timespec, epoll, eventfd};
 use rustix::fd::OwnedFd;
-use rustix::time::{ClockId, clock_gettime};
 use tokio::sync::mpsc;
 
 use super::attach::Records;
 use super::cgroups::{Cgroups, Mount};
 use super::names::Names;
+use crate::clock::monotonic;
 use crate::logic::event::{DecodeError, Event, decode};
 use crate::logic::merge::{Merge, RINGS};
 use crate::logic::model::Nanos;
@@ -297,13 +297,6 @@ impl Reader {
         let waited = self.fills.map(|fill| fill.bytes);
         Batch { events, until, malformed, lost: [0; _], waited, _held: held }
     }
-}
-
-/// `CLOCK_MONOTONIC`, the clock that stamps the records.
-pub fn monotonic() -> Nanos {
-    let now = clock_gettime(ClockId::Monotonic);
-    let (secs, nanos) = (now.tv_sec.cast_unsigned(), now.tv_nsec.cast_unsigned());
-    Nanos(secs * 1_000_000_000 + nanos)
 }
 
 fn before(time: Nanos, span: Duration) -> Nanos {

@@ -8,7 +8,6 @@ use serde::Serialize;
 
 use super::against::{Against, Before};
 use super::what_if::WhatIf;
-use crate::app::Session;
 use crate::clock::{Clock, rfc3339};
 use crate::logic::advice::{self, Advice, Alternative, advise};
 use crate::logic::estimate::{Estimate, Population};
@@ -18,9 +17,9 @@ use crate::logic::knobs::{self, Side};
 use crate::logic::latest::Latest;
 use crate::logic::model::{Closer, Nanos, Role};
 use crate::logic::owner::End;
-use crate::logic::peer::Peer;
+use crate::logic::peer::{Peer, PortKey};
 use crate::logic::protocol::{Ends, Protocol};
-use crate::logic::table::{Badness, Measure, Row, Stats, Table, Told};
+use crate::logic::table::{Badness, Measure, Port, Row, Stats, Table, Told};
 use crate::logic::verdict::{Facts, State};
 use crate::who::Who;
 
@@ -246,36 +245,22 @@ pub(super) struct Run {
 }
 
 impl Document {
-    pub(super) fn of(session: &mut Session) -> Self {
-        let (now, wall) = session.assess();
-        let table = &session.engine.table;
-        let (clock, who) = (session.clock, session.who.clone());
-        let run = Run { clock, now, wall, threshold: table.threshold(), who };
+    /// Of all peers, with roll-ups by port.
+    pub(super) fn of(
+        run: &Run,
+        table: &Table,
+        kernel: String,
+        hooks: BTreeMap<&'static str, &'static str>,
+        lost: BTreeMap<&'static str, u64>,
+    ) -> Self {
         let rows = table.rows().into_iter();
         let mut peers: Vec<_> = rows.map(|row| run.of_row(&table.told(row))).collect();
         peers.extend(run.of_others(table));
         peers.sort_by_cached_key(PeerReport::order);
-        let mut ports: Vec<_> = table
-            .ports()
-            .into_iter()
-            .map(|(key, port)| {
-                let (stats, process) = (&port.stats, port.stats.actor());
-                let names = Names::of_many(key.role, process);
-                let ends = Ends::new(key.role, Some(key.port), process, None);
-                let [client, server] = run.who.ends(key.role, key.owner, None);
-                let end =
-                    Reported { role: key.role, netns: Some(key.netns), peer: key.to_string() };
-                let report = run.report(end, &names, ends, stats, (key.role, stats));
-                PeerReport { client, server, ..report }
-            })
-            .collect();
+        let ports = table.ports().into_iter();
+        let mut ports: Vec<_> = ports.map(|(key, port)| run.of_port(key, port)).collect();
         ports.sort_by_cached_key(PeerReport::order);
-        let hook = |job: &crate::probe::attach::Serving| {
-            (job.job.name(), job.by().map_or("none", |choice| choice.hook.name()))
-        };
-        let hooks = session.serving.iter().map(hook).collect();
-        let kernel = session.features.release.clone();
-        Self { ports, ..Self::of_peers(&run, kernel, hooks, session.lost(), peers) }
+        Self { ports, ..Self::of_peers(run, kernel, hooks, lost, peers) }
     }
 
     /// Without roll-ups.
@@ -364,6 +349,16 @@ impl Run {
     }
 
     /// The sums of what has no row of its own.
+    fn of_port(&self, key: &PortKey, port: &Port) -> PeerReport {
+        let (stats, process) = (&port.stats, port.stats.actor());
+        let names = Names::of_many(key.role, process);
+        let ends = Ends::new(key.role, Some(key.port), process, None);
+        let [client, server] = self.who.ends(key.role, key.owner, None);
+        let end = Reported { role: key.role, netns: Some(key.netns), peer: key.to_string() };
+        let report = self.report(end, &names, ends, stats, (key.role, stats));
+        PeerReport { client, server, ..report }
+    }
+
     pub(super) fn of_others(&self, table: &Table) -> impl Iterator<Item = PeerReport> {
         let others = table.others().map(|(role, stats)| {
             let end = Reported { role, netns: None, peer: "other".to_owned() };

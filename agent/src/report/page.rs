@@ -15,103 +15,15 @@ mod text;
 
 use std::time::SystemTime;
 
+use crate::ask::{Ask, Form, Reply, Request};
 use crate::clock::Clock;
-use crate::http::Reply;
 use crate::logic::model::Nanos;
-use crate::logic::peer::Peer;
 use crate::logic::table::{Picture, Survey, Table};
 use crate::metrics::Status;
 use crate::report::document::Run;
-use crate::scrape::Request;
 use crate::who::Who;
 pub use html::SECURITY_POLICY;
 pub use incidents::Incidents;
-
-/// Peers, or events, in an answer.
-const LIMIT: u16 = 50;
-const LIMIT_MAX: u16 = 500;
-
-/// What is shown.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Form {
-    Page,
-    Status,
-    Peers,
-    Events,
-}
-
-impl Form {
-    pub fn of(path: &str) -> Option<Self> {
-        match path {
-            "/" => Some(Self::Page),
-            "/api/v1/status" => Some(Self::Status),
-            "/api/v1/peers" => Some(Self::Peers),
-            "/api/v1/events" => Some(Self::Events),
-            _ => None,
-        }
-    }
-
-    pub const fn content_type(self) -> &'static str {
-        match self {
-            Self::Page => "text/html; charset=utf-8",
-            Self::Status | Self::Peers | Self::Events => "application/json",
-        }
-    }
-}
-
-/// What is asked for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Ask {
-    pub form: Form,
-    /// Peers, or events, at most.
-    pub limit: u16,
-    /// Of one peer alone, in one network namespace; there may be a row of it for each owner.
-    pub only: Option<(u32, Peer)>,
-}
-
-impl Ask {
-    /// From the query of a URL.
-    ///
-    /// # Errors
-    /// What is wrong with it.
-    pub fn parse(form: Form, query: &str) -> Result<Self, String> {
-        let mut limit = LIMIT;
-        let (mut peer, mut netns) = (None, None);
-        for part in query.split('&').filter(|part| !part.is_empty()) {
-            let (name, value) = part.split_once('=').unwrap_or((part, ""));
-            let value = text::decoded(value);
-            match name {
-                "limit" => {
-                    let number = value.parse().ok().filter(|n| (1..=LIMIT_MAX).contains(n));
-                    limit = number.ok_or_else(|| {
-                        format!("limit `{value}` is not a number from 1 to {LIMIT_MAX}")
-                    })?;
-                }
-                "peer" => {
-                    peer = Some(Peer::parse(&value).ok_or_else(|| {
-                        format!(
-                            "peer `{value}` is neither like 10.0.0.5:8080 nor like \
-                             `:8080 from 10.0.0.9`"
-                        )
-                    })?);
-                }
-                "netns" => {
-                    netns = Some(value.parse().map_err(|_not_a_number| {
-                        format!("netns `{value}` is not the number of a network namespace")
-                    })?);
-                }
-                _ => return Err(format!("`{name}` is not one of limit, peer, netns")),
-            }
-        }
-        let only = match (peer, netns) {
-            (Some(peer), Some(netns)) => Some((netns, peer)),
-            (None, None) => None,
-            (Some(_), None) => return Err("peer needs netns: peers are told apart by both".into()),
-            (None, Some(_)) => return Err("netns needs peer: peers are told apart by both".into()),
-        };
-        Ok(Self { form, limit, only })
-    }
-}
 
 /// What the agent knows of itself.
 #[derive(Clone, Debug)]

@@ -1,7 +1,7 @@
 //! What the flags ask for, and what they do not allow.
 
-use finrace::app::Usage;
 use finrace::kube::{self, Account};
+use finrace::usage::Usage;
 
 use super::config;
 use super::server::Files;

@@ -7,9 +7,10 @@ use std::time::SystemTime;
 
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 
+use super::About;
 use super::peer::{self, Detail, badge, between};
 use super::text::{count, long, visible};
-use super::{About, Ask, LIMIT_MAX};
+use crate::ask::{Ask, LIMIT_MAX};
 use crate::clock::rfc3339;
 use crate::logic::table::Picture;
 use crate::logic::verdict::State;

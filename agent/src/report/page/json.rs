@@ -4,13 +4,14 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
+use super::About;
 use super::incidents::Which;
-use super::{About, Ask};
+use crate::ask::Ask;
 use crate::clock::rfc3339;
+use crate::event_line::Line;
 use crate::logic::table::Picture;
 use crate::logic::verdict::State;
 use crate::report::document::Document;
-use crate::watch::Line;
 
 #[derive(Serialize)]
 struct StatusReport<'a> {

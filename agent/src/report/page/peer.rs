@@ -3,7 +3,8 @@
 use maud::{Markup, html};
 
 use super::chart::chart;
-use super::text::{encoded, with_code};
+use super::text::with_code;
+use crate::ask::encoded;
 use crate::logic::explain::number;
 use crate::logic::owner;
 use crate::logic::peer::Peer;

@@ -4,11 +4,13 @@ use std::net::Ipv4Addr;
 use std::time::{Duration, SystemTime};
 
 use super::*;
+use crate::ask::{LIMIT, encoded};
 use crate::logic::model::{
     Cause, Class, Close, Closer, Endpoint, Evidence, How, Incident, Observation, Origin, Outcome,
     Process, Reuse, Role,
 };
 use crate::logic::owner::{Owner, Place};
+use crate::logic::peer::Peer;
 use crate::metrics::Hook;
 
 const ALL: Ask = Ask { form: Form::Page, limit: LIMIT, only: None };
@@ -156,7 +158,7 @@ impl World {
 }
 
 fn only(peer: &str) -> Ask {
-    let query = format!("peer={}&netns=7", text::encoded(peer));
+    let query = format!("peer={}&netns=7", encoded(peer));
     Ask::parse(Form::Page, &query).expect("a query")
 }
 

@@ -1,43 +1,8 @@
-//! Text from outside: in a URL, and on the page.
+//! Text from outside, on the page.
 
-use std::fmt::Write as _;
 use std::time::Duration;
 
 use maud::{Markup, html};
-
-/// A value of a query, with `+` and `%3A` as what they stand for.
-pub(super) fn decoded(value: &str) -> String {
-    let mut bytes = Vec::with_capacity(value.len());
-    let mut rest = value.as_bytes();
-    while let Some((byte, after)) = rest.split_first() {
-        let digits = after.split_first_chunk().filter(|_| *byte == b'%');
-        let decoded = digits.and_then(|(digits, after)| Some((hex(*digits)?, after)));
-        let plain = if *byte == b'+' { b' ' } else { *byte };
-        let (byte, after) = decoded.unwrap_or((plain, after));
-        bytes.push(byte);
-        rest = after;
-    }
-    String::from_utf8_lossy(&bytes).into_owned()
-}
-
-fn hex(digits: [u8; 2]) -> Option<u8> {
-    let [high, low] = digits.map(|digit| char::from(digit).to_digit(16));
-    u8::try_from(high? * 16 + low?).ok()
-}
-
-/// A value for a query.
-pub(super) fn encoded(value: &str) -> String {
-    let mut text = String::with_capacity(value.len());
-    for byte in value.bytes() {
-        match byte {
-            b' ' => text.push('+'),
-            b'0'..=b'9' | b'a'..=b'z' | b'A'..=b'Z' | b'.' | b':' => text.push(byte.into()),
-            // Writing to a String does not fail.
-            _ => write!(text, "%{byte:02X}").unwrap_or_default(),
-        }
-    }
-    text
-}
 
 /// With what a reader would not see, or what would turn the text around it, in plain sight: a process
 /// can be called anything.
@@ -105,23 +70,6 @@ pub(super) fn count(number: u64, what: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn queries() {
-        for (value, expected) in [
-            ("10.0.0.5:80", "10.0.0.5:80"),
-            (":80+from+10.0.0.9", ":80 from 10.0.0.9"),
-            ("%3a80%20from%20%5B", ":80 from ["),
-            ("%", "%"),
-            ("%4", "%4"),
-            ("%zz%41", "%zzA"),
-            ("%ff", "\u{fffd}"),
-        ] {
-            assert_eq!(decoded(value), expected);
-            assert_eq!(decoded(&encoded(expected)), expected);
-        }
-        assert_eq!(encoded("[::1]:80&\"<"), "%5B::1%5D:80%26%22%3C");
-    }
 
     #[test]
     fn nothing_is_hidden() {

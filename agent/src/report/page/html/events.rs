@@ -5,9 +5,9 @@ use std::time::SystemTime;
 use maud::{Markup, html};
 
 use super::View;
+use crate::event_line::describe;
 use crate::logic::model::{Incident, Role};
 use crate::report::page::incidents::Which;
-use crate::watch::describe;
 
 /// Events of each kind, on the page of all peers and on that of one.
 const EVENTS: usize = 50;
