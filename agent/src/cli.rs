@@ -65,7 +65,7 @@ Exit status: 0 if finrace can run here, 1 if not.")]
   finrace completions zsh > /usr/share/zsh/site-functions/_finrace
   finrace completions fish > /usr/share/fish/vendor_completions.d/finrace.fish")]
     Completions(Completions),
-    /// Print the manual, or write its pages into a directory.
+    /// Print the manual page, or write all pages to a directory.
     #[command(after_help = "Examples:
   finrace man | man -l -
   finrace man /usr/local/share/man/man1")]
@@ -79,19 +79,20 @@ pub struct Completions {
 
 #[derive(Args, Debug)]
 pub struct Man {
-    /// Made if need be; gets one page for finrace and one for each command.
+    /// Created if missing; gets one page for finrace and one for each command.
     pub directory: Option<PathBuf>,
 }
 
 /// How the kernel side is set up.
 #[derive(Args, Debug)]
 pub struct Kernel {
-    /// A gap longer than this makes a write a reuse, and idle that ends an idle close.
+    /// Idle threshold: a write after a longer gap counts as a reuse, a close after a longer gap as an idle
+    /// close.
     #[arg(long, value_name = "DURATION", default_value = "200ms", value_parser = threshold,
           env = "FINRACE_REUSE_THRESHOLD")]
     pub reuse_threshold: Duration,
-    /// Force a job's hook, for debugging: write, state, reset-received, reset-sent or time-wait, to
-    /// tp_btf, raw_tp, fentry, kprobe or none, also with the place it goes to
+    /// Force the hook for a job, for debugging: write, state, reset-received, reset-sent or time-wait to
+    /// tp_btf, raw_tp, fentry, kprobe or none, optionally with the function to attach to
     /// (`write=fentry:tcp_sendmsg`).
     #[arg(long = "hook", value_name = "JOB=HOOK", value_parser = forced)]
     pub hooks: Vec<Forced>,
@@ -99,7 +100,7 @@ pub struct Kernel {
     /// exactly the running kernel.
     #[arg(long, value_name = "FILE", env = "FINRACE_BTF")]
     pub btf: Option<PathBuf>,
-    /// Peers to keep apart; what does not fit is summed under `other`.
+    /// Maximum number of peers tracked individually; the rest are aggregated as `other`.
     #[arg(
         long = "peers.max",
         value_name = "N",
@@ -107,7 +108,7 @@ pub struct Kernel {
         env = "FINRACE_PEERS_MAX"
     )]
     pub peers_max: usize,
-    /// Where the host's cgroups of version 2 are mounted, by which containers and units are named
+    /// Mount point of the host's cgroup v2 hierarchy, used to name containers and units
     /// [default: /sys/fs/cgroup, or unified in it].
     #[arg(long = "cgroup.path", value_name = "DIR", env = "FINRACE_CGROUP_PATH")]
     pub cgroup_path: Option<PathBuf>,
@@ -124,7 +125,7 @@ pub struct Watch {
     pub kernel: Kernel,
     #[command(flatten)]
     pub filter: Filter,
-    /// One JSON object per line.
+    /// Print one JSON object per line.
     #[arg(long)]
     pub json: bool,
     /// Stop after this long.
@@ -147,7 +148,7 @@ pub struct Filter {
     /// Only events whose process has this name, where it is known.
     #[arg(long, value_name = "NAME")]
     pub process: Option<String>,
-    /// Only races.
+    /// Only lost requests.
     #[arg(long)]
     pub races: bool,
 }
@@ -159,7 +160,7 @@ pub struct Report {
     /// How long to observe [default: 1m, with --demo 10s].
     #[arg(long = "for", value_name = "DURATION", value_parser = duration)]
     pub duration: Option<Duration>,
-    /// One JSON object.
+    /// Print one JSON object.
     #[arg(long)]
     pub json: bool,
     /// Compare with an earlier report, saved with --json: did the change work?
@@ -183,24 +184,24 @@ pub struct Serve {
         env = "FINRACE_WEB_LISTEN_ADDRESS"
     )]
     pub listen: Vec<Listen>,
-    /// File with TLS, client certificates, passwords and limits, as exporter-toolkit has it.
+    /// Web configuration in the format of exporter-toolkit: TLS, client certificates, passwords, limits.
     #[arg(long = "web.config.file", value_name = "FILE", env = "FINRACE_WEB_CONFIG_FILE")]
     pub web_config: Option<PathBuf>,
-    /// Requests served at a time.
+    /// Maximum number of requests served at a time.
     #[arg(long = "web.max-requests", value_name = "N", default_value_t = MAX_REQUESTS,
           env = "FINRACE_WEB_MAX_REQUESTS", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub max_requests: u16,
-    /// Peers and ports leave once nothing has been seen of them for this long; their counts go on
-    /// under `other`.
+    /// Remove peers and ports that have been silent for this long; their counts move to `other`.
     #[arg(long = "peers.stale-after", value_name = "DURATION", default_value = "6h",
           value_parser = duration, env = "FINRACE_PEERS_STALE_AFTER")]
     pub stale_after: Duration,
-    /// Series in an answer, at most; peers that find no room are summed under `other`.
+    /// Maximum number of series in a response; peers beyond it are aggregated as `other`.
     #[arg(long = "metrics.series-max", value_name = "N", default_value_t = SERIES_MAX,
           env = "FINRACE_METRICS_SERIES_MAX", value_parser = series)]
     pub series_max: usize,
-    /// Labels of peers and ports, beside role and a port's `server_port`; peers that differ in no label
-    /// are one. Those from namespace on are two each, for the client's and the server's end.
+    /// Labels on series of peers and ports, in addition to role and a port's `server_port`. Peers with
+    /// identical labels are merged. namespace, workload, pod and container each expand to client_* and
+    /// server_*.
     #[arg(
         long = "metrics.labels",
         value_name = "LABEL,...",
@@ -209,10 +210,10 @@ pub struct Serve {
         env = "FINRACE_METRICS_LABELS"
     )]
     pub labels: Vec<Label>,
-    /// Keep native histograms beside the classic ones, for a Prometheus that asks for protobuf.
+    /// Also keep native histograms, for a Prometheus that scrapes protobuf.
     #[arg(long = "metrics.native-histograms", env = "FINRACE_METRICS_NATIVE_HISTOGRAMS")]
     pub native_histograms: bool,
-    /// Show the latest race of each series as an exemplar: addresses and ports, gap, process.
+    /// Attach the latest lost request of each series as an exemplar: addresses, ports, gap, process.
     #[arg(long = "metrics.exemplars", env = "FINRACE_METRICS_EXEMPLARS")]
     pub exemplars: bool,
 }
@@ -225,13 +226,13 @@ impl Serve {
 
 #[derive(Args, Debug)]
 pub struct Check {
-    /// Force a job's hook, as for the other commands; fails if it cannot be had.
+    /// Force the hook for a job, as for the other commands; fails if that hook is not available.
     #[arg(long = "hook", value_name = "JOB=HOOK", value_parser = forced)]
     pub hooks: Vec<Forced>,
     /// Take field offsets from this file instead of /sys/kernel/btf/vmlinux.
     #[arg(long, value_name = "FILE", env = "FINRACE_BTF")]
     pub btf: Option<PathBuf>,
-    /// One JSON object.
+    /// Print one JSON object.
     #[arg(long)]
     pub json: bool,
 }

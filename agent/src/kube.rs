@@ -60,11 +60,11 @@ pub struct Kube {
     /// Where the kubelet is [default: port 10250 of this node's address, by HTTPS].
     #[arg(long = "kube.kubelet", value_name = "URL", env = "FINRACE_KUBE_KUBELET")]
     pub kubelet: Option<String>,
-    /// Certificates that the kubelet's must be signed by [default: the cluster's].
+    /// CA bundle for verifying the kubelet's certificate [default: the cluster's].
     #[arg(long = "kube.kubelet-ca", value_name = "FILE", env = "FINRACE_KUBE_KUBELET_CA")]
     pub kubelet_ca: Option<PathBuf>,
-    /// Do not verify the kubelet's certificate, which is self-signed on many clusters. Who can take
-    /// over the node's address gets the token.
+    /// Do not verify the kubelet's certificate, which is self-signed on many clusters. Anyone who can
+    /// impersonate the node's address then receives the token.
     #[arg(
         long = "kube.kubelet-insecure-tls",
         env = "FINRACE_KUBE_KUBELET_INSECURE_TLS",
