@@ -345,6 +345,9 @@ pub struct Close {
     pub evidence: Evidence,
     /// Time from the last data, either way, to the close; see [`Evidence`] for what it is worth.
     pub idle: Duration,
+    /// The latest silence that this connection had outlived by then, as far as is known; where a ping ended
+    /// that, what followed counts as well.
+    pub outlived: Duration,
 }
 
 /// A write that starts an exchange after a gap over the threshold.

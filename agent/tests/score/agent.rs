@@ -14,7 +14,7 @@ use finrace::logic::verdict::State;
 
 use crate::judge::{DAY, Foresight, Guess, HOUR, Invention, Score, Word, tolerance};
 use crate::seen::{Seen, Truth, nanos};
-use crate::setting::{Setting, Side};
+use crate::setting::{Group, Setting, Side};
 use crate::truth::Recent;
 use crate::world::THRESHOLD;
 
@@ -122,9 +122,11 @@ impl<'a> Agent<'a> {
                     self.guesses[side as usize] = self.guess(side);
                 }
             }
-            (Observation::Close(Close { evidence: Evidence::Idle, .. }), Truth::Other { side }) => {
-                self.others[side as usize] += 1;
-            }
+            (
+                Observation::Close(Close { evidence: Evidence::Idle, .. }),
+                Truth::Other { side } | Truth::Cut { side },
+            )
+            | (Observation::Close(_), Truth::Slow { side }) => self.others[side as usize] += 1,
             _ => {}
         }
     }
@@ -143,13 +145,10 @@ impl<'a> Agent<'a> {
         let timeout = |server: usize| match (side, self.setting.change) {
             (Side::Server, Some(change)) if server > 0 => Some(change.timeout),
             (Side::Server, _) => self.setting.backends[server].timer.map(|timer| timer.timeout),
-            (Side::Client, _) => {
-                let timers = self.setting.pools.iter().filter_map(|pool| pool.timer);
-                timers.map(|timer| timer.timeout).reduce(f64::min)
-            }
+            (Side::Client, _) => self.setting.pools[server].timer.map(|timer| timer.timeout),
         };
         let servers = if side == Side::Client {
-            vec![0]
+            self.setting.visible_pools()
         } else if self.setting.change.is_some() {
             vec![1]
         } else {
@@ -281,7 +280,16 @@ impl<'a> Agent<'a> {
     pub(crate) fn finish(mut self, now: f64, score: &mut Score) {
         self.look(now);
         let mut right = self.recent.right_words(now);
-        if self.setting.change.is_some() {
+        if self.setting.change.is_some() || matches!(self.setting.group, Group::SlowClose) {
+            right.push(State::Unknown);
+        }
+        // A pool whose timer may be as late as the server's is early does not close first each time.
+        if self.setting.is_close() && right.contains(&State::Safe) {
+            right.push(State::Exposed);
+        }
+        // Of a timer whose silence is cut nobody can tell that it is one.
+        let is_cut = self.setting.ping.is_some();
+        if is_cut && right.contains(&State::Exposed) {
             right.push(State::Unknown);
         }
         // Upper bounds alone do not make it.
@@ -290,7 +298,7 @@ impl<'a> Agent<'a> {
         }
         // Of closes that scatter more than twofold, or are said goodbye to, nobody can tell that they have a timer.
         let mut timers = self.setting.backends.iter().filter_map(|backend| backend.timer);
-        let is_untold = timers.any(|timer| timer.scatter() > timer.timeout)
+        let is_untold = is_cut || timers.any(|timer| timer.scatter() > timer.timeout)
             || (self.setting.farewell && self.role == Role::Client);
         if is_untold && right.contains(&State::Racing) {
             right.push(State::Losing);

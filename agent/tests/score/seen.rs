@@ -30,6 +30,14 @@ pub(crate) enum Truth {
     Other {
         side: Side,
     },
+    /// An idle timer closed it, but pings had cut the silence.
+    Cut {
+        side: Side,
+    },
+    /// A long answer ended with it.
+    Slow {
+        side: Side,
+    },
     /// A request was lost to an idle timer, or to another close.
     Race {
         by_timer: bool,
@@ -95,10 +103,23 @@ impl Host {
         Seen { role: self.role, observation, truth }
     }
 
-    /// The idle began at `since` and `by` ended it at `time`.
+    /// The idle began at `since` and `by` ended it at `time`; nothing is known of silences before.
     pub(crate) fn close(
         &self,
+        times: (f64, f64),
+        by: Side,
+        how: (How, Evidence),
+        truth: Truth,
+        random: &mut Random,
+    ) -> Seen {
+        self.close_of(times, 0.0, by, how, truth, random)
+    }
+
+    /// The same of a connection that had outlived that silence.
+    pub(crate) fn close_of(
+        &self,
         (since, time): (f64, f64),
+        outlived: f64,
         by: Side,
         (how, evidence): (How, Evidence),
         truth: Truth,
@@ -112,7 +133,8 @@ impl Host {
         let is_short = idle <= duration(THRESHOLD) && evidence == Evidence::Idle;
         let evidence = if is_short { Evidence::AfterData } else { evidence };
         let origin = self.origin(random);
-        let close = Close { time: nanos(time), origin, closer, how, evidence, idle };
+        let outlived = duration(outlived);
+        let close = Close { time: nanos(time), origin, closer, how, evidence, idle, outlived };
         self.seen(Observation::Close(close), truth)
     }
 

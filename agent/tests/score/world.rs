@@ -10,7 +10,7 @@ use finrace::logic::model::{Class, Evidence, How, Role};
 
 use crate::random::Random;
 use crate::seen::{CLIENT, Host, SERVER, Seen, Truth};
-use crate::setting::{Kind, Load, Setting, Side};
+use crate::setting::{Kind, Load, Ping, Process, Setting, Side};
 
 /// A write after a shorter gap is no reuse.
 pub(crate) const THRESHOLD: f64 = 0.2;
@@ -34,6 +34,7 @@ enum Event {
     /// The pool has noticed the FIN.
     Noticed(usize, u64),
     ClientCloses(usize, u64),
+    Ping(usize, u64),
     Noise,
     Tell(Box<Seen>),
 }
@@ -83,15 +84,33 @@ struct Connection {
     /// Which of the servers' timers, the one after the change counted last.
     timer: usize,
     how: How,
+    /// When it was opened, and how many requests it has had.
+    born: f64,
+    requests: u32,
+    /// Its answer takes long, and ends it.
+    is_slow: bool,
+    /// Pings came in this idle time.
+    is_cut: bool,
+    /// The latest silence that it outlived, as either end has it.
+    outlived: [f64; 2],
     /// When the request that crosses the close was sent.
     crossed: Option<f64>,
     after_data: bool,
 }
 
 impl Connection {
+    /// The latest silence that it had outlived when it was closed, as that end knows it: pings that say that
+    /// they are some broke it for the stamps alone.
+    fn outlived(&self, end: Side, idle: f64, ping: Option<Ping>) -> f64 {
+        let is_named = ping.is_some_and(|ping| ping.is_named);
+        self.outlived[end as usize] + if is_named && self.is_cut { idle } else { 0.0 }
+    }
+
     /// What is true of a close by the server.
     const fn truth(&self, idle: f64) -> Truth {
-        if self.by_timer {
+        if self.by_timer && self.is_cut {
+            Truth::Cut { side: Side::Server }
+        } else if self.by_timer {
             Truth::Timer { side: Side::Server, server: self.timer, idle }
         } else {
             Truth::Other { side: Side::Server }
@@ -179,12 +198,15 @@ impl<'a> World<'a> {
                 Event::Arrival(pool) => self.arrival(pool),
                 Event::Turn { pool, worker } => {
                     let idle = self.workers[pool][worker].take();
-                    self.request(pool, worker, idle);
+                    let is_over = idle.is_some_and(|c| self.sees_fin(c));
+                    idle.filter(|_| is_over).inspect(|c| self.noticed(*c));
+                    self.request(pool, worker, idle.filter(|_| !is_over));
                 }
                 Event::Noise => self.noise(),
                 Event::Answered(c, turn) if is_current(c, turn) => self.answered(c),
                 Event::ServerCloses(c, turn) if is_current(c, turn) => self.server_closes(c),
                 Event::FinComes(c, turn) if is_current(c, turn) => self.fin_comes(c),
+                Event::Ping(c, turn) if is_current(c, turn) => self.ping(c),
                 Event::Noticed(c, turn) if is_current(c, turn) => self.noticed(c),
                 Event::ClientCloses(c, turn) if is_current(c, turn) => self.client_closes(c, true),
                 _ => {}
@@ -201,10 +223,25 @@ impl<'a> World<'a> {
         let next = self.now + arrivals.draw(&mut self.random);
         self.at(next, Event::Arrival(pool));
         for _ in 0..burst {
-            let idle = &mut self.idle[pool];
-            let taken = if is_lifo { idle.pop_back() } else { idle.pop_front() };
+            let taken = self.take(pool, is_lifo);
             self.request(pool, usize::MAX, taken);
         }
+    }
+
+    /// An idle connection of the pool. A pool that looks before use lets go of those that got a FIN.
+    fn take(&mut self, pool: usize, is_lifo: bool) -> Option<usize> {
+        loop {
+            let idle = &mut self.idle[pool];
+            let c = if is_lifo { idle.pop_back() } else { idle.pop_front() }?;
+            if !self.sees_fin(c) {
+                return Some(c);
+            }
+            self.noticed(c);
+        }
+    }
+
+    fn sees_fin(&self, c: usize) -> bool {
+        self.setting.is_lazy && self.connections[c].closes + self.half() <= self.now
     }
 
     fn request(&mut self, pool: usize, worker: usize, idle: Option<usize>) {
@@ -233,10 +270,12 @@ impl<'a> World<'a> {
             if now - idle_client > THRESHOLD {
                 let seen = self.client.reuse(idle_client, now, &mut self.random);
                 self.tell(now, seen);
+                self.connections[c].outlived[Side::Client as usize] = now - idle_client;
             }
             if now + half - idle_server > THRESHOLD {
                 let seen = self.server.reuse(idle_server, now + half, &mut self.random);
                 self.tell(now + half, seen);
+                self.connections[c].outlived[Side::Server as usize] = now + half - idle_server;
             }
             self.exchange(c);
             return;
@@ -286,6 +325,11 @@ impl<'a> World<'a> {
             worker,
             server,
             is_idle: false,
+            born: self.now,
+            requests: 0,
+            is_slow: false,
+            is_cut: false,
+            outlived: [0.0; 2],
             asked: self.now,
             idle_client: self.now,
             idle_server: self.now,
@@ -305,11 +349,18 @@ impl<'a> World<'a> {
     }
 
     fn exchange(&mut self, c: usize) {
-        let took = self.setting.rtt + self.random.exponential(self.setting.response);
+        let slow = match self.setting.noise.map(|noise| noise.kind) {
+            Some(kind @ Kind::Slow(work)) if self.owes(kind) => Some(work),
+            _ => None,
+        };
+        let work = slow.unwrap_or(Process::Exponential(self.setting.response));
+        let took = self.setting.rtt + work.draw(&mut self.random);
         let connection = &mut self.connections[c];
         connection.turn += 1;
         connection.is_idle = false;
         connection.asked = self.now;
+        connection.requests += 1;
+        connection.is_slow = slow.is_some();
         let turn = connection.turn;
         self.at(self.now + took, Event::Answered(c, turn));
     }
@@ -321,7 +372,9 @@ impl<'a> World<'a> {
             let next = now + gap.draw(&mut self.random).max(0.001);
             self.at(next, Event::Turn { pool, worker });
         }
-        if after_data || self.owes(Kind::AfterData) || self.owes(Kind::Unanswered) {
+        let due = self.limit(c);
+        let is_due = due <= now - half || after_data || self.connections[c].is_slow;
+        if is_due || self.owes(Kind::AfterData) || self.owes(Kind::Unanswered) {
             self.close_after_data(c);
             return;
         }
@@ -335,12 +388,17 @@ impl<'a> World<'a> {
             timer = timer.map(|timer| timer.with(change.timeout));
         }
         let closes = timer.map_or(NEVER, |timer| timer.fires(start, &mut self.random));
+        let (closes, by_timer) = if due < closes { (due, false) } else { (closes, true) };
+        if let Some(ping) = self.setting.ping {
+            self.at(now + ping.every, Event::Ping(c, turn));
+        }
         let client = self.setting.pools[pool].timer;
         let client_closes = client.map_or(NEVER, |timer| timer.fires(now, &mut self.random));
         let connection = &mut self.connections[c];
         connection.is_idle = true;
         (connection.idle_client, connection.idle_server) = (now, start);
-        (connection.closes, connection.by_timer) = (closes, true);
+        (connection.closes, connection.by_timer) = (closes, by_timer);
+        connection.is_cut = false;
         connection.timer = server + usize::from(self.is_changed);
         if closes < NEVER {
             self.at(closes, Event::ServerCloses(c, turn));

@@ -18,6 +18,9 @@ use crate::logic::window::Window;
 /// Traffic changes by the hour: what was used and closed is looked at for one to two.
 const TRAFFIC: Duration = Duration::from_hours(1);
 
+/// Requests that are lost this soon after each other are lost to one event.
+const AT_ONCE: Duration = Duration::from_secs(1);
+
 /// A request lost at noon is still a reason to act in the evening.
 const LOSSES: Duration = Duration::from_hours(12);
 
@@ -58,6 +61,8 @@ struct Losses {
     seen: Races,
     /// Of those of either kind whose cause is unknown, the first: an estimate may come to tell it.
     undecided: Vec<Undecided>,
+    /// How often requests were lost: what is lost within a second of each other is lost at once.
+    times: u32,
     /// The latest, and the latest that met a rollout.
     last_race: Option<Nanos>,
     last_rollout: Option<Nanos>,
@@ -95,6 +100,8 @@ impl Losses {
         let races = if is_seen { &mut self.seen } else { &mut self.races };
         let count = races.of_mut(race.cause);
         *count = count.saturating_add(1);
+        let is_new = self.last_race.is_none_or(|last| race.time.since(last) >= AT_ONCE);
+        self.times = self.times.saturating_add(is_new.into());
         self.last_race = self.last_race.max(Some(race.time));
         if race.cause == Cause::Rollout {
             self.last_rollout = self.last_rollout.max(Some(race.time));
@@ -400,6 +407,7 @@ impl Lately {
             lost_early: lowest.and_then(|low| lost_early(&self.lost_gaps(), low, grounds.rtt)),
             races,
             seen,
+            lost_at_once: self.lost_at_once(races.plus(seen)),
             may_be_read: true,
             last_race: ago(|span| span.last_race),
             last_rollout: ago(|span| span.last_rollout),
@@ -411,6 +419,12 @@ impl Lately {
             dwell: dwell.map(|median| (median, u32::try_from(dwells.len()).unwrap_or(u32::MAX))),
             rtt: self.rtt(),
         }
+    }
+
+    /// Requests lost at a time, on average.
+    fn lost_at_once(&self, races: Races) -> f64 {
+        let all = races.idle.saturating_add(races.others());
+        f64::from(all.max(1)) / f64::from(self.lost(|span| span.times).max(1))
     }
 
     /// The longest gap that passed and the shortest that did not; none where longer gaps passed,
