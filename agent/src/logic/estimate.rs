@@ -19,7 +19,7 @@ use super::gaps::Bucket;
 pub const MIN_CLOSES: u32 = 5;
 
 /// Seconds in which they must have come.
-const MIN_MOMENTS: usize = 3;
+const MIN_MOMENTS: u32 = 3;
 
 /// Of the closes of one second so many count for themselves, since those that come together may have
 /// one cause: a restart. A server that looks for what has expired once a second may find more; they
@@ -155,13 +155,22 @@ impl Estimate {
     /// are used again and again after longer, or left to the other side to close. Several servers may share
     /// an address, and then one's connections live on; so a few uses prove nothing, nor do some for each
     /// close. But what scatters is the less likely a timer the more outlive it.
-    pub fn surviving(self, uses: &[Bucket], closes: &[Bucket], by_other: &[Bucket]) -> Option<Self> {
+    pub fn surviving(
+        self,
+        uses: &[Bucket],
+        [closes, by_other]: [&[Bucket]; 2],
+        outlived: &[Outlived],
+    ) -> Option<Self> {
         let count = |ends: &[Bucket], longest: f64| -> u32 {
             ends.iter().filter(|end| end.low > longest).map(|end| end.count).sum()
         };
         let outlives = |longest: f64| count(uses, longest);
         let is_of_lost = self.is_of_lost;
+        let all = count(uses, 0.0);
         let is_refuted = |population: &Population| {
+            if population.is_kept_to(outlived, outlives(population.high), all) {
+                return false;
+            }
             if is_of_lost && outlives(population.low) > population.count {
                 return true;
             }
@@ -224,20 +233,25 @@ pub type Closed = (u32, Duration);
 pub fn of_closes(closes: &[Closed], is_upper_bound: bool) -> Option<Estimate> {
     let independent = independent(closes);
     let mut since_change = independent.as_slice();
-    let mut found = populations(&bins(since_change));
+    let mut found = crowds(since_change);
     while let Some(change) = last_change(since_change, &found) {
         since_change = since_change.get(change..)?;
-        found = populations(&bins(since_change));
+        found = crowds(since_change);
     }
     let (start, _) = *since_change.first()?;
-    let found = found.iter().filter(|population| is_repeated(since_change, population));
     // All closes have their say in what the timeout is, if not in whether it is one.
     let all = closes.get(closes.partition_point(|(second, _)| *second < start)..)?;
+    let found = found.iter().filter(|population| is_repeated(all, population));
     let mut found: Vec<_> = found.map(|population| population.with_all(all)).collect();
     found.sort_by_key(|population| std::cmp::Reverse(population.count));
     let mut found = found.into_iter();
     let (main, others) = (found.next()?, found.collect());
     Some(Estimate { main, others, is_upper_bound, is_of_lost: false })
+}
+
+/// Where closes crowd that count for themselves: of these, one for each moment is enough.
+fn crowds(independent: &[Closed]) -> Vec<Population> {
+    crowd::of_at_least(MIN_MOMENTS, &bins(independent))
 }
 
 /// Without most of those that came together.
@@ -248,9 +262,7 @@ fn independent(closes: &[Closed]) -> Vec<Closed> {
         let moment = || independent.iter().rev().take_while(|(other, _)| *other == second);
         let near = |width| moment().filter(|(_, other)| other.abs_diff(idle) <= width).count();
         let count = moment().count();
-        // A restart takes a moment, which may be at the turn of a second.
-        let just_before = independent.iter().rev().take_while(|(other, _)| other.abs_diff(second) <= 1);
-        let is_another = just_before.filter(|(_, other)| other.abs_diff(idle) <= SAME).count() == 0;
+        let is_another = near(SAME) == 0;
         if is_another && (count < PER_MOMENT || (count < PER_TICK && near(TICK) == count)) {
             independent.push(*close);
         }
@@ -274,7 +286,7 @@ fn bins(closes: &[Closed]) -> Vec<Bin> {
 /// time and were closed at the same moment may have met a restart: that is one event.
 fn is_repeated(closes: &[Closed], population: &Population) -> bool {
     let members = || closes.iter().filter(|close| population.contains(**close));
-    members().count() >= MIN_CLOSES as usize && moments(members()) >= MIN_MOMENTS
+    members().count() >= MIN_CLOSES as usize && moments(members()) >= MIN_MOMENTS as usize
 }
 
 /// Where a timeout was changed, so that nothing before is evidence any more. `all` are the populations
@@ -298,7 +310,7 @@ fn last_change(closes: &[Closed], all: &[Population]) -> Option<usize> {
         let while_it_lasted = f64::from(old.count) / count_of(last - first + 1);
         let chance_of_silence = (1.0 - while_it_lasted).max(0.0).powf(count_of(after.len()));
         let is_over = new.iter().any(|new| is_repeated(after, new))
-            || (after.len() >= LATEST && moments(after.iter()) >= MIN_MOMENTS);
+            || (after.len() >= LATEST && moments(after.iter()) >= MIN_MOMENTS as usize);
         (is_over && chance_of_silence < 0.01).then_some(last + 1)
     });
     ends.max()
@@ -336,7 +348,18 @@ impl Population {
         let latest = self.high + self.beyond() + SLACK.as_secs_f64();
         let members = || closes.iter().filter(|(idle, _)| self.holds(*idle));
         let against = members().filter(|(_, outlived)| outlived.as_secs_f64() > latest).count();
-        against >= MIN_MOMENTS && against * few > members().count()
+        against >= MIN_MOMENTS as usize && against * few > members().count()
+    }
+
+    /// Whether the connections that met it had been used before, and none after so long, although so many of all
+    /// uses came later: it is no chance, and those were of others: of another pool, server, or time.
+    fn is_kept_to(&self, closes: &[Outlived], later: u32, all: u32) -> bool {
+        let used =
+            || closes.iter().filter(|(idle, outlived)| self.holds(*idle) && !outlived.is_zero());
+        let against = used().filter(|(_, outlived)| outlived.as_secs_f64() > self.high).count();
+        let due = f64::from(later) / f64::from(all.max(1));
+        let chance = (1.0 - due).powf(count_of(used().count()));
+        chance < 0.01 && count_of(against) < count_of(used().count()) * due / 4.0
     }
 
     /// Whether connections met it only if they had never been used after a gap, while others were: it is the age
@@ -345,9 +368,12 @@ impl Population {
         let was_used = |(_, outlived): &&Outlived| !outlived.is_zero();
         let members = || closes.iter().filter(|(idle, _)| self.holds(*idle));
         let others = || closes.iter().filter(|(idle, _)| !self.holds(*idle));
-        let unused = 1.0 - count_of(others().filter(was_used).count()) / count_of(others().count()).max(1.0);
+        let unused =
+            1.0 - count_of(others().filter(was_used).count()) / count_of(others().count()).max(1.0);
         let chance = unused.powf(count_of(members().count()));
-        others().count() >= MIN_CLOSES as usize && !members().any(|close| was_used(&close)) && chance < 0.01
+        others().count() >= MIN_CLOSES as usize
+            && !members().any(|close| was_used(&close))
+            && chance < 0.01
     }
 
     /// How far it may go on below the earliest and beyond the latest: of n values spread evenly, the lowest is the

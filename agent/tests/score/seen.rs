@@ -4,8 +4,8 @@ use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use finrace::logic::model::{
-    Certainty, Class, Close, Closer, Dwell, Endpoint, Evidence, How, Incident, Nanos, Observation,
-    Origin, Outcome, Reuse, Role,
+    Certainty, Class, Close, Closer, Dwell, Endpoint, Evidence, How, Incident, Name, Nanos,
+    Observation, Origin, Outcome, Process, Reuse, Role,
 };
 use finrace::logic::owner::Owner;
 
@@ -72,6 +72,14 @@ pub(crate) struct Host {
     /// The server's address.
     pub(crate) server: Ipv4Addr,
     pub(crate) client: Ipv4Addr,
+    /// Whose connection it is about, where it is known: the number of the pool.
+    pub(crate) pool: Option<usize>,
+}
+
+/// The process that has this pool.
+fn process(pool: usize) -> Process {
+    let name = Name::from(format!("pool-{pool}").as_str());
+    Process { name, pid: u32::try_from(pool).unwrap(), owner: Owner::UNKNOWN }
 }
 
 impl Host {
@@ -94,7 +102,7 @@ impl Host {
             role: self.role,
             local,
             remote,
-            process: None,
+            process: self.pool.map(process),
             rtt,
         }
     }

@@ -299,7 +299,9 @@ impl Setting {
         let server = self.backends.iter().filter_map(|backend| backend.timer);
         let earliest = server.map(|timer| timer.timeout).fold(f64::INFINITY, f64::min);
         let mut timers = self.pools.iter().filter_map(|pool| pool.timer);
-        timers.any(|timer| timer.timeout < earliest && timer.timeout + timer.scatter() + self.rtt >= earliest)
+        timers.any(|timer| {
+            timer.timeout < earliest && timer.timeout + timer.scatter() + self.rtt >= earliest
+        })
     }
 
     /// Pools whose timers fire before the servers'; the first, if there is none.
@@ -307,7 +309,8 @@ impl Setting {
         let server = self.backends.iter().filter_map(|backend| backend.timer);
         let earliest = server.map(|timer| timer.timeout).fold(f64::INFINITY, f64::min);
         let is_visible = |pool: &Pool| pool.timer.is_some_and(|timer| timer.timeout < earliest);
-        let visible: Vec<usize> = (0..self.pools.len()).filter(|pool| is_visible(&self.pools[*pool])).collect();
+        let visible: Vec<usize> =
+            (0..self.pools.len()).filter(|pool| is_visible(&self.pools[*pool])).collect();
         if visible.is_empty() { vec![0] } else { visible }
     }
 }

@@ -33,9 +33,10 @@ impl Recent {
     pub(crate) fn add(&mut self, seen: &Seen) {
         let time = seen.observation.time().since(finrace::logic::model::Nanos(0)).as_secs_f64();
         let what = match (&seen.observation, seen.truth) {
-            (Observation::Close(close), Truth::Timer { .. } | Truth::Cut { .. } | Truth::Other { .. })
-                if !matches!(close.evidence, Evidence::Idle | Evidence::UpperBound) =>
-            {
+            (
+                Observation::Close(close),
+                Truth::Timer { .. } | Truth::Cut { .. } | Truth::Other { .. },
+            ) if !matches!(close.evidence, Evidence::Idle | Evidence::UpperBound) => {
                 return;
             }
             (Observation::Close(_), Truth::Timer { side, .. } | Truth::Cut { side }) => {

@@ -141,7 +141,14 @@ pub(crate) struct World<'a> {
 
 impl<'a> World<'a> {
     pub(crate) fn new(setting: &'a Setting) -> Self {
-        let host = |role, hz| Host { role, hz, rtt: setting.rtt, server: SERVER, client: CLIENT };
+        let host = |role, hz| Host {
+            role,
+            hz,
+            rtt: setting.rtt,
+            server: SERVER,
+            client: CLIENT,
+            pool: None,
+        };
         let mut world = Self {
             setting,
             random: Random(setting.seed),
@@ -246,6 +253,7 @@ impl<'a> World<'a> {
 
     fn request(&mut self, pool: usize, worker: usize, idle: Option<usize>) {
         self.requests += 1;
+        self.client.pool = Some(pool);
         let Some(c) = idle else {
             self.open(pool, worker);
             return;

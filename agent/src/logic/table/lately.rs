@@ -184,7 +184,10 @@ impl Lately {
     pub(super) fn note_close(&mut self, close: &Close) {
         if matches!(close.evidence, Evidence::Idle | Evidence::UpperBound) {
             self.order.add(close.time, close.closer);
-            self.end(close.time, close.closer, close.idle);
+            // Since our last data: the answer to that took a round trip at least.
+            let is_exact = close.evidence == Evidence::Idle;
+            let answer = close.origin.rtt.filter(|_| !is_exact).unwrap_or_default();
+            self.end(close.time, close.closer, close.idle.saturating_sub(answer));
             let [_, client] = sides(close.origin.role);
             if close.closer == client {
                 self.pool.drop_after(close.idle);

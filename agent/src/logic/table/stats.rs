@@ -211,8 +211,10 @@ impl Stats {
             Closer::Peer => Closer::Local,
             Closer::Local => Closer::Peer,
         };
-        let by_other = self.closed_after(other);
-        estimate.surviving(&self.gaps(), &self.closed_after(closer), &by_other)
+        let closes = [closer, other].map(|closer| self.closed_after(closer));
+        let outlived = self.idle(closer).outlived();
+        let [by_it, by_other] = &closes;
+        estimate.surviving(&self.gaps(), [by_it, by_other], &outlived)
     }
 
     /// Whether uses of late refute that `closer` ends what is idle for so long: connections were used again

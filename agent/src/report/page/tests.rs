@@ -97,7 +97,15 @@ impl World {
             }
             let (how, evidence) = (How::Fin, Evidence::Idle);
             let idle = Duration::from_millis(timeout + round % 4);
-            self.add(Observation::Close(Close { time, origin, closer, how, evidence, idle, outlived: Duration::ZERO }));
+            self.add(Observation::Close(Close {
+                time,
+                origin,
+                closer,
+                how,
+                evidence,
+                idle,
+                outlived: Duration::ZERO,
+            }));
         }
     }
 

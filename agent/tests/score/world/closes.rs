@@ -38,7 +38,8 @@ impl World<'_> {
         let how = (connection.how, Evidence::Idle);
         let outlived = connection.outlived(Side::Server, closes - since, self.setting.ping);
         let random = &mut self.random;
-        let seen = self.server.close_of((since, closes), outlived, Side::Server, how, truth, random);
+        let seen =
+            self.server.close_of((since, closes), outlived, Side::Server, how, truth, random);
         self.tell(closes, seen);
     }
 
@@ -46,6 +47,7 @@ impl World<'_> {
         let (now, half) = (self.now, self.half());
         let connection = self.connections[c].clone();
         let since = connection.idle_client;
+        self.client.pool = connection.crossed.map(|_| connection.pool);
         let is_dropped = self.setting.limit.is_some_and(|limit| now - since > limit);
         if is_dropped || now.total_cmp(&(connection.closes + half)).is_ne() {
             return; // It never does, or another close was faster.
@@ -101,6 +103,7 @@ impl World<'_> {
         let (now, half) = (self.now, self.half());
         let connection = self.connections[c].clone();
         let Connection { closes, idle_client, idle_server, pool, .. } = connection;
+        self.client.pool = Some(pool);
         let is_cut = self.setting.limit.is_some_and(|limit| now - idle_client > limit);
         if closes + half <= now && !is_cut {
             // Its pool had not noticed until now.

@@ -175,10 +175,12 @@ impl World<'_> {
             let how = (How::Fin, Evidence::AfterData);
             // On a connection that was used before, a late answer that ends it looks like a farewell.
             let is_long = is_slow && requests > 1 && now - asked > THRESHOLD;
-            let (since, there) = if is_long { (asked, (How::Fin, Evidence::UpperBound)) } else { (now, how) };
+            let (since, there) =
+                if is_long { (asked, (How::Fin, Evidence::UpperBound)) } else { (now, how) };
             let truth = if is_long { Truth::Slow { side: Side::Server } } else { Truth::Nothing };
             let outlived = outlived[Side::Client as usize];
-            let here = self.client.close_of((since, now), outlived, Side::Server, there, truth, random);
+            let here =
+                self.client.close_of((since, now), outlived, Side::Server, there, truth, random);
             let there =
                 self.server.close((now - half, now), Side::Server, how, Truth::Nothing, random);
             self.tell(now, here);
