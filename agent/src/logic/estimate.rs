@@ -45,11 +45,6 @@ const SLACK: Duration = Duration::from_millis(50);
 /// How long a connection was idle as it was closed, and the silence that it had outlived before.
 pub type Outlived = (Duration, Duration);
 
-/// The latest close of a timer whose earliest came after this long.
-pub fn latest_of(idle: Duration) -> Duration {
-    (idle * 2 + idle / 20).max(idle + Duration::from_millis(1_800))
-}
-
 /// Closes among which a changed timeout has to show.
 const LATEST: usize = 20;
 
@@ -345,7 +340,12 @@ impl Population {
     /// age, a restart, or a timer that does not count pings. Several servers may share an address, and one of
     /// those may do so.
     fn was_outlived(&self, closes: &[Outlived], few: usize) -> bool {
-        let latest = self.high + self.beyond() + SLACK.as_secs_f64();
+        // Of a timer that is late by more or less, half are closed by the median.
+        let latest = if self.is_sharp() {
+            self.high + self.beyond() + SLACK.as_secs_f64()
+        } else {
+            self.value
+        };
         let members = || closes.iter().filter(|(idle, _)| self.holds(*idle));
         let against = members().filter(|(_, outlived)| outlived.as_secs_f64() > latest).count();
         against >= MIN_MOMENTS as usize && against * few > members().count()

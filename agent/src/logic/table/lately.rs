@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::pool::Pool;
 use crate::logic::estimate::{Estimate, is_refuted_by};
-use crate::logic::exposure::{ENOUGH, Grounds};
+use crate::logic::exposure::{ENOUGH, Grounds, at_most};
 use crate::logic::gaps::{Bucket, Gaps};
 use crate::logic::latest::Latest;
 use crate::logic::model::{
@@ -52,6 +52,8 @@ struct Traffic {
     /// In CLOSE_WAIT, all sockets together, and how many of them our pool closed unwritten.
     dwell_us: u64,
     noticed: u32,
+    /// And to how many it wrote.
+    written: u32,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -210,7 +212,9 @@ impl Lately {
         let traffic = self.traffic(dwell.time);
         let dwell_us = u64::try_from(dwell.dwell.as_micros()).unwrap_or(u64::MAX);
         traffic.dwell_us = traffic.dwell_us.saturating_add(dwell_us);
-        if !dwell.written {
+        if dwell.written {
+            traffic.written = traffic.written.saturating_add(1);
+        } else {
             traffic.noticed = traffic.noticed.saturating_add(1);
             self.dwells.add(dwell.time, dwell.dwell);
         }
@@ -321,6 +325,15 @@ impl Lately {
         (noticed > 0).then(|| Duration::from_micros(dwell_us) / noticed)
     }
 
+    /// The share of sockets in CLOSE_WAIT that our pool wrote to, at the most.
+    fn written(&self) -> Option<f64> {
+        let sum =
+            |of: fn(&Traffic) -> u32| -> u32 { self.traffic.spans().map(of).into_iter().sum() };
+        let (written, noticed) = (sum(|span| span.written), sum(|span| span.noticed));
+        let all = f64::from(written.saturating_add(noticed));
+        (all > 0.0).then(|| (at_most(written.into()) / all).min(1.0))
+    }
+
     /// What exposure is computed from. `races` were lost of late, half a day or more; fewer than
     /// [`ENOUGH`] of the same hour or two say too little.
     pub(super) fn grounds(&self, role: Role, now: Nanos, races: Races) -> Grounds {
@@ -337,6 +350,7 @@ impl Lately {
             length,
             rtt: self.rtt().unwrap_or_default(),
             reaction: self.reaction().filter(|_| role == Role::Client),
+            written: self.written().filter(|_| role == Role::Client),
             lost,
             lost_in,
         }

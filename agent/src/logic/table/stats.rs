@@ -12,7 +12,7 @@ use super::export::Weight;
 use super::lately::{Lately, sides};
 use super::survey::Badness;
 use crate::logic::advice::advise;
-use crate::logic::estimate::{Estimate, Outlived, latest_of, of_closes};
+use crate::logic::estimate::{Estimate, Outlived, of_closes};
 use crate::logic::exposure::Grounds;
 use crate::logic::gaps::Bucket;
 use crate::logic::knobs::Side;
@@ -135,10 +135,6 @@ impl IdleTimes {
         let [idle, outlived] = &mut self.outlived;
         idle.add(close.time, close.idle);
         outlived.add(close.time, close.outlived);
-        // It was by no idle timeout, however late one may be.
-        if close.outlived > latest_of(close.idle) {
-            return;
-        }
         self.changed += usize::from(latest.add(close.time, close.idle));
         self.forget(close.time);
     }
