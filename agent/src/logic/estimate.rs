@@ -154,7 +154,7 @@ impl Estimate {
         self,
         uses: &[Bucket],
         [closes, by_other]: [&[Bucket]; 2],
-        outlived: &[Outlived],
+        connections: &[Outlived],
     ) -> Option<Self> {
         let count = |ends: &[Bucket], longest: f64| -> u32 {
             ends.iter().filter(|end| end.low > longest).map(|end| end.count).sum()
@@ -163,7 +163,7 @@ impl Estimate {
         let is_of_lost = self.is_of_lost;
         let all = count(uses, 0.0);
         let is_refuted = |population: &Population| {
-            if population.is_kept_to(outlived, outlives(population.high), all) {
+            if population.is_kept_to(connections, outlives(population.high), all) {
                 return false;
             }
             if is_of_lost && outlives(population.low) > population.count {

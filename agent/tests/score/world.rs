@@ -66,6 +66,15 @@ impl Ord for Entry {
     }
 }
 
+/// Whether the answer under way is its last.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Ends {
+    No,
+    AfterData,
+    /// And takes long.
+    Slow,
+}
+
 #[derive(Clone, Debug)]
 struct Connection {
     /// Counts its idle times; events of an earlier one are stale.
@@ -87,15 +96,13 @@ struct Connection {
     /// When it was opened, and how many requests it has had.
     born: f64,
     requests: u32,
-    /// Its answer takes long, and ends it.
-    is_slow: bool,
-    /// Pings came in this idle time.
-    is_cut: bool,
+    /// Pings that came in this idle time.
+    pings: u32,
     /// The latest silence that it outlived, as either end has it.
     outlived: [f64; 2],
     /// When the request that crosses the close was sent.
     crossed: Option<f64>,
-    after_data: bool,
+    ends: Ends,
 }
 
 impl Connection {
@@ -103,12 +110,12 @@ impl Connection {
     /// they are some broke it for the stamps alone.
     fn outlived(&self, end: Side, idle: f64, ping: Option<Ping>) -> f64 {
         let is_named = ping.is_some_and(|ping| ping.is_named);
-        self.outlived[end as usize] + if is_named && self.is_cut { idle } else { 0.0 }
+        self.outlived[end as usize] + if is_named && self.pings > 0 { idle } else { 0.0 }
     }
 
     /// What is true of a close by the server.
     const fn truth(&self, idle: f64) -> Truth {
-        if self.by_timer && self.is_cut {
+        if self.by_timer && self.pings > 0 {
             Truth::Cut { side: Side::Server }
         } else if self.by_timer {
             Truth::Timer { side: Side::Server, server: self.timer, idle }
@@ -335,8 +342,7 @@ impl<'a> World<'a> {
             is_idle: false,
             born: self.now,
             requests: 0,
-            is_slow: false,
-            is_cut: false,
+            pings: 0,
             outlived: [0.0; 2],
             asked: self.now,
             idle_client: self.now,
@@ -346,7 +352,7 @@ impl<'a> World<'a> {
             timer: 0,
             how: How::Fin,
             crossed: None,
-            after_data: false,
+            ends: Ends::No,
         };
         if c == self.connections.len() {
             self.connections.push(new);
@@ -368,20 +374,22 @@ impl<'a> World<'a> {
         connection.is_idle = false;
         connection.asked = self.now;
         connection.requests += 1;
-        connection.is_slow = slow.is_some();
+        if slow.is_some() {
+            connection.ends = Ends::Slow;
+        }
         let turn = connection.turn;
         self.at(self.now + took, Event::Answered(c, turn));
     }
 
     fn answered(&mut self, c: usize) {
         let (now, half) = (self.now, self.half());
-        let Connection { pool, worker, server, turn, after_data, .. } = self.connections[c];
+        let Connection { pool, worker, server, turn, ends, .. } = self.connections[c];
         if let Load::Workers { gap, .. } = self.setting.pools[pool].load {
             let next = now + gap.draw(&mut self.random).max(0.001);
             self.at(next, Event::Turn { pool, worker });
         }
         let due = self.limit(c);
-        let is_due = due <= now - half || after_data || self.connections[c].is_slow;
+        let is_due = due <= now - half || ends != Ends::No;
         if is_due || self.owes(Kind::AfterData) || self.owes(Kind::Unanswered) {
             self.close_after_data(c);
             return;
@@ -406,7 +414,7 @@ impl<'a> World<'a> {
         connection.is_idle = true;
         (connection.idle_client, connection.idle_server) = (now, start);
         (connection.closes, connection.by_timer) = (closes, by_timer);
-        connection.is_cut = false;
+        connection.pings = 0;
         connection.timer = server + usize::from(self.is_changed);
         if closes < NEVER {
             self.at(closes, Event::ServerCloses(c, turn));

@@ -166,7 +166,7 @@ fn connections_speak_against_what_they_had_outlived() {
 
 #[test]
 fn an_age_is_met_at_once_by_those_that_are_never_used() {
-    let age = Duration::from_secs(60);
+    let age = Duration::from_mins(1);
     let closes: Vec<_> = (0..20).map(|second| (second, age)).collect();
     let found = |outlived: u64| {
         let silence = Duration::from_millis(outlived);

@@ -207,10 +207,9 @@ impl Stats {
             Closer::Peer => Closer::Local,
             Closer::Local => Closer::Peer,
         };
-        let closes = [closer, other].map(|closer| self.closed_after(closer));
-        let outlived = self.idle(closer).outlived();
-        let [by_it, by_other] = &closes;
-        estimate.surviving(&self.gaps(), [by_it, by_other], &outlived)
+        let [own, others] = [closer, other].map(|side| self.closed_after(side));
+        let connections = self.idle(closer).outlived();
+        estimate.surviving(&self.gaps(), [&own, &others], &connections)
     }
 
     /// Whether uses of late refute that `closer` ends what is idle for so long: connections were used again

@@ -350,13 +350,13 @@ fn a_silence_is_outlived_by_what_breaks_it() {
     // The server's timer does not count a ping: for that, the silence has lasted since before.
     let ping = Asked { word: Word::Probe, ..asked(3_000, |_| ()) };
     assert_eq!(outlived(&ping, idle(3_000, Evidence::Idle)), 4_000);
-    let pong = Asked {
+    let reply = Asked {
         kind: AskedKind::Reply(Duration::from_secs(1)),
         bytes: 40,
         ..asked(3_000, |raw| raw.write_seq = 1_160)
     };
-    assert_eq!(outlived(&pong, idle(3_000, Evidence::Idle)), 4_000);
+    assert_eq!(outlived(&reply, idle(3_000, Evidence::Idle)), 4_000);
     // Our reply to the server's last words is part of the end.
-    assert_eq!(outlived(&pong, idle(1_000, Evidence::UpperBound)), 0);
-    assert_eq!(outlived(&pong, idle(1_000, Evidence::Idle)), 0);
+    assert_eq!(outlived(&reply, idle(1_000, Evidence::UpperBound)), 0);
+    assert_eq!(outlived(&reply, idle(1_000, Evidence::Idle)), 0);
 }

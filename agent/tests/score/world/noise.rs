@@ -2,7 +2,7 @@
 
 use finrace::logic::model::{Class, Evidence, How};
 
-use super::{Connection, Event, NEVER, THRESHOLD, World};
+use super::{Connection, Ends, Event, NEVER, THRESHOLD, World};
 use crate::seen::Truth;
 use crate::setting::{Kind, Ping, Side};
 
@@ -51,7 +51,8 @@ impl World<'_> {
                 self.close_other(c, by, how, after);
             } else {
                 // Those under way end with their answer; what is free is not looked at.
-                self.connections[c].after_data = by == Side::Server;
+                self.connections[c].ends =
+                    if by == Side::Server { Ends::AfterData } else { Ends::No };
             }
         }
     }
@@ -119,7 +120,7 @@ impl World<'_> {
         }
         let connection = &mut self.connections[c];
         connection.outlived = silence;
-        connection.is_cut = true;
+        connection.pings += 1;
         (connection.idle_client, connection.idle_server) = match by {
             Side::Client => (now + self.setting.rtt, now + half),
             Side::Server => (now, now + half),
@@ -157,7 +158,7 @@ impl World<'_> {
     /// Right after a response, or instead of one.
     pub(super) fn close_after_data(&mut self, c: usize) {
         let (now, half) = (self.now, self.half());
-        let Connection { asked, is_slow, requests, outlived, .. } = self.connections[c];
+        let Connection { asked, ends, requests, outlived, .. } = self.connections[c];
         let noise = self.setting.noise.map(|noise| noise.kind);
         let random = &mut self.random;
         if noise == Some(Kind::Unanswered) {
@@ -174,7 +175,7 @@ impl World<'_> {
         } else {
             let how = (How::Fin, Evidence::AfterData);
             // On a connection that was used before, a late answer that ends it looks like a farewell.
-            let is_long = is_slow && requests > 1 && now - asked > THRESHOLD;
+            let is_long = ends == Ends::Slow && requests > 1 && now - asked > THRESHOLD;
             let (since, there) =
                 if is_long { (asked, (How::Fin, Evidence::UpperBound)) } else { (now, how) };
             let truth = if is_long { Truth::Slow { side: Side::Server } } else { Truth::Nothing };
