@@ -271,7 +271,8 @@ impl World {
         for (closer, timeout) in closers.into_iter().take(if self.worst { 2 } else { 1 }) {
             let idle = Duration::from_secs_f64(timeout + 0.02 * self.random());
             let how = How::Fin;
-            let close = Close { time, origin, closer, how, evidence, idle };
+            let close =
+                Close { time, origin, closer, how, evidence, idle, outlived: Duration::ZERO };
             self.table.add(&Observation::Close(close));
         }
         let dwell = Duration::from_secs_f64(0.001 * self.random());

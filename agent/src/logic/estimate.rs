@@ -19,14 +19,16 @@ use super::gaps::Bucket;
 pub const MIN_CLOSES: u32 = 5;
 
 /// Seconds in which they must have come.
-const MIN_MOMENTS: usize = 3;
+const MIN_MOMENTS: u32 = 3;
 
 /// Of the closes of one second so many count for themselves, since those that come together may have
 /// one cause: a restart. A server that looks for what has expired once a second may find more; they
-/// have been idle for different times then, but not for very different ones.
+/// have been idle for different times then, but not for very different ones. Those that were idle for the
+/// same time were left and closed together, and are one.
 const PER_MOMENT: usize = 2;
 const PER_TICK: usize = 4;
 const TICK: Duration = Duration::from_millis(1800);
+const SAME: Duration = Duration::from_millis(100);
 
 /// Uses after a longer gap that refute nothing: so many, or so many for each close.
 const FEW_USES: u32 = 3;
@@ -39,6 +41,9 @@ pub fn is_refuted_by(uses: u32, closes: u32) -> bool {
 
 /// An event loop that is busy closes late by this much, and an estimate may be off by it.
 const SLACK: Duration = Duration::from_millis(50);
+
+/// How long a connection was idle as it was closed, and the silence that it had outlived before.
+pub type Outlived = (Duration, Duration);
 
 /// Closes among which a changed timeout has to show.
 const LATEST: usize = 20;
@@ -119,7 +124,7 @@ impl Estimate {
 
     /// Whether it is a timer's that fires on time.
     pub fn is_sharp(&self) -> bool {
-        self.spread() <= SLACK.max(self.timeout() / 20)
+        self.main.is_sharp()
     }
 
     /// Whether it tells the cause of a single close: ten agree, or where they scatter twenty and half of all. Fewer
@@ -142,20 +147,39 @@ impl Estimate {
     }
 
     /// Without the timeouts that uses refute: no server closes what is idle for so long if connections
-    /// are used again and again after longer. Several servers may share an address, and then one's
-    /// connections live on; so a few uses prove nothing, nor do some for each close.
-    pub fn surviving(mut self, uses: &[Bucket], closes: &[Bucket]) -> Option<Self> {
-        let outlives = |longest: f64| -> u32 {
-            uses.iter().filter(|gap| gap.low > longest).map(|gap| gap.count).sum()
+    /// are used again and again after longer, or left to the other side to close. Several servers may share
+    /// an address, and then one's connections live on; so a few uses prove nothing, nor do some for each
+    /// close. But what scatters is the less likely a timer the more outlive it.
+    pub fn surviving(
+        self,
+        uses: &[Bucket],
+        [closes, by_other]: [&[Bucket]; 2],
+        connections: &[Outlived],
+    ) -> Option<Self> {
+        let count = |ends: &[Bucket], longest: f64| -> u32 {
+            ends.iter().filter(|end| end.low > longest).map(|end| end.count).sum()
         };
+        let outlives = |longest: f64| count(uses, longest);
+        let is_of_lost = self.is_of_lost;
+        let all = count(uses, 0.0);
         let is_refuted = |population: &Population| {
-            if self.is_of_lost && outlives(population.low) > population.count {
+            if population.is_kept_to(connections, outlives(population.high), all) {
+                return false;
+            }
+            if is_of_lost && outlives(population.low) > population.count {
                 return true;
             }
             let within = |gap: &&Bucket| gap.high >= population.low && gap.low <= population.high;
             let of_late: u32 = closes.iter().filter(within).map(|gap| gap.count).sum();
-            is_refuted_by(outlives(population.high), of_late.max(population.count))
+            let closes = of_late.max(population.count);
+            let is_refuted_scatter = !population.is_sharp()
+                && outlives(population.high) + count(by_other, population.high) > 2 * closes;
+            is_refuted_scatter || is_refuted_by(outlives(population.high), closes)
         };
+        self.without(is_refuted)
+    }
+
+    fn without(mut self, is_refuted: impl Fn(&Population) -> bool) -> Option<Self> {
         self.others.retain(|population| !is_refuted(population));
         if is_refuted(&self.main) {
             if self.others.is_empty() {
@@ -164,6 +188,15 @@ impl Estimate {
             self.main = self.others.remove(0);
         }
         Some(self)
+    }
+
+    /// Without the timeouts that the very connections which met them speak against.
+    pub fn without_contrary(self, closes: &[Outlived]) -> Option<Self> {
+        // An answer that takes long and ends with a close looks the same, so less is needed.
+        let few = if self.is_upper_bound { 20 } else { 4 };
+        self.without(|population| {
+            population.was_outlived(closes, few) || population.is_of_unused(closes)
+        })
     }
 
     /// Whether what was idle for this long, a round trip away, met one of the timeouts just as it was due.
@@ -195,20 +228,25 @@ pub type Closed = (u32, Duration);
 pub fn of_closes(closes: &[Closed], is_upper_bound: bool) -> Option<Estimate> {
     let independent = independent(closes);
     let mut since_change = independent.as_slice();
-    let mut found = populations(&bins(since_change));
+    let mut found = crowds(since_change);
     while let Some(change) = last_change(since_change, &found) {
         since_change = since_change.get(change..)?;
-        found = populations(&bins(since_change));
+        found = crowds(since_change);
     }
     let (start, _) = *since_change.first()?;
-    let found = found.iter().filter(|population| is_repeated(since_change, population));
     // All closes have their say in what the timeout is, if not in whether it is one.
     let all = closes.get(closes.partition_point(|(second, _)| *second < start)..)?;
+    let found = found.iter().filter(|population| is_repeated(all, population));
     let mut found: Vec<_> = found.map(|population| population.with_all(all)).collect();
     found.sort_by_key(|population| std::cmp::Reverse(population.count));
     let mut found = found.into_iter();
     let (main, others) = (found.next()?, found.collect());
     Some(Estimate { main, others, is_upper_bound, is_of_lost: false })
+}
+
+/// Where closes crowd that count for themselves: of these, one for each moment is enough.
+fn crowds(independent: &[Closed]) -> Vec<Population> {
+    crowd::of_at_least(MIN_MOMENTS, &bins(independent))
 }
 
 /// Without most of those that came together.
@@ -219,8 +257,8 @@ fn independent(closes: &[Closed]) -> Vec<Closed> {
         let moment = || independent.iter().rev().take_while(|(other, _)| *other == second);
         let near = |width| moment().filter(|(_, other)| other.abs_diff(idle) <= width).count();
         let count = moment().count();
-        let is_one_tick = near(TICK) == count && near(idle / 100) < PER_MOMENT;
-        if count < PER_MOMENT || (count < PER_TICK && is_one_tick) {
+        let is_another = near(SAME) == 0;
+        if is_another && (count < PER_MOMENT || (count < PER_TICK && near(TICK) == count)) {
             independent.push(*close);
         }
     }
@@ -243,13 +281,13 @@ fn bins(closes: &[Closed]) -> Vec<Bin> {
 /// time and were closed at the same moment may have met a restart: that is one event.
 fn is_repeated(closes: &[Closed], population: &Population) -> bool {
     let members = || closes.iter().filter(|close| population.contains(**close));
-    members().count() >= MIN_CLOSES as usize && moments(members()) >= MIN_MOMENTS
+    members().count() >= MIN_CLOSES as usize && moments(members()) >= MIN_MOMENTS as usize
 }
 
 /// Where a timeout was changed, so that nothing before is evidence any more. `all` are the populations
 /// of these closes.
 fn last_change(closes: &[Closed], all: &[Population]) -> Option<usize> {
-    let place = closes.len().checked_sub(LATEST)?;
+    let place = closes.len().saturating_sub(LATEST);
     let (before, latest) = closes.split_at(place);
     let new: Vec<_> =
         populations(&bins(latest)).into_iter().filter(|new| is_repeated(latest, new)).collect();
@@ -267,7 +305,7 @@ fn last_change(closes: &[Closed], all: &[Population]) -> Option<usize> {
         let while_it_lasted = f64::from(old.count) / count_of(last - first + 1);
         let chance_of_silence = (1.0 - while_it_lasted).max(0.0).powf(count_of(after.len()));
         let is_over = new.iter().any(|new| is_repeated(after, new))
-            || (after.len() >= LATEST && moments(after.iter()) >= MIN_MOMENTS);
+            || (after.len() >= LATEST && moments(after.iter()) >= MIN_MOMENTS as usize);
         (is_over && chance_of_silence < 0.01).then_some(last + 1)
     });
     ends.max()
@@ -287,7 +325,61 @@ const fn count_of(closes: usize) -> f64 {
 
 impl Population {
     fn contains(&self, (_, idle): Closed) -> bool {
+        self.holds(idle)
+    }
+
+    fn is_sharp(&self) -> bool {
+        self.high - self.low <= SLACK.as_secs_f64().max(self.value / 20.0)
+    }
+
+    fn holds(&self, idle: Duration) -> bool {
         (self.low..=self.high).contains(&idle.as_secs_f64())
+    }
+
+    /// Whether connections had outlived it before they met it, more than one in so many: what closes those is an
+    /// age, a restart, or a timer that does not count pings. Several servers may share an address, and one of
+    /// those may do so.
+    fn was_outlived(&self, closes: &[Outlived], few: usize) -> bool {
+        // Of a timer that is late by more or less, half are closed by the median.
+        let latest = if self.is_sharp() {
+            self.high + self.beyond() + SLACK.as_secs_f64()
+        } else {
+            self.value
+        };
+        let members = || closes.iter().filter(|(idle, _)| self.holds(*idle));
+        let against = members().filter(|(_, outlived)| outlived.as_secs_f64() > latest).count();
+        against >= MIN_MOMENTS as usize && against * few > members().count()
+    }
+
+    /// Whether the connections that met it had been used before, and none after so long, although so many of all
+    /// uses came later: it is no chance, and those were of others: of another pool, server, or time.
+    fn is_kept_to(&self, closes: &[Outlived], later: u32, all: u32) -> bool {
+        let used =
+            || closes.iter().filter(|(idle, outlived)| self.holds(*idle) && !outlived.is_zero());
+        let against = used().filter(|(_, outlived)| outlived.as_secs_f64() > self.high).count();
+        let due = f64::from(later) / f64::from(all.max(1));
+        let chance = (1.0 - due).powf(count_of(used().count()));
+        chance < 0.01 && count_of(against) < count_of(used().count()) * due / 4.0
+    }
+
+    /// Whether connections met it only if they had never been used after a gap, while others were: it is the age
+    /// at which all are closed.
+    fn is_of_unused(&self, closes: &[Outlived]) -> bool {
+        let was_used = |(_, outlived): &&Outlived| !outlived.is_zero();
+        let members = || closes.iter().filter(|(idle, _)| self.holds(*idle));
+        let others = || closes.iter().filter(|(idle, _)| !self.holds(*idle));
+        let unused =
+            1.0 - count_of(others().filter(was_used).count()) / count_of(others().count()).max(1.0);
+        let chance = unused.powf(count_of(members().count()));
+        others().count() >= MIN_CLOSES as usize
+            && !members().any(|close| was_used(&close))
+            && chance < 0.01
+    }
+
+    /// How far it may go on below the earliest and beyond the latest: of n values spread evenly, the lowest is the
+    /// n-th part of them above where they begin on average; 19 times in 20 it is no more than three such parts.
+    fn beyond(&self) -> f64 {
+        3.0 * (self.high - self.low) / f64::from(self.count.max(1))
     }
 
     /// The same with all closes that lie in it, or that are its stragglers.

@@ -28,6 +28,9 @@ pub struct Grounds {
     pub rtt: Duration,
     /// How long our pool keeps a socket that got a FIN, on average; none if not known.
     pub reaction: Option<Duration>,
+    /// Of sockets that got a FIN, the share that our pool wrote to, at the most: one that looks before it writes
+    /// keeps them for long, and loses none. None if not known.
+    pub written: Option<f64>,
     /// Requests that were lost to such closes, and in how long.
     pub lost: u32,
     pub lost_in: Duration,
@@ -172,7 +175,9 @@ impl Grounds {
         let reaction = self.reaction.unwrap_or_default().as_secs_f64();
         let unnoticed = reaction.min((limit - close.mean).max(0.0));
         // The pool notices at any time, or a use comes first.
-        let passes = (-rate * under_way).exp() / (1.0 + rate * unnoticed);
+        let written = rate * unnoticed / (1.0 + rate * unnoticed);
+        let written = self.written.map_or(written, |most| most.min(written));
+        let passes = (-rate * under_way).exp() * (1.0 - written);
         f64::from(close.count) * (1.0 - passes)
     }
 
@@ -199,7 +204,7 @@ impl Grounds {
 }
 
 /// What such a count stands for at the most, if it is so low by chance (19 times in 20).
-fn at_most(count: f64) -> f64 {
+pub fn at_most(count: f64) -> f64 {
     count + 3.0 + 2.0 * count.sqrt()
 }
 
@@ -293,6 +298,18 @@ mod tests {
         assert!(exposure.races < 1.0 && exposure.at_most <= 3.0, "{exposure:?}");
         // About as many.
         assert!(is_near(races(20, 200).races, 20.0));
+    }
+
+    #[test]
+    fn a_pool_that_looks_before_use_loses_what_is_under_way_alone() {
+        let (uses, by_server) = uniform();
+        let computed = |written| {
+            let grounds = Grounds { written, ..grounds(&uses, &by_server, 0) };
+            of(grounds, 1, Some(60_000)).computed
+        };
+        assert!(computed(None) > 100.0);
+        assert!(is_near(computed(Some(0.0)), 0.1), "{}", computed(Some(0.0)));
+        assert!(is_near(computed(Some(0.05)), 10.1), "{}", computed(Some(0.05)));
     }
 
     #[test]

@@ -243,6 +243,14 @@ impl Closer {
     /// The two that close for themselves.
     pub const ENDS: [Self; 2] = [Self::Peer, Self::Local];
 
+    /// Of two ends the other one.
+    pub const fn other_end(self) -> Self {
+        match self {
+            Self::Local => Self::Peer,
+            Self::Peer | Self::Middlebox => Self::Local,
+        }
+    }
+
     /// The end that it counts for, seen from one of that role. A request has to come before a middlebox's
     /// close as before the server's.
     pub const fn end(self, role: Role) -> Self {
@@ -373,6 +381,9 @@ pub struct Close {
     pub evidence: Evidence,
     /// Time from the last data, either way, to the close; see [`Evidence`] for what it is worth.
     pub idle: Duration,
+    /// The latest silence that this connection had outlived by then, as far as is known; where a ping ended
+    /// that, what followed counts as well.
+    pub outlived: Duration,
 }
 
 impl Close {

@@ -15,16 +15,16 @@ use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::time::Duration;
 
-use finrace_ebpf::decide::{distance, state};
+use finrace_ebpf::decide::{FEW_BYTES, distance, state};
 use foldhash::HashMap;
 
 use self::after_reset::Dead;
 use self::habits::Habits;
 use super::event::{Event, Kind, SockKey, Tuple};
-use super::model::{Close, Endpoint, How, Nanos, Observation, Origin, Process, Role};
+use super::model::{Close, Endpoint, Evidence, How, Nanos, Observation, Origin, Process, Role};
 use super::owner::Owner;
 use super::recent::Recent;
-use super::turn::{Asked, AtRisk, Ended, Known, ServerEnd, Settings};
+use super::turn::{self, Asked, AtRisk, Ended, Known, ServerEnd, Settings};
 
 /// How long a small write is held back, beside two round trips: a farewell if our FIN follows.
 const HOLD: Duration = Duration::from_millis(100);
@@ -55,7 +55,7 @@ const _: () = {
         2 * (size_of::<(K, (Nanos, V))>() + 1)
     }
     let past = of::<SockKey, Followed>() + of::<SockKey, Dead>() + of::<Tuple, OurClose>();
-    let gaps = of::<SockKey, Asked>() + of::<SockKey, u32>();
+    let gaps = of::<SockKey, Asked>() + of::<SockKey, Served>();
     assert!(LIMIT * past / 2 + GAPS * gaps / 2 <= MEMORY);
 };
 
@@ -120,6 +120,34 @@ struct OurClose {
     reported: bool,
 }
 
+/// A server's answer, or other words of it, after a silence.
+#[derive(Clone, Copy, Debug)]
+struct Served {
+    /// `rcv_nxt` then.
+    rcv_nxt: u32,
+    silence_ms: u32,
+    /// They answered nothing, or a ping.
+    is_ping: bool,
+}
+
+impl Served {
+    fn new(rcv_nxt: u32, silence: Duration, is_ping: bool) -> Self {
+        let silence_ms = u32::try_from(silence.as_millis()).unwrap_or(u32::MAX);
+        Self { rcv_nxt, silence_ms, is_ping }
+    }
+
+    /// The silence that the connection has outlived up to this close: see [`turn::outlived`].
+    fn outlived(self, event: &Event, ended: Ended) -> Duration {
+        let silence = Duration::from_millis(self.silence_ms.into());
+        let came = event.raw.rcv_nxt.wrapping_sub(self.rcv_nxt);
+        if self.is_ping && ended.evidence == Evidence::Idle && came <= FEW_BYTES {
+            silence.saturating_add(ended.idle)
+        } else {
+            silence
+        }
+    }
+}
+
 /// A port that is listened on.
 #[derive(Debug, Default)]
 struct Listening {
@@ -144,8 +172,8 @@ pub struct Tracker {
     settings: Settings,
     followed: Recent<SockKey, Followed>,
     asked: Recent<SockKey, Asked>,
-    /// A server's last answer after a silence: `rcv_nxt` then.
-    answered: Recent<SockKey, u32>,
+    /// A server's last answer after a silence.
+    answered: Recent<SockKey, Served>,
     closed: Recent<Tuple, OurClose>,
     /// By both addresses: where the other end of a connection is on this host, in any namespace.
     closes_of: Recent<[Endpoint; 2], Tuple>,
@@ -315,12 +343,20 @@ impl Tracker {
         self.findings.push(Finding { observation, lost });
     }
 
-    fn say_close(&mut self, event: &Event, origin: Origin, how: How, ended: Ended) {
+    fn say_close(
+        &mut self,
+        event: &Event,
+        origin: Origin,
+        how: How,
+        ended: Ended,
+        (asked, served): (Option<&Asked>, Option<Served>),
+    ) {
         let Ended { closer, evidence, idle } = ended;
-        self.say(
-            Observation::Close(Close { time: event.time, origin, closer, how, evidence, idle }),
-            None,
-        );
+        let time = event.time;
+        let served = served.map(|served| served.outlived(event, ended));
+        let outlived = turn::outlived(event, ended, asked).max(served.unwrap_or_default());
+        let close = Close { time, origin, closer, how, evidence, idle, outlived };
+        self.say(Observation::Close(close), None);
     }
 
     /// The end of the run: what still waits for its outcome is told without.
@@ -378,14 +414,15 @@ impl Tracker {
         })
     }
 
-    /// Forgets the writes of a socket that closes.
-    fn take_asked(&mut self, event: &Event, role: Role) -> Option<Asked> {
-        if role != Role::Client {
-            self.answered.remove(&event.key);
+    /// Forgets the writes of a socket that closes: the last after a gap, and a server's last words
+    /// after one.
+    fn take_asked(&mut self, event: &Event, role: Role) -> (Option<Asked>, Option<Served>) {
+        let served = if role == Role::Client { None } else { self.answered.remove(&event.key) };
+        let asked = self.asked.remove(&event.key);
+        if let Some(asked) = &asked {
+            self.habits.learn(&event.key, asked, event);
         }
-        let asked = self.asked.remove(&event.key)?;
-        self.habits.learn(&event.key, &asked, event);
-        Some(asked)
+        (asked, served)
     }
 }
 

@@ -430,6 +430,24 @@ pub fn was_turn_complete(ended: Ended) -> bool {
     matches!(ended.evidence, Evidence::Idle | Evidence::UpperBound)
 }
 
+/// The silence before our last write after one, which the connection outlived, up to this close. A ping, or a
+/// short reply to the peer's, breaks a silence for the stamps alone: an idle timer that counted it would never
+/// fire on connections that are kept awake so. So what followed it counts as well.
+pub fn outlived(event: &Event, ended: Ended, asked: Option<&Asked>) -> Duration {
+    let Some(asked) = asked.filter(|asked| asked.role == Role::Client) else {
+        return Duration::ZERO;
+    };
+    let (AskedKind::Gap(silence) | AskedKind::Reply(silence)) = asked.kind;
+    let is_short_reply = matches!(asked.kind, AskedKind::Reply(_)) && asked.is_short();
+    if asked.word.may_ask() && !is_short_reply {
+        return silence;
+    }
+    // Else it was part of the end.
+    let since = event.time.since(asked.time);
+    let is_since = ended.evidence == Evidence::Idle && ended.idle.abs_diff(since) <= AT_ONCE;
+    if is_since && asked.is_last(event) { silence.saturating_add(since) } else { Duration::ZERO }
+}
+
 /// What only a known timeout decides. False if nothing happened after all.
 pub fn settle(incident: &mut Incident, is_at_timeout: impl Fn(Duration) -> bool) -> bool {
     let is_due = |silence: Option<Duration>| silence.is_some_and(&is_at_timeout);

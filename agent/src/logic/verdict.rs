@@ -139,6 +139,8 @@ pub struct Facts {
     pub races: Races,
     /// Races seen here and counted at the client's row.
     pub seen: Races,
+    /// How many requests were lost at a time, on average.
+    pub lost_at_once: f64,
     /// Not of all lost requests is it proven that nobody has read them.
     pub may_be_read: bool,
     /// How long ago the last race was, and the last that met a rollout.
@@ -174,10 +176,17 @@ impl Facts {
 
     /// That it plainly uses none that late is known since the last race, and several were due since.
     fn uses_none_late_now(&self) -> bool {
+        self.unused_after.is_some() && self.idle_races() > 0 && self.are_over(self.idle_races())
+    }
+
+    /// Whether it is no chance that none was lost since the last: of so many silences between losses, one as
+    /// long comes once in a hundred times. What is lost at once is one loss.
+    fn are_over(&self, lost: u32) -> bool {
         let quiet = self.last_race.unwrap_or_default();
         let before = self.length.saturating_sub(quiet).as_secs_f64();
-        let races_due = f64::from(self.idle_races()) * quiet.as_secs_f64() / before.max(1.0);
-        self.unused_after.is_some() && self.idle_races() > 0 && races_due >= 5.0
+        let losses = (f64::from(lost) / self.lost_at_once.max(1.0)).max(1.0);
+        let due = losses * quiet.as_secs_f64() / before.max(1.0);
+        due >= (100.0 * losses).ln()
     }
 
     /// So many in a row were no chance at the server's share before. Of that, no more than a few in a hundred is
@@ -188,8 +197,10 @@ impl Facts {
         // Nor was it chance that no race came meanwhile.
         let passed = self.client_row_length.as_secs_f64() / self.length.as_secs_f64().max(1.0);
         let races_due = f64::from(self.idle_races()) * passed;
+        // Where nothing was lost there is no haste, and many a row to look at.
+        let most = if self.idle_races() == 0 { 0.001 } else { 0.01 };
         self.client_in_a_row >= TURNED
-            && chance < 0.01
+            && chance < most
             && (self.idle_races() == 0 || races_due >= 3.0)
     }
 
@@ -231,10 +242,9 @@ impl Facts {
     /// that it is no chance that none came.
     fn is_losing(&self) -> bool {
         let lost = self.other_races().others();
-        let quiet = self.last_race.unwrap_or_default();
-        let before = self.length.saturating_sub(quiet).as_secs_f64();
-        let races_due = f64::from(lost) * quiet.as_secs_f64() / before.max(1.0);
-        let is_over = lost >= 3 && races_due >= 5.0 && quiet >= LEAST_QUIET;
+        let is_often = f64::from(lost) >= 3.0 * self.lost_at_once;
+        let is_long = self.last_race.is_some_and(|quiet| quiet >= LEAST_QUIET);
+        let is_over = is_often && is_long && self.are_over(lost);
         self.forgotten() > 0 || (lost > 0 && !is_over)
     }
 

@@ -46,7 +46,15 @@ pub(super) fn busy_keeping(keeps: Keeps) -> (Table, Status) {
     let time = |seconds| Nanos(seconds * 1_000_000_000);
     let close = |at, origin, closer, how, evidence, ms| {
         let idle = Duration::from_millis(ms);
-        Observation::Close(Close { time: time(at), origin, closer, how, evidence, idle })
+        Observation::Close(Close {
+            time: time(at),
+            origin,
+            closer,
+            how,
+            evidence,
+            idle,
+            outlived: Duration::ZERO,
+        })
     };
     let incident = |at, origin, class, cause, other_view| {
         Observation::Incident(Incident {
@@ -325,7 +333,15 @@ fn series_have_a_limit() {
 /// An idle connection was closed.
 fn closed(time: Nanos, origin: Origin, closer: Closer, idle: Duration) -> Observation {
     let (how, evidence) = (How::Fin, Evidence::Idle);
-    Observation::Close(Close { time, origin, closer, how, evidence, idle })
+    Observation::Close(Close {
+        time,
+        origin,
+        closer,
+        how,
+        evidence,
+        idle,
+        outlived: Duration::ZERO,
+    })
 }
 
 /// Two containers of a pod and a unit of the host, all clients of one server; the unit's server too.

@@ -14,7 +14,7 @@ use finrace::logic::verdict::State;
 
 use crate::judge::{DAY, Foresight, Guess, HOUR, Invention, Score, Word, tolerance};
 use crate::seen::{Seen, Truth, nanos};
-use crate::setting::{Setting, Side};
+use crate::setting::{Group, Setting, Side};
 use crate::truth::Recent;
 use crate::world::THRESHOLD;
 
@@ -44,6 +44,8 @@ pub(crate) struct Agent<'a> {
     /// What was said although a request was lost just before: there shall be none.
     denial: Option<String>,
     recent: Recent,
+    /// Processes that lost requests.
+    losers: BTreeSet<String>,
     word: Option<State>,
     /// Changes of the word since it was settled.
     changes: Vec<(f64, State)>,
@@ -71,6 +73,7 @@ impl<'a> Agent<'a> {
             looked: 0.0,
             denial: None,
             recent: Recent::default(),
+            losers: BTreeSet::new(),
             word: None,
             changes: Vec::new(),
             settled: None,
@@ -114,7 +117,11 @@ impl<'a> Agent<'a> {
         }
         self.recent.add(seen);
         match (&seen.observation, seen.truth) {
-            (Observation::Incident(_), Truth::Race { .. }) => self.races += 1,
+            (Observation::Incident(incident), Truth::Race { .. }) => {
+                self.races += 1;
+                let process = incident.origin.process.map(|process| process.name.to_string());
+                self.losers.extend(process);
+            }
             (Observation::Close(close), Truth::Timer { side, server, idle }) => {
                 let second = close.time.0 / 1_000_000_000;
                 self.closes[side as usize].push((server, idle, second));
@@ -122,9 +129,11 @@ impl<'a> Agent<'a> {
                     self.guesses[side as usize] = self.guess(side);
                 }
             }
-            (Observation::Close(Close { evidence: Evidence::Idle, .. }), Truth::Other { side }) => {
-                self.others[side as usize] += 1;
-            }
+            (
+                Observation::Close(Close { evidence: Evidence::Idle, .. }),
+                Truth::Other { side } | Truth::Cut { side },
+            )
+            | (Observation::Close(_), Truth::Slow { side }) => self.others[side as usize] += 1,
             _ => {}
         }
     }
@@ -143,18 +152,27 @@ impl<'a> Agent<'a> {
         let timeout = |server: usize| match (side, self.setting.change) {
             (Side::Server, Some(change)) if server > 0 => Some(change.timeout),
             (Side::Server, _) => self.setting.backends[server].timer.map(|timer| timer.timeout),
-            (Side::Client, _) => {
-                let timers = self.setting.pools.iter().filter_map(|pool| pool.timer);
-                timers.map(|timer| timer.timeout).reduce(f64::min)
-            }
+            (Side::Client, _) => self.setting.pools[server].timer.map(|timer| timer.timeout),
         };
         let servers = if side == Side::Client {
-            vec![0]
+            self.setting.visible_pools()
         } else if self.setting.change.is_some() {
             vec![1]
         } else {
             (0..self.setting.backends.len()).collect()
         };
+        // As for words: of closes that scatter more than twofold nobody can tell that they have a timer.
+        let timer = |server: &usize| match side {
+            Side::Server if self.setting.change.is_some() => {
+                let change = self.setting.change.map(|change| change.timeout);
+                self.setting.backends[0].timer.zip(change).map(|(timer, after)| timer.with(after))
+            }
+            Side::Server => self.setting.backends[*server].timer,
+            Side::Client => self.setting.pools[*server].timer,
+        };
+        if servers.iter().filter_map(timer).any(|timer| timer.scatter() > timer.timeout) {
+            return None;
+        }
         let enough = if servers.len() == 1 { ENOUGH } else { ENOUGH_OF_TWO };
         #[expect(clippy::cast_precision_loss, reason = "small numbers")]
         let is_rare = |server| {
@@ -278,10 +296,26 @@ impl<'a> Agent<'a> {
         }
     }
 
+    /// A process that is told what to change, although only others lost requests.
+    fn wrong_actor(&self) -> Option<String> {
+        let actor = self.stats()?.actor()?;
+        let is_right = self.losers.is_empty() || self.losers.contains(actor);
+        (!is_right).then(|| format!("{actor} is blamed for what {:?} lost", self.losers))
+    }
+
     pub(crate) fn finish(mut self, now: f64, score: &mut Score) {
         self.look(now);
         let mut right = self.recent.right_words(now);
-        if self.setting.change.is_some() {
+        if self.setting.change.is_some() || matches!(self.setting.group, Group::SlowClose) {
+            right.push(State::Unknown);
+        }
+        // A pool whose timer may be as late as the server's is early does not close first each time.
+        if self.setting.is_close() && right.contains(&State::Safe) {
+            right.push(State::Exposed);
+        }
+        // Of a timer whose silence is cut nobody can tell that it is one.
+        let is_cut = self.setting.ping.is_some();
+        if is_cut && right.contains(&State::Exposed) {
             right.push(State::Unknown);
         }
         // Upper bounds alone do not make it.
@@ -290,7 +324,8 @@ impl<'a> Agent<'a> {
         }
         // Of closes that scatter more than twofold, or are said goodbye to, nobody can tell that they have a timer.
         let mut timers = self.setting.backends.iter().filter_map(|backend| backend.timer);
-        let is_untold = timers.any(|timer| timer.scatter() > timer.timeout)
+        let is_untold = is_cut
+            || timers.any(|timer| timer.scatter() > timer.timeout)
             || (self.setting.farewell && self.role == Role::Client);
         if is_untold && right.contains(&State::Racing) {
             right.push(State::Losing);
@@ -335,6 +370,7 @@ impl<'a> Agent<'a> {
                 text: self.show(Side::Server),
             });
         }
+        score.denials.extend(self.wrong_actor());
         score.denials.extend(self.denial);
         score.guesses.extend(self.guesses.into_iter().flatten());
     }

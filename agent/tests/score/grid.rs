@@ -2,7 +2,7 @@
 
 use crate::random::Random;
 use crate::setting::{
-    Backend, Change, Group, Kind, Late, Load, Noise, Pool, Process, Setting, Side, Timer,
+    Backend, Change, Group, Kind, Late, Load, Noise, Ping, Pool, Process, Setting, Side, Timer,
 };
 
 /// Timeouts that software comes with.
@@ -14,7 +14,7 @@ const RTTS: [f64; 5] = [0.000_03, 0.001, 0.01, 0.04, 0.15];
 const HZ: [f64; 3] = [100.0, 250.0, 1000.0];
 
 /// So many of each.
-const COUNTS: [(Group, usize); 18] = [
+const COUNTS: [(Group, usize); 24] = [
     (Group::Plain, 80),
     (Group::Late, 60),
     (Group::Sweep, 60),
@@ -33,6 +33,12 @@ const COUNTS: [(Group, usize); 18] = [
     (Group::Leaking, 20),
     (Group::Dropping, 20),
     (Group::Racing, 80),
+    (Group::SlowClose, 30),
+    (Group::AgeLimit, 40),
+    (Group::Restart, 30),
+    (Group::Lazy, 30),
+    (Group::Pings, 30),
+    (Group::TwoProcesses, 30),
 ];
 
 pub(crate) fn settings(seed: u64) -> Vec<Setting> {
@@ -60,6 +66,8 @@ fn draw(number: usize, group: Group, seed: u64) -> Setting {
         rtt: r.pick(&RTTS),
         response: r.pick(&[0.001, 0.02, 0.2]),
         reaction: Some(r.pick(&[0.000_05, 0.000_2, 0.002])),
+        is_lazy: false,
+        ping: None,
         farewell: false,
         limit: None,
         client_hz: r.pick(&HZ),
@@ -125,6 +133,12 @@ fn draw(number: usize, group: Group, seed: u64) -> Setting {
             setting.pools[0].load = Load::Workers { count: 1 + r.below(20), gap: beyond };
         }
         Group::Dropping => dropping(&mut setting, server, r),
+        Group::SlowClose => slow_close(&mut setting, server.timeout, r),
+        Group::AgeLimit => age_limit(&mut setting, server, r),
+        Group::Restart => restart(&mut setting, server, r),
+        Group::Lazy => lazy(&mut setting, server, r),
+        Group::Pings => pings(&mut setting, server, r),
+        Group::TwoProcesses => two_processes(&mut setting, server, r),
     }
     setting
 }
@@ -253,4 +267,89 @@ fn dropping(setting: &mut Setting, server: Timer, r: &mut Random) {
         Process::Exponential(limit * 0.15),
     ]);
     setting.pools[0].load = Load::Workers { count: 1 + r.below(20), gap };
+}
+
+/// Some answers take long, and the server closes after each of those.
+fn slow_close(setting: &mut Setting, scale: f64, r: &mut Random) {
+    setting.backends[0].timer = None;
+    let work = r.log_between(0.3, 30.0);
+    let work = r.pick(&[
+        Process::Periodic { every: work, jitter: work * 0.01 },
+        Process::Uniform(work * 0.5, work * 1.5),
+        Process::Exponential(work),
+    ]);
+    let (by, share, every) = (Side::Server, 0.0, scale * r.log_between(0.05, 1.0));
+    setting.noise = Some(Noise { kind: Kind::Slow(work), by, share, every });
+    if r.is(0.3) {
+        setting.pools[0].timer = Some(timer(r, Group::Steady).with(scale));
+    }
+}
+
+/// The server closes what is old, or has had many requests.
+fn age_limit(setting: &mut Setting, server: Timer, r: &mut Random) {
+    let (age, requests) = (server.timeout * r.log_between(0.8, 8.0), 2 + r.below(30));
+    let lag = r.pick(&[0.000_1, 0.001, 0.01]);
+    let requests = Kind::Requests(u32::try_from(requests).unwrap(), lag);
+    let kind = r.pick(&[Kind::Age(age), requests]);
+    setting.noise = Some(Noise { kind, by: Side::Server, share: 0.0, every: server.timeout });
+    setting.backends[0].timer = r.is(0.5).then_some(server);
+    // Requests that follow each other soon, and such as come at any time.
+    let gap = r.pick(&[0.05, 0.3, 1.0]) * server.timeout;
+    let gap = r.pick(&[
+        Process::Exponential(gap),
+        Process::Uniform(gap * 0.5, gap * 1.5),
+        Process::Pareto { least: gap * 0.1, alpha: 1.3 },
+    ]);
+    setting.pools[0].load = Load::Workers { count: r.pick(&[1, 3, 10, 30]), gap };
+}
+
+/// Restarts in the middle of busy traffic.
+fn restart(setting: &mut Setting, server: Timer, r: &mut Random) {
+    setting.backends[0].timer = r.is(0.7).then_some(server);
+    setting.rtt = r.log_between(0.001, 0.15);
+    let every = server.timeout * r.log_between(5.0, 100.0);
+    setting.noise = Some(Noise { kind: Kind::Restart, by: Side::Server, share: 0.0, every });
+    let mean = server.timeout * r.log_between(0.02, 0.5);
+    let gap = r.pick(&[
+        Process::Exponential(mean),
+        Process::Pareto { least: server.timeout * 0.02, alpha: 1.2 },
+    ]);
+    setting.pools[0].load = Load::Workers { count: r.pick(&[10, 30, 100]), gap };
+}
+
+/// A pool that looks for a FIN only before it uses a connection.
+fn lazy(setting: &mut Setting, server: Timer, r: &mut Random) {
+    (setting.reaction, setting.is_lazy) = (None, true);
+    if r.is(0.5) {
+        let timer = timer(r, Group::Racing).with(r.log_between(0.5, 20.0));
+        setting.backends[0].timer = Some(timer);
+        setting.pools[0].load = load(r, timer.timeout);
+        setting.rtt = r.log_between(0.005, 0.2);
+    } else if r.is(0.3) {
+        let late = server.timeout * r.between(1.5, 4.0);
+        setting.pools[0].timer = Some(timer(r, Group::Lazy).with(late));
+    }
+    // Else those that got a FIN would lie at the bottom for ever.
+    if let Load::Pool { is_lifo, .. } = &mut setting.pools[0].load {
+        *is_lifo = false;
+    }
+}
+
+/// Silence is cut by pings, which the timers of requests do not count.
+fn pings(setting: &mut Setting, server: Timer, r: &mut Random) {
+    let server = server.with(server.timeout.max(2.0));
+    let every = server.timeout / r.pick(&[1.5, 2.2, 3.0, 5.0, 7.3]);
+    let by = r.pick(&[Side::Server, Side::Client]);
+    setting.ping = Some(Ping { by, every, is_named: by == Side::Server || r.is(0.7) });
+    setting.backends[0].timer = Some(server);
+}
+
+/// Two processes, whose pools have timers of their own.
+fn two_processes(setting: &mut Setting, server: Timer, r: &mut Random) {
+    let parts = r.pick(&[[0.3, 0.7], [0.5, 0.9], [0.5, 2.0], [0.8, 1.5]]);
+    let pool = |r: &mut Random, part: f64| {
+        let timer = timer(r, Group::Steady).with(server.timeout * part);
+        Pool { load: load(r, server.timeout * part.min(1.0)), timer: Some(timer) }
+    };
+    setting.pools = parts.map(|part| pool(r, part)).to_vec();
 }

@@ -3,7 +3,7 @@
 //!
 //! `cargo test` runs a part of the settings, `cargo xtask score` all of them. From the command
 //! line: `--print` for all, with a table of the scores; `--every N` for each N-th; `--only NUMBER`
-//! for one, in full; `--faults` for everything that went wrong; `--seed N` for other settings.
+//! for one, in full; `--group NAME` for one kind; `--faults` for everything that went wrong; `--seed N` for other settings.
 #![cfg(test)]
 #![expect(clippy::wildcard_enum_match_arm, reason = "of many, some matter here")]
 
@@ -39,6 +39,7 @@ struct Options {
     faults: bool,
     every: usize,
     only: Option<usize>,
+    group: Option<String>,
     seed: u64,
     /// Not if tests of other names were asked for.
     is_wanted: bool,
@@ -50,11 +51,16 @@ fn options() -> Options {
         faults: false,
         every: SUBSET,
         only: None,
+        group: None,
         seed: SEED,
         is_wanted: true,
     };
     let mut arguments = std::env::args().skip(1);
     while let Some(argument) = arguments.next() {
+        if argument == "--group" {
+            options.group = arguments.next();
+            continue;
+        }
         let mut number = || arguments.next().and_then(|text| text.parse().ok()).expect("a number");
         match argument.as_str() {
             "--print" => (options.print, options.every) = (true, 1),
@@ -81,6 +87,9 @@ fn main() -> ExitCode {
     } else {
         settings.retain(|setting| setting.number % options.every == 0);
     }
+    if let Some(group) = &options.group {
+        settings.retain(|setting| setting.group.to_string() == *group);
+    }
     let effort = if options.print || options.only.is_some() { WHOLE } else { SHORT };
     let scores = run(&settings, effort);
     if options.only.is_some() {
@@ -91,6 +100,9 @@ fn main() -> ExitCode {
     if options.print {
         summary.print();
         faults::worst(&scores, if options.faults { usize::MAX } else { 10 });
+    }
+    if options.group.is_some() {
+        return ExitCode::SUCCESS;
     }
     let mut failures = summary.failures(options.print);
     failures.extend(what_if::run(&settings, options.print));

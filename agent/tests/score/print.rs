@@ -58,9 +58,10 @@ pub(crate) fn is_computed_well(foresight: &Foresight) -> bool {
     is_close(foresight.computed / foresight.truth)
 }
 
-/// A server does not know how fast its clients see a FIN, and nobody how long one does not look.
+/// A server does not know how fast its clients see a FIN, and nobody how long one does not look that never does.
 pub(crate) fn is_computed(score: &Score, foresight: &Foresight) -> bool {
-    foresight.role == Role::Client && score.setting.reaction.is_some()
+    let setting = &score.setting;
+    foresight.role == Role::Client && (setting.reaction.is_some() || setting.is_lazy)
 }
 
 pub(crate) fn is_within(guess: &Guess) -> bool {

@@ -63,7 +63,7 @@ impl Peer {
 fn host(number: usize) -> Host {
     let number = u32::try_from(number).unwrap();
     let server = Ipv4Addr::from_bits(Ipv4Addr::new(10, 1, 0, 0).to_bits() + number);
-    Host { role: Role::Client, hz: 250.0, rtt: 0.001, server, client: CLIENT }
+    Host { role: Role::Client, hz: 250.0, rtt: 0.001, server, client: CLIENT, pool: None }
 }
 
 /// What is seen of one connection that began at `time`.

@@ -4,8 +4,8 @@ use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use finrace::logic::model::{
-    Certainty, Class, Close, Closer, Dwell, Endpoint, Evidence, How, Incident, Nanos, Observation,
-    Origin, Outcome, Reuse, Role,
+    Certainty, Class, Close, Closer, Dwell, Endpoint, Evidence, How, Incident, Name, Nanos,
+    Observation, Origin, Outcome, Process, Reuse, Role,
 };
 use finrace::logic::owner::Owner;
 
@@ -28,6 +28,14 @@ pub(crate) enum Truth {
     },
     /// Something else closed an idle connection.
     Other {
+        side: Side,
+    },
+    /// An idle timer closed it, but pings had cut the silence.
+    Cut {
+        side: Side,
+    },
+    /// A long answer ended with it.
+    Slow {
         side: Side,
     },
     /// A request was lost to an idle timer, or to another close.
@@ -64,6 +72,14 @@ pub(crate) struct Host {
     /// The server's address.
     pub(crate) server: Ipv4Addr,
     pub(crate) client: Ipv4Addr,
+    /// Whose connection it is about, where it is known: the number of the pool.
+    pub(crate) pool: Option<usize>,
+}
+
+/// The process that has this pool.
+fn process(pool: usize) -> Process {
+    let name = Name::from(format!("pool-{pool}").as_str());
+    Process { name, pid: u32::try_from(pool).unwrap(), owner: Owner::UNKNOWN }
 }
 
 impl Host {
@@ -86,7 +102,7 @@ impl Host {
             role: self.role,
             local,
             remote,
-            process: None,
+            process: self.pool.map(process),
             rtt,
         }
     }
@@ -95,10 +111,23 @@ impl Host {
         Seen { role: self.role, observation, truth }
     }
 
-    /// The idle began at `since` and `by` ended it at `time`.
+    /// The idle began at `since` and `by` ended it at `time`; nothing is known of silences before.
     pub(crate) fn close(
         &self,
+        times: (f64, f64),
+        by: Side,
+        how: (How, Evidence),
+        truth: Truth,
+        random: &mut Random,
+    ) -> Seen {
+        self.close_of(times, 0.0, by, how, truth, random)
+    }
+
+    /// The same of a connection that had outlived that silence.
+    pub(crate) fn close_of(
+        &self,
         (since, time): (f64, f64),
+        outlived: f64,
         by: Side,
         (how, evidence): (How, Evidence),
         truth: Truth,
@@ -112,7 +141,8 @@ impl Host {
         let is_short = idle <= duration(THRESHOLD) && evidence == Evidence::Idle;
         let evidence = if is_short { Evidence::AfterData } else { evidence };
         let origin = self.origin(random);
-        let close = Close { time: nanos(time), origin, closer, how, evidence, idle };
+        let outlived = duration(outlived);
+        let close = Close { time: nanos(time), origin, closer, how, evidence, idle, outlived };
         self.seen(Observation::Close(close), truth)
     }
 

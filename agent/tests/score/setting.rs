@@ -5,7 +5,7 @@ use std::fmt;
 use crate::random::Random;
 
 /// When requests come, or how long a worker waits before its next.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum Process {
     Exponential(f64),
     /// Every so many seconds, give or take.
@@ -114,12 +114,20 @@ pub(crate) enum Side {
 pub(crate) enum Kind {
     /// `Connection: close` and request limits: right after a response.
     AfterData,
-    /// One connection after the other, at any time of its idle: a limit on age.
+    /// One connection after the other, at any time of its idle.
     Scattered,
+    /// Each connection at this age: while it is idle, or after the answer under way then.
+    Age(f64),
+    /// Each connection after so many requests, so long after the answer.
+    Requests(u32, f64),
+    /// Answers that take long, after which the server closes at once.
+    Slow(Process),
     /// All that are idle, at once.
     Reload,
     /// The same, by RST.
     Crash,
+    /// All of them, those whose requests are under way as well.
+    Restart,
     /// Connections that nothing is sent on.
     Unused,
     /// Requests that the server drops unanswered after a while.
@@ -166,10 +174,16 @@ pub(crate) enum Group {
     Control,
     Leaking,
     Dropping,
+    SlowClose,
+    AgeLimit,
+    Restart,
+    Lazy,
+    Pings,
+    TwoProcesses,
 }
 
 impl Group {
-    pub(crate) const ALL: [Self; 18] = [
+    pub(crate) const ALL: [Self; 24] = [
         Self::Plain,
         Self::Late,
         Self::Sweep,
@@ -188,6 +202,12 @@ impl Group {
         Self::Control,
         Self::Leaking,
         Self::Dropping,
+        Self::SlowClose,
+        Self::AgeLimit,
+        Self::Restart,
+        Self::Lazy,
+        Self::Pings,
+        Self::TwoProcesses,
     ];
 }
 
@@ -195,6 +215,15 @@ impl fmt::Display for Group {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(&format!("{self:?}"))
     }
+}
+
+/// A small message of this side after each so many seconds without any. It says nothing to the timers.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Ping {
+    pub(crate) by: Side,
+    pub(crate) every: f64,
+    /// It says of itself that it asks nothing, or answers such.
+    pub(crate) is_named: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -211,6 +240,9 @@ pub(crate) struct Setting {
     pub(crate) response: f64,
     /// How soon the pool closes what got a FIN; none if it does not watch.
     pub(crate) reaction: Option<f64>,
+    /// It does not watch, but looks for a FIN before it uses a connection.
+    pub(crate) is_lazy: bool,
+    pub(crate) ping: Option<Ping>,
     /// Servers say goodbye before they close.
     pub(crate) farewell: bool,
     /// Something in between forgets connections after so long.
@@ -247,12 +279,38 @@ impl fmt::Display for Setting {
         write!(f, "; rtt {} response {}", self.rtt, self.response)?;
         match self.reaction {
             Some(reaction) => write!(f, " reaction {reaction}")?,
+            None if self.is_lazy => write!(f, " looks before use")?,
             None => write!(f, " not watching")?,
+        }
+        if let Some(ping) = self.ping {
+            write!(f, "; {ping:.3?}")?;
         }
         if let Some(limit) = self.limit {
             write!(f, "; dropped after {limit} s")?;
         }
         let farewell = if self.farewell { "; farewells" } else { "" };
         write!(f, "{farewell}; hz {} {}", self.client_hz, self.server_hz)
+    }
+}
+
+impl Setting {
+    /// Whether a pool's timer may fire when the server's does.
+    pub(crate) fn is_close(&self) -> bool {
+        let server = self.backends.iter().filter_map(|backend| backend.timer);
+        let earliest = server.map(|timer| timer.timeout).fold(f64::INFINITY, f64::min);
+        let mut timers = self.pools.iter().filter_map(|pool| pool.timer);
+        timers.any(|timer| {
+            timer.timeout < earliest && timer.timeout + timer.scatter() + self.rtt >= earliest
+        })
+    }
+
+    /// Pools whose timers fire before the servers'; the first, if there is none.
+    pub(crate) fn visible_pools(&self) -> Vec<usize> {
+        let server = self.backends.iter().filter_map(|backend| backend.timer);
+        let earliest = server.map(|timer| timer.timeout).fold(f64::INFINITY, f64::min);
+        let is_visible = |pool: &Pool| pool.timer.is_some_and(|timer| timer.timeout < earliest);
+        let visible: Vec<usize> =
+            (0..self.pools.len()).filter(|pool| is_visible(&self.pools[*pool])).collect();
+        if visible.is_empty() { vec![0] } else { visible }
     }
 }

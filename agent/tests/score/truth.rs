@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use finrace::logic::model::{Class, Evidence, Observation, Role};
+use finrace::logic::model::{Class, Evidence, Observation};
 use finrace::logic::verdict::{State, is_old};
 
 use crate::seen::{Seen, Truth};
@@ -20,8 +20,6 @@ enum What {
     OtherRace,
     Drop,
     Reuse,
-    /// In `CLOSE_WAIT`, seconds.
-    Dwell(f64),
 }
 
 /// A lost request counts for half a day at least.
@@ -35,12 +33,15 @@ impl Recent {
     pub(crate) fn add(&mut self, seen: &Seen) {
         let time = seen.observation.time().since(finrace::logic::model::Nanos(0)).as_secs_f64();
         let what = match (&seen.observation, seen.truth) {
-            (Observation::Close(close), Truth::Timer { .. } | Truth::Other { .. })
-                if !matches!(close.evidence, Evidence::Idle | Evidence::UpperBound) =>
-            {
+            (
+                Observation::Close(close),
+                Truth::Timer { .. } | Truth::Cut { .. } | Truth::Other { .. },
+            ) if !matches!(close.evidence, Evidence::Idle | Evidence::UpperBound) => {
                 return;
             }
-            (Observation::Close(_), Truth::Timer { side, .. }) => What::Timer(side),
+            (Observation::Close(_), Truth::Timer { side, .. } | Truth::Cut { side }) => {
+                What::Timer(side)
+            }
             (Observation::Close(_), Truth::Other { side }) => What::Other(side),
             (Observation::Incident(incident), Truth::Race { by_timer: true }) => {
                 let rtt = incident.origin.rtt.unwrap_or_default();
@@ -52,9 +53,6 @@ impl Recent {
             (Observation::Incident(_), Truth::Race { by_timer: false }) => What::OtherRace,
             (Observation::Incident(_), Truth::Drop) => What::Drop,
             (Observation::Reuse(_), _) => What::Reuse,
-            (Observation::Dwell(dwell), _) if seen.role == Role::Client && !dwell.written => {
-                What::Dwell(dwell.dwell.as_secs_f64())
-            }
             _ => return,
         };
         self.0.push_back((time, what));
@@ -74,18 +72,6 @@ impl Recent {
         f64::from(u32::try_from(count).unwrap())
     }
 
-    fn long_dwells(&self) -> bool {
-        let dwells: Vec<_> = self
-            .0
-            .iter()
-            .filter_map(|(_, what)| match what {
-                What::Dwell(dwell) => Some(*dwell > 10.0),
-                _ => None,
-            })
-            .collect();
-        dwells.len() >= 5 && dwells.iter().filter(|is_long| **is_long).count() * 2 > dwells.len()
-    }
-
     /// The words that are right at `now`: more than one where an edge decides.
     pub(crate) fn right_words(&self, now: f64) -> Vec<State> {
         let (ever, surely) = (now - DAY, now - DAY / 2.0);
@@ -101,18 +87,19 @@ impl Recent {
             }
         }
         let old = self.count(surely, is_old_race);
-        if old >= 2.0 || self.long_dwells() {
+        if old >= 2.0 {
             words.push(State::Leaking);
-            if old * 2.0 > races || races < 1.0 {
+            if old * 2.0 > races {
                 return words;
             }
         }
         let others = |since| self.count(since, |what| what == What::OtherRace);
         if races > 0.0 {
             words.push(State::Racing);
-            // Until closes agree on the timeout, nobody can tell that it was that.
+            // Until closes agree on the timeout, nobody can tell that it was that; nor if few of them do.
             let timer = self.count(ever, |what| what == What::Timer(Side::Server));
-            if timer < 10.0 {
+            let other = self.count(ever, |what| what == What::Other(Side::Server));
+            if timer < 10.0 || timer < 0.15 * (timer + other) {
                 words.push(State::Losing);
             }
             return words;

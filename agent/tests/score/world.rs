@@ -10,7 +10,7 @@ use finrace::logic::model::{Class, Evidence, How, Role};
 
 use crate::random::Random;
 use crate::seen::{CLIENT, Host, SERVER, Seen, Truth};
-use crate::setting::{Kind, Load, Setting, Side};
+use crate::setting::{Kind, Load, Ping, Process, Setting, Side};
 
 /// A write after a shorter gap is no reuse.
 pub(crate) const THRESHOLD: f64 = 0.2;
@@ -34,6 +34,7 @@ enum Event {
     /// The pool has noticed the FIN.
     Noticed(usize, u64),
     ClientCloses(usize, u64),
+    Ping(usize, u64),
     Noise,
     Tell(Box<Seen>),
 }
@@ -65,6 +66,15 @@ impl Ord for Entry {
     }
 }
 
+/// Whether the answer under way is its last.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Ends {
+    No,
+    AfterData,
+    /// And takes long.
+    Slow,
+}
+
 #[derive(Clone, Debug)]
 struct Connection {
     /// Counts its idle times; events of an earlier one are stale.
@@ -83,15 +93,31 @@ struct Connection {
     /// Which of the servers' timers, the one after the change counted last.
     timer: usize,
     how: How,
+    /// When it was opened, and how many requests it has had.
+    born: f64,
+    requests: u32,
+    /// Pings that came in this idle time.
+    pings: u32,
+    /// The latest silence that it outlived, as either end has it.
+    outlived: [f64; 2],
     /// When the request that crosses the close was sent.
     crossed: Option<f64>,
-    after_data: bool,
+    ends: Ends,
 }
 
 impl Connection {
+    /// The latest silence that it had outlived when it was closed, as that end knows it: pings that say that
+    /// they are some broke it for the stamps alone.
+    fn outlived(&self, end: Side, idle: f64, ping: Option<Ping>) -> f64 {
+        let is_named = ping.is_some_and(|ping| ping.is_named);
+        self.outlived[end as usize] + if is_named && self.pings > 0 { idle } else { 0.0 }
+    }
+
     /// What is true of a close by the server.
     const fn truth(&self, idle: f64) -> Truth {
-        if self.by_timer {
+        if self.by_timer && self.pings > 0 {
+            Truth::Cut { side: Side::Server }
+        } else if self.by_timer {
             Truth::Timer { side: Side::Server, server: self.timer, idle }
         } else {
             Truth::Other { side: Side::Server }
@@ -122,7 +148,14 @@ pub(crate) struct World<'a> {
 
 impl<'a> World<'a> {
     pub(crate) fn new(setting: &'a Setting) -> Self {
-        let host = |role, hz| Host { role, hz, rtt: setting.rtt, server: SERVER, client: CLIENT };
+        let host = |role, hz| Host {
+            role,
+            hz,
+            rtt: setting.rtt,
+            server: SERVER,
+            client: CLIENT,
+            pool: None,
+        };
         let mut world = Self {
             setting,
             random: Random(setting.seed),
@@ -179,12 +212,15 @@ impl<'a> World<'a> {
                 Event::Arrival(pool) => self.arrival(pool),
                 Event::Turn { pool, worker } => {
                     let idle = self.workers[pool][worker].take();
-                    self.request(pool, worker, idle);
+                    let is_over = idle.is_some_and(|c| self.sees_fin(c));
+                    idle.filter(|_| is_over).inspect(|c| self.noticed(*c));
+                    self.request(pool, worker, idle.filter(|_| !is_over));
                 }
                 Event::Noise => self.noise(),
                 Event::Answered(c, turn) if is_current(c, turn) => self.answered(c),
                 Event::ServerCloses(c, turn) if is_current(c, turn) => self.server_closes(c),
                 Event::FinComes(c, turn) if is_current(c, turn) => self.fin_comes(c),
+                Event::Ping(c, turn) if is_current(c, turn) => self.ping(c),
                 Event::Noticed(c, turn) if is_current(c, turn) => self.noticed(c),
                 Event::ClientCloses(c, turn) if is_current(c, turn) => self.client_closes(c, true),
                 _ => {}
@@ -201,14 +237,30 @@ impl<'a> World<'a> {
         let next = self.now + arrivals.draw(&mut self.random);
         self.at(next, Event::Arrival(pool));
         for _ in 0..burst {
-            let idle = &mut self.idle[pool];
-            let taken = if is_lifo { idle.pop_back() } else { idle.pop_front() };
+            let taken = self.take(pool, is_lifo);
             self.request(pool, usize::MAX, taken);
         }
     }
 
+    /// An idle connection of the pool. A pool that looks before use lets go of those that got a FIN.
+    fn take(&mut self, pool: usize, is_lifo: bool) -> Option<usize> {
+        loop {
+            let idle = &mut self.idle[pool];
+            let c = if is_lifo { idle.pop_back() } else { idle.pop_front() }?;
+            if !self.sees_fin(c) {
+                return Some(c);
+            }
+            self.noticed(c);
+        }
+    }
+
+    fn sees_fin(&self, c: usize) -> bool {
+        self.setting.is_lazy && self.connections[c].closes + self.half() <= self.now
+    }
+
     fn request(&mut self, pool: usize, worker: usize, idle: Option<usize>) {
         self.requests += 1;
+        self.client.pool = Some(pool);
         let Some(c) = idle else {
             self.open(pool, worker);
             return;
@@ -233,10 +285,12 @@ impl<'a> World<'a> {
             if now - idle_client > THRESHOLD {
                 let seen = self.client.reuse(idle_client, now, &mut self.random);
                 self.tell(now, seen);
+                self.connections[c].outlived[Side::Client as usize] = now - idle_client;
             }
             if now + half - idle_server > THRESHOLD {
                 let seen = self.server.reuse(idle_server, now + half, &mut self.random);
                 self.tell(now + half, seen);
+                self.connections[c].outlived[Side::Server as usize] = now + half - idle_server;
             }
             self.exchange(c);
             return;
@@ -286,6 +340,10 @@ impl<'a> World<'a> {
             worker,
             server,
             is_idle: false,
+            born: self.now,
+            requests: 0,
+            pings: 0,
+            outlived: [0.0; 2],
             asked: self.now,
             idle_client: self.now,
             idle_server: self.now,
@@ -294,7 +352,7 @@ impl<'a> World<'a> {
             timer: 0,
             how: How::Fin,
             crossed: None,
-            after_data: false,
+            ends: Ends::No,
         };
         if c == self.connections.len() {
             self.connections.push(new);
@@ -305,23 +363,34 @@ impl<'a> World<'a> {
     }
 
     fn exchange(&mut self, c: usize) {
-        let took = self.setting.rtt + self.random.exponential(self.setting.response);
+        let slow = match self.setting.noise.map(|noise| noise.kind) {
+            Some(kind @ Kind::Slow(work)) if self.owes(kind) => Some(work),
+            _ => None,
+        };
+        let work = slow.unwrap_or(Process::Exponential(self.setting.response));
+        let took = self.setting.rtt + work.draw(&mut self.random);
         let connection = &mut self.connections[c];
         connection.turn += 1;
         connection.is_idle = false;
         connection.asked = self.now;
+        connection.requests += 1;
+        if slow.is_some() {
+            connection.ends = Ends::Slow;
+        }
         let turn = connection.turn;
         self.at(self.now + took, Event::Answered(c, turn));
     }
 
     fn answered(&mut self, c: usize) {
         let (now, half) = (self.now, self.half());
-        let Connection { pool, worker, server, turn, after_data, .. } = self.connections[c];
+        let Connection { pool, worker, server, turn, ends, .. } = self.connections[c];
         if let Load::Workers { gap, .. } = self.setting.pools[pool].load {
             let next = now + gap.draw(&mut self.random).max(0.001);
             self.at(next, Event::Turn { pool, worker });
         }
-        if after_data || self.owes(Kind::AfterData) || self.owes(Kind::Unanswered) {
+        let due = self.limit(c);
+        let is_due = due <= now - half || ends != Ends::No;
+        if is_due || self.owes(Kind::AfterData) || self.owes(Kind::Unanswered) {
             self.close_after_data(c);
             return;
         }
@@ -335,12 +404,17 @@ impl<'a> World<'a> {
             timer = timer.map(|timer| timer.with(change.timeout));
         }
         let closes = timer.map_or(NEVER, |timer| timer.fires(start, &mut self.random));
+        let (closes, by_timer) = if due < closes { (due, false) } else { (closes, true) };
+        if let Some(ping) = self.setting.ping {
+            self.at(now + ping.every, Event::Ping(c, turn));
+        }
         let client = self.setting.pools[pool].timer;
         let client_closes = client.map_or(NEVER, |timer| timer.fires(now, &mut self.random));
         let connection = &mut self.connections[c];
         connection.is_idle = true;
         (connection.idle_client, connection.idle_server) = (now, start);
-        (connection.closes, connection.by_timer) = (closes, true);
+        (connection.closes, connection.by_timer) = (closes, by_timer);
+        connection.pings = 0;
         connection.timer = server + usize::from(self.is_changed);
         if closes < NEVER {
             self.at(closes, Event::ServerCloses(c, turn));

@@ -34,18 +34,23 @@ const FLOOR: f64 = 0.2;
 
 /// Where the values of `bins` crowd, the densest first. Bins are in order and do not overlap.
 pub fn populations(bins: &[Bin]) -> Vec<Population> {
+    of_at_least(MIN_CLOSES, bins)
+}
+
+/// The same, where so many are enough for a sharp one.
+pub(super) fn of_at_least(least: u32, bins: &[Bin]) -> Vec<Population> {
     let all: u32 = bins.iter().map(|bin| bin.count).sum();
     let mut rest = bins.to_vec();
     let mut found = Vec::new();
     while found.len() < MAX_POPULATIONS {
-        let Some(crowd) = densest(&rest, all) else { break };
+        let Some(crowd) = densest(&rest, all, least) else { break };
         found.push(Population::of(rest.drain(crowd).as_slice(), all));
     }
     found
 }
 
 /// The crowd that is least likely to be chance, if one is unlikely enough.
-fn densest(bins: &[Bin], all: u32) -> Option<Range<usize>> {
+fn densest(bins: &[Bin], all: u32, least: u32) -> Option<Range<usize>> {
     let total: u32 = bins.iter().map(|bin| bin.count).sum();
     let of_range = MIN_CLOSES_OF_RANGE.max(share_of(all, MIN_SHARE_OF_RANGE));
     let mut best: Option<(f64, Range<usize>)> = None;
@@ -67,7 +72,7 @@ fn densest(bins: &[Bin], all: u32) -> Option<Range<usize>> {
                 count += last.count;
                 end += 1;
                 let needed = match scatter {
-                    Scatter::Sharp => MIN_CLOSES.max(share_of(all, MIN_SHARE)),
+                    Scatter::Sharp => least.max(share_of(all, MIN_SHARE)),
                     Scatter::Late => of_range.max(share_of(total, 0.6)),
                     Scatter::Tick => of_range.max(share_of(total, 0.8)),
                 };

@@ -141,3 +141,73 @@ fn buckets() {
     );
     check(&[(0.95, 1.1, 3), (1.1, 1.9, 3), (1.9, 2.2, 3), (2.2, 4.5, 3)], &[]);
 }
+
+/// Twenty closes at two seconds, and what their connections had outlived before, in milliseconds.
+fn with_outlived(is_upper_bound: bool, outlived: &[u64]) -> Option<Estimate> {
+    let idle = Duration::from_secs(2);
+    let closes: Vec<_> = (0..20).map(|second| (second, idle)).collect();
+    let outlived: Vec<_> =
+        outlived.iter().map(|silence| (idle, Duration::from_millis(*silence))).collect();
+    of_closes(&closes, is_upper_bound)?.without_contrary(&outlived)
+}
+
+#[test]
+fn connections_speak_against_what_they_had_outlived() {
+    let most_shorter = |longer| [vec![1_500; 20 - longer], vec![3_000; longer]].concat();
+    assert!(with_outlived(false, &[0; 20]).is_some(), "never used again");
+    assert!(with_outlived(false, &most_shorter(0)).is_some());
+    assert!(with_outlived(false, &[2_040; 20]).is_some(), "an event loop may be late");
+    assert!(with_outlived(false, &most_shorter(5)).is_some(), "one of several servers");
+    assert_eq!(with_outlived(false, &most_shorter(6)), None);
+    // A slow answer with a close looks the same.
+    assert!(with_outlived(true, &most_shorter(2)).is_some());
+    assert_eq!(with_outlived(true, &most_shorter(3)), None);
+}
+
+#[test]
+fn an_age_is_met_at_once_by_those_that_are_never_used() {
+    let age = Duration::from_mins(1);
+    let closes: Vec<_> = (0..20).map(|second| (second, age)).collect();
+    let found = |outlived: u64| {
+        let silence = Duration::from_millis(outlived);
+        let unused = (0..10).map(|_| (age, silence));
+        let used = (1..20).map(|i| (Duration::from_secs(i), Duration::from_secs(7)));
+        let all: Vec<_> = unused.chain(used).collect();
+        of_closes(&closes, false).and_then(|estimate| estimate.without_contrary(&all))
+    };
+    assert_eq!(found(0), None);
+    assert!(found(5_000).is_some());
+}
+
+#[test]
+fn later_uses_of_others_refute_nothing() {
+    let after = |low: f64, count| Bucket { low, high: low * 1.01, mean: low, count };
+    let idle = Duration::from_secs(2);
+    let closes: Vec<_> = (0..20).map(|second| (second, idle)).collect();
+    let survives = |uses: &[Bucket], outlived: &[Outlived]| {
+        let estimate = of_closes(&closes, false).unwrap();
+        estimate.surviving(uses, [&[], &[]], outlived).is_some()
+    };
+    let (before, later) = (after(1.0, 500), after(3.0, 500));
+    assert!(survives(&[before], &[]));
+    assert!(!survives(&[before, later], &[]));
+    // Half of all uses come later, and none of the twenty connections was used so late.
+    let used = [(idle, Duration::from_secs(1)); 20];
+    assert!(survives(&[before, later], &used));
+    assert!(!survives(&[before, later], &used[..6]), "that may be chance");
+    assert!(!survives(&[before, later], &[(idle, Duration::ZERO); 20]));
+}
+
+#[test]
+fn a_scatter_that_much_outlives_is_none() {
+    let closes: Vec<_> =
+        (0..20).map(|i| (i, Duration::from_millis(2_000 + u64::from(i * 7 % 20) * 50))).collect();
+    let after = |low: f64, count| Bucket { low, high: low * 1.01, mean: low, count };
+    let survives = |count, of_client| {
+        let estimate = of_closes(&closes, false).unwrap();
+        estimate.surviving(&[after(4.0, count)], [&[], &[after(5.0, of_client)]], &[]).is_some()
+    };
+    assert!(survives(20, 20));
+    assert!(!survives(20, 21));
+    assert!(!survives(41, 0));
+}

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::pool::Pool;
 use crate::logic::estimate::{Estimate, is_refuted_by};
-use crate::logic::exposure::{ENOUGH, Grounds};
+use crate::logic::exposure::{ENOUGH, Grounds, at_most};
 use crate::logic::gaps::{Bucket, Gaps};
 use crate::logic::latest::Latest;
 use crate::logic::model::{
@@ -17,6 +17,9 @@ use crate::logic::window::Window;
 
 /// Traffic changes by the hour: what was used and closed is looked at for one to two.
 const TRAFFIC: Duration = Duration::from_hours(1);
+
+/// Requests that are lost this soon after each other are lost to one event.
+const AT_ONCE: Duration = Duration::from_secs(1);
 
 /// A request lost at noon is still a reason to act in the evening.
 const LOSSES: Duration = Duration::from_hours(12);
@@ -49,6 +52,8 @@ struct Traffic {
     /// In CLOSE_WAIT, all sockets together, and how many of them our pool closed unwritten.
     dwell_us: u64,
     noticed: u32,
+    /// And to how many it wrote.
+    written: u32,
     /// Closes of the server's that were none of its own.
     by_middlebox: u32,
     /// Keep-alive probes run on connections that were used.
@@ -62,6 +67,8 @@ struct Losses {
     seen: Races,
     /// Of those of either kind whose cause is unknown, the first: an estimate may come to tell it.
     undecided: Vec<Undecided>,
+    /// How often requests were lost: what is lost within a second of each other is lost at once.
+    times: u32,
     /// The latest, and the latest that met a rollout.
     last_race: Option<Nanos>,
     last_rollout: Option<Nanos>,
@@ -99,6 +106,8 @@ impl Losses {
         let races = if is_seen { &mut self.seen } else { &mut self.races };
         let count = races.of_mut(race.cause);
         *count = count.saturating_add(1);
+        let is_new = self.last_race.is_none_or(|last| race.time.since(last) >= AT_ONCE);
+        self.times = self.times.saturating_add(is_new.into());
         self.last_race = self.last_race.max(Some(race.time));
         if race.cause == Cause::Rollout {
             self.last_rollout = self.last_rollout.max(Some(race.time));
@@ -183,7 +192,10 @@ impl Lately {
         if matches!(close.evidence, Evidence::Idle | Evidence::UpperBound) {
             let end = close.end();
             self.order.add(close.time, end);
-            self.end(close.time, end, close.idle);
+            // Since our last data: the answer to that took a round trip at least.
+            let is_exact = close.evidence == Evidence::Idle;
+            let answer = close.origin.rtt.filter(|_| !is_exact).unwrap_or_default();
+            self.end(close.time, end, close.idle.saturating_sub(answer));
             let by_middlebox = &mut self.traffic(close.time).by_middlebox;
             *by_middlebox += u32::from(close.closer == Closer::Middlebox);
             let [_, client] = close.origin.role.sides();
@@ -208,7 +220,9 @@ impl Lately {
         let traffic = self.traffic(dwell.time);
         let dwell_us = u64::try_from(dwell.dwell.as_micros()).unwrap_or(u64::MAX);
         traffic.dwell_us = traffic.dwell_us.saturating_add(dwell_us);
-        if !dwell.written {
+        if dwell.written {
+            traffic.written = traffic.written.saturating_add(1);
+        } else {
             traffic.noticed = traffic.noticed.saturating_add(1);
             self.dwells.add(dwell.time, dwell.dwell);
         }
@@ -325,6 +339,15 @@ impl Lately {
         (noticed > 0).then(|| Duration::from_micros(dwell_us) / noticed)
     }
 
+    /// The share of sockets in CLOSE_WAIT that our pool wrote to, at the most.
+    fn written(&self) -> Option<f64> {
+        let sum =
+            |of: fn(&Traffic) -> u32| -> u32 { self.traffic.spans().map(of).into_iter().sum() };
+        let (written, noticed) = (sum(|span| span.written), sum(|span| span.noticed));
+        let all = f64::from(written.saturating_add(noticed));
+        (all > 0.0).then(|| (at_most(written.into()) / all).min(1.0))
+    }
+
     /// What exposure is computed from. `races` were lost of late, half a day or more; fewer than
     /// [`ENOUGH`] of the same hour or two say too little.
     pub(super) fn grounds(&self, role: Role, now: Nanos, races: Races) -> Grounds {
@@ -341,6 +364,7 @@ impl Lately {
             length,
             rtt: self.rtt().unwrap_or_default(),
             reaction: self.reaction().filter(|_| role == Role::Client),
+            written: self.written().filter(|_| role == Role::Client),
             lost,
             lost_in,
         }
@@ -416,6 +440,7 @@ impl Lately {
             lost_early: lowest.and_then(|low| lost_early(&self.lost_gaps(), low, grounds.rtt)),
             races,
             seen,
+            lost_at_once: self.lost_at_once(races.plus(seen)),
             may_be_read: true,
             last_race: ago(|span| span.last_race),
             last_rollout: ago(|span| span.last_rollout),
@@ -427,6 +452,12 @@ impl Lately {
             dwell: dwell.map(|median| (median, u32::try_from(dwells.len()).unwrap_or(u32::MAX))),
             rtt: self.rtt(),
         }
+    }
+
+    /// Requests lost at a time, on average.
+    fn lost_at_once(&self, races: Races) -> f64 {
+        let all = races.idle.saturating_add(races.others());
+        f64::from(all.max(1)) / f64::from(self.lost(|span| span.times).max(1))
     }
 
     /// The longest gap that passed and the shortest that did not; none where longer gaps passed,

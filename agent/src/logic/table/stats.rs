@@ -12,7 +12,7 @@ use super::export::Weight;
 use super::lately::Lately;
 use super::survey::Badness;
 use crate::logic::advice::advise;
-use crate::logic::estimate::{Estimate, of_closes};
+use crate::logic::estimate::{Estimate, Outlived, of_closes};
 use crate::logic::exposure::Grounds;
 use crate::logic::gaps::Bucket;
 use crate::logic::knobs::Side;
@@ -83,6 +83,8 @@ pub struct IdleTimes {
     pub upper_bound: Latest,
     /// Closes that a request crossed, which was lost.
     crossed: Latest,
+    /// Of the latest closes, how long each connection was idle, and the silence that it had outlived.
+    outlived: [Latest<64>; 2],
     /// Made when it is asked for, gone once a sixteenth of the closes are others.
     estimate: OnceCell<Option<Box<Estimate>>>,
     /// Closes that came or went since.
@@ -93,6 +95,9 @@ impl IdleTimes {
     /// From the exact values, else from upper bounds that agree with each other, else with those that a request
     /// crossed; as the closes alone have it.
     fn estimate(&self) -> Option<&Estimate> {
+        let of_closes = |closes: &[_], is_upper_bound| {
+            of_closes(closes, is_upper_bound)?.without_contrary(&self.outlived())
+        };
         let exact = || of_closes(&self.exact.timed().collect::<Vec<_>>(), false);
         let with_crossed = || {
             let mut all: Vec<_> = self.exact.timed().chain(self.crossed.timed()).collect();
@@ -116,12 +121,20 @@ impl IdleTimes {
         count >= 20 && seconds.len() >= 5
     }
 
+    fn outlived(&self) -> Vec<Outlived> {
+        let [idle, outlived] = &self.outlived;
+        idle.values().zip(outlived.values()).collect()
+    }
+
     fn add(&mut self, close: &Close) {
         let latest = match close.evidence {
             Evidence::Idle => &mut self.exact,
             Evidence::UpperBound => &mut self.upper_bound,
             Evidence::Unanswered | Evidence::AfterData | Evidence::Unused => return,
         };
+        let [idle, outlived] = &mut self.outlived;
+        idle.add(close.time, close.idle);
+        outlived.add(close.time, close.outlived);
         self.changed += usize::from(latest.add(close.time, close.idle));
         self.forget(close.time);
     }
@@ -144,6 +157,9 @@ impl IdleTimes {
         self.exact.forget(now, EVIDENCE_AGE);
         self.upper_bound.forget(now, EVIDENCE_AGE);
         self.crossed.forget(now, EVIDENCE_AGE);
+        for times in &mut self.outlived {
+            times.forget(now, EVIDENCE_AGE);
+        }
         self.changed += before - kept(self);
         if self.changed * RENEWED > kept(self) {
             self.estimate.take();
@@ -187,7 +203,10 @@ impl Stats {
     /// The idle timeout of that side, as far as uses of late do not refute it.
     pub fn timeout(&self, closer: Closer) -> Option<Estimate> {
         let estimate = self.idle(closer).estimate()?.clone();
-        estimate.surviving(&self.gaps(), &self.closed_after(closer))
+        let other = closer.other_end();
+        let [own, others] = [closer, other].map(|side| self.closed_after(side));
+        let connections = self.idle(closer).outlived();
+        estimate.surviving(&self.gaps(), [&own, &others], &connections)
     }
 
     /// Whether uses of late refute that `closer` ends what is idle for so long: connections were used again

@@ -39,7 +39,15 @@ fn key(role: Role, ip: impl Into<IpAddr>) -> RowKey {
 fn close(time: f64, origin: Origin, evidence: Evidence, idle: f64) -> Observation {
     let closer = if origin.role == Client { Closer::Peer } else { Closer::Local };
     let idle = Duration::from_secs_f64(idle);
-    Observation::Close(Close { time: at(time), origin, closer, how: How::Fin, evidence, idle })
+    Observation::Close(Close {
+        time: at(time),
+        origin,
+        closer,
+        how: How::Fin,
+        evidence,
+        idle,
+        outlived: Duration::ZERO,
+    })
 }
 
 fn incident(time: f64, origin: Origin, class: Class) -> Incident {

@@ -15,13 +15,13 @@ use crate::logic::turn::{self, Asked, Ended, Told};
 impl Tracker {
     pub(super) fn our_fin(&mut self, event: &Event) {
         let role = event.role();
-        let asked = self.take_asked(event, role);
+        let (asked, served) = self.take_asked(event, role);
         let at = turn::our_fin(event, self.known(event, role, asked.as_ref()));
         if !at.is_farewell {
             self.release_early(event, asked.as_ref());
         }
         let origin = event.origin(role, event.process());
-        self.say_close(event, origin, How::Fin, at.ended);
+        self.say_close(event, origin, How::Fin, at.ended, (asked.as_ref(), served));
         if !self.settle_pending(event, Outcome::ClosedByUs)
             && let Some(told) = at.told
         {
@@ -113,7 +113,7 @@ impl Tracker {
             return; // the reset has told it
         }
         let role = event.role();
-        let asked = self.take_asked(event, role);
+        let (asked, served) = self.take_asked(event, role);
         let known = self.known(event, role, asked.as_ref());
         let (told, ended) = if event.has(flag::TASK) {
             let (idle, ended) = turn::our_abort(event, known);
@@ -129,7 +129,7 @@ impl Tracker {
         };
         let process = event.process().or_else(|| asked.as_ref().and_then(|asked| asked.process));
         let origin = event.origin(role, process);
-        self.say_close(event, origin, turn::how(event), ended);
+        self.say_close(event, origin, turn::how(event), ended, (asked.as_ref(), served));
         if !self.settle_pending(event, Outcome::Unanswered)
             && let Some(told) = told
         {

@@ -14,14 +14,14 @@ use crate::logic::turn::{self, Asked, AtRisk, End, Told};
 impl Tracker {
     pub(super) fn peer_fin(&mut self, event: &Event) {
         let role = event.role();
-        let asked = self.take_asked(event, role);
+        let (asked, served) = self.take_asked(event, role);
         let at = turn::peer_fin(event, self.known(event, role, asked.as_ref()));
         if at.ended.evidence == Evidence::AfterData {
             self.release_early(event, asked.as_ref());
         }
         let process = asked.as_ref().and_then(|asked| asked.process);
         let origin = event.origin(role, process);
-        self.say_close(event, origin, How::Fin, at.ended);
+        self.say_close(event, origin, How::Fin, at.ended, (asked.as_ref(), served));
         let is_pending = self.settle_pending(event, Outcome::Closed);
         if let Some(told) = at.told.filter(|_| !is_pending) {
             self.say_at_fin(event, origin, told, asked.as_ref());

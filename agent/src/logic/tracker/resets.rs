@@ -17,12 +17,12 @@ use crate::logic::turn::{self, Ended};
 impl Tracker {
     pub(super) fn reset_established(&mut self, event: &Event) {
         let role = event.role();
-        let asked = self.take_asked(event, role);
+        let (asked, served) = self.take_asked(event, role);
         let at = turn::reset(event, self.known(event, role, asked.as_ref()));
         let raw = &event.raw;
         let process = asked.as_ref().and_then(|asked| asked.process);
         let origin = event.origin(role, process);
-        self.say_close(event, origin, How::Rst, at.ended);
+        self.say_close(event, origin, How::Rst, at.ended, (asked.as_ref(), served));
         let is_pending = self.settle_pending(event, Outcome::Reset);
         let mut doubt = Doubt::Idle;
         if let Some(told) = at.told.filter(|_| !is_pending) {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Followed, HOLD, Timer, Tracker};
+use super::{Followed, HOLD, Served, Timer, Tracker};
 use crate::logic::event::{Event, SockKey, Tuple, Word};
 use crate::logic::model::{Nanos, Observation, Origin, Reuse, Role};
 use crate::logic::turn::{self, Asked, AskedKind, AtRisk, Stamps};
@@ -26,7 +26,10 @@ impl Tracker {
         let kind = match role {
             Role::Client if gap > self.settings.threshold => AskedKind::Gap(gap),
             Role::Server if gap > self.settings.threshold && may_part => AskedKind::Gap(gap),
-            Role::Server if !self.ends_silence(event, silence) => return,
+            Role::Server if !self.ends_silence(event, silence) => {
+                self.note_push(event, gap, silence);
+                return;
+            }
             Role::Client | Role::Server => AskedKind::Reply(silence),
             Role::Unknown => return,
         };
@@ -37,11 +40,12 @@ impl Tracker {
         let process = asked.process;
         if role == Role::Server && matches!(kind, AskedKind::Reply(_)) && !is_farewell {
             let before = self.answered.get(&event.key);
-            let request = before.map(|before| raw.rcv_nxt.wrapping_sub(*before));
+            let request = before.map(|before| raw.rcv_nxt.wrapping_sub(before.rcv_nxt));
             if let Some(bytes) = request {
                 self.habits.learn_served(&event.key, bytes, asked.word);
             }
-            self.answered.insert(event.key, event.time, raw.rcv_nxt);
+            let served = Served::new(raw.rcv_nxt, silence, !asked.word.may_ask());
+            self.answered.insert(event.key, event.time, served);
         }
         // What says of itself that it asks nothing is no reuse, a server's answer is.
         if role == Role::Client && asked.is_doubtful() {
@@ -60,10 +64,18 @@ impl Tracker {
     fn ends_silence(&self, event: &Event, silence: Duration) -> bool {
         let raw = &event.raw;
         let request = match self.answered.get(&event.key) {
-            Some(before) => u64::from(raw.rcv_nxt.wrapping_sub(*before)),
+            Some(before) => u64::from(raw.rcv_nxt.wrapping_sub(before.rcv_nxt)),
             None => raw.bytes_received,
         };
         silence > self.settings.threshold && raw.data_segs_out != 0 && request <= LONG_REQUEST
+    }
+
+    /// A server's words that nobody asked for ended a silence: the connection has outlived that.
+    fn note_push(&mut self, event: &Event, gap: Duration, silence: Duration) {
+        if gap > self.settings.threshold && silence.is_zero() {
+            let served = Served::new(event.raw.rcv_nxt, gap, true);
+            self.answered.insert(event.key, event.time, served);
+        }
     }
 
     fn say_reuse(&mut self, asked: &Asked, origin: Origin, gap: Duration) {

@@ -376,3 +376,28 @@ fn a_handshake_across_a_tick_is_no_use() {
     let used = peer_fin(&event(a_tick_apart), known(None, None));
     assert_eq!((used.ended.evidence, used.told), (Evidence::Idle, None));
 }
+
+#[test]
+fn a_silence_is_outlived_by_what_breaks_it() {
+    let idle = |idle_ms: u64, evidence| Ended {
+        closer: Closer::Peer,
+        evidence,
+        idle: Duration::from_millis(idle_ms),
+    };
+    let outlived = |asked: &Asked, ended| outlived(&event(|_| ()), ended, Some(asked)).as_millis();
+    let request = asked(3_000, |_| ());
+    assert_eq!(outlived(&request, idle(3_000, Evidence::Idle)), 1_000);
+    assert_eq!(super::outlived(&event(|_| ()), idle(3_000, Evidence::Idle), None), Duration::ZERO);
+    // The server's timer does not count a ping: for that, the silence has lasted since before.
+    let ping = Asked { word: Word::Probe, ..asked(3_000, |_| ()) };
+    assert_eq!(outlived(&ping, idle(3_000, Evidence::Idle)), 4_000);
+    let reply = Asked {
+        kind: AskedKind::Reply(Duration::from_secs(1)),
+        bytes: 40,
+        ..asked(3_000, |raw| raw.write_seq = 1_160)
+    };
+    assert_eq!(outlived(&reply, idle(3_000, Evidence::Idle)), 4_000);
+    // Our reply to the server's last words is part of the end.
+    assert_eq!(outlived(&reply, idle(1_000, Evidence::UpperBound)), 0);
+    assert_eq!(outlived(&reply, idle(1_000, Evidence::Idle)), 0);
+}

@@ -28,6 +28,7 @@ impl Facts {
             lost_early: None,
             races: Races::default(),
             seen: Races::default(),
+            lost_at_once: 1.0,
             may_be_read: true,
             last_race: None,
             last_rollout: None,

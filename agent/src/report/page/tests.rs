@@ -105,7 +105,15 @@ impl World {
             }
             let (how, evidence) = (How::Fin, Evidence::Idle);
             let idle = Duration::from_millis(timeout + round % 4);
-            self.add(Observation::Close(Close { time, origin, closer, how, evidence, idle }));
+            self.add(Observation::Close(Close {
+                time,
+                origin,
+                closer,
+                how,
+                evidence,
+                idle,
+                outlived: Duration::ZERO,
+            }));
         }
     }
 

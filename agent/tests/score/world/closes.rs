@@ -36,7 +36,10 @@ impl World<'_> {
         let (since, closes) = (connection.idle_server, connection.closes);
         let truth = connection.truth(closes - since);
         let how = (connection.how, Evidence::Idle);
-        let seen = self.server.close((since, closes), Side::Server, how, truth, &mut self.random);
+        let outlived = connection.outlived(Side::Server, closes - since, self.setting.ping);
+        let random = &mut self.random;
+        let seen =
+            self.server.close_of((since, closes), outlived, Side::Server, how, truth, random);
         self.tell(closes, seen);
     }
 
@@ -44,6 +47,7 @@ impl World<'_> {
         let (now, half) = (self.now, self.half());
         let connection = self.connections[c].clone();
         let since = connection.idle_client;
+        self.client.pool = connection.crossed.map(|_| connection.pool);
         let is_dropped = self.setting.limit.is_some_and(|limit| now - since > limit);
         if is_dropped || now.total_cmp(&(connection.closes + half)).is_ne() {
             return; // It never does, or another close was faster.
@@ -73,7 +77,8 @@ impl World<'_> {
             other => other,
         };
         let how = (connection.how, evidence);
-        let seen = self.client.close((since, now), Side::Server, how, truth, random);
+        let outlived = connection.outlived(Side::Client, now - since, self.setting.ping);
+        let seen = self.client.close_of((since, now), outlived, Side::Server, how, truth, random);
         self.tell(now, seen);
         if connection.how == How::Rst {
             self.remove(c);
@@ -97,7 +102,8 @@ impl World<'_> {
         }
         let (now, half) = (self.now, self.half());
         let connection = self.connections[c].clone();
-        let Connection { closes, idle_client, idle_server, .. } = connection;
+        let Connection { closes, idle_client, idle_server, pool, .. } = connection;
+        self.client.pool = Some(pool);
         let is_cut = self.setting.limit.is_some_and(|limit| now - idle_client > limit);
         if closes + half <= now && !is_cut {
             // Its pool had not noticed until now.
@@ -108,7 +114,7 @@ impl World<'_> {
         }
         let truth = |idle| {
             if by_timer {
-                Truth::Timer { side: Side::Client, server: 0, idle }
+                Truth::Timer { side: Side::Client, server: pool, idle }
             } else {
                 Truth::Other { side: Side::Client }
             }
@@ -116,13 +122,17 @@ impl World<'_> {
         let how = (How::Fin, Evidence::Idle);
         let here = (idle_client, now);
         let random = &mut self.random;
-        let seen = self.client.close(here, Side::Client, how, truth(now - idle_client), random);
+        let outlived = |end, idle| connection.outlived(end, idle, self.setting.ping);
+        let of_client = outlived(Side::Client, now - idle_client);
+        let of_server = outlived(Side::Server, now + half - idle_server);
+        let truth_here = truth(now - idle_client);
+        let seen = self.client.close_of(here, of_client, Side::Client, how, truth_here, random);
         self.tell(now, seen);
         let random = &mut self.random;
         if closes > now + half && !is_cut {
             let there = (idle_server, now + half);
             let truth = truth(now + half - idle_server);
-            let seen = self.server.close(there, Side::Client, how, truth, random);
+            let seen = self.server.close_of(there, of_server, Side::Client, how, truth, random);
             let dwell = self.server.dwell(now + half, now + half + 0.0001, false, random);
             self.tell(now + half, seen);
             self.tell(now + half + 0.0001, dwell);

@@ -2,9 +2,9 @@
 
 use finrace::logic::model::{Class, Evidence, How};
 
-use super::{Connection, Event, THRESHOLD, World};
+use super::{Connection, Ends, Event, NEVER, THRESHOLD, World};
 use crate::seen::Truth;
-use crate::setting::{Kind, Side};
+use crate::setting::{Kind, Ping, Side};
 
 impl World<'_> {
     pub(super) fn owes(&mut self, kind: Kind) -> bool {
@@ -34,6 +34,7 @@ impl World<'_> {
                 let is_crash = noise.kind == Kind::Crash;
                 self.close_all(noise.by, if is_crash { How::Rst } else { How::Fin });
             }
+            Kind::Restart => self.restart(),
             Kind::Unused if self.debt >= 1.0 => {
                 self.debt -= 1.0;
                 self.unused(noise.by);
@@ -50,9 +51,81 @@ impl World<'_> {
                 self.close_other(c, by, how, after);
             } else {
                 // Those under way end with their answer; what is free is not looked at.
-                self.connections[c].after_data = by == Side::Server;
+                self.connections[c].ends =
+                    if by == Side::Server { Ends::AfterData } else { Ends::No };
             }
         }
+    }
+
+    /// What is idle is closed, what is under way is cut.
+    fn restart(&mut self) {
+        self.debt = 0.0;
+        let is_under_way = |c: &usize| {
+            let connection = &self.connections[*c];
+            !connection.is_idle && connection.crossed.is_none() && !self.free.contains(c)
+        };
+        let under_way: Vec<usize> = (0..self.connections.len()).filter(is_under_way).collect();
+        self.close_all(Side::Server, How::Fin);
+        for c in under_way {
+            self.cut(c);
+        }
+    }
+
+    fn cut(&mut self, c: usize) {
+        let seen_at = self.now + self.half();
+        let Connection { asked, idle_client, pool, worker, .. } = self.connections[c];
+        let random = &mut self.random;
+        let how = (How::Rst, Evidence::Unanswered);
+        let times = (asked, seen_at);
+        let close = self.client.close(times, Side::Server, how, Truth::Nothing, random);
+        let times = (idle_client.min(asked), asked, seen_at);
+        let class = Class::MidStreamReset;
+        let seen = self.client.incident(class, times, Truth::Nothing, random);
+        self.tell(seen_at, close);
+        self.tell(seen_at, seen);
+        self.remove(c);
+        self.open(pool, worker);
+    }
+
+    /// When the server closes for the connection's age or for its requests.
+    pub(super) fn limit(&mut self, c: usize) -> f64 {
+        let Connection { born, requests, .. } = self.connections[c];
+        let answered = self.now - self.half();
+        match self.setting.noise.map(|noise| noise.kind) {
+            Some(Kind::Age(age)) => born + age,
+            Some(Kind::Requests(most, lag)) if requests >= most => {
+                answered + self.random.between(0.01, 1.0) * lag
+            }
+            _ => NEVER,
+        }
+    }
+
+    /// One end says a little, and the other acknowledges it.
+    pub(super) fn ping(&mut self, c: usize) {
+        let (now, half) = (self.now, self.half());
+        let Connection { is_idle, closes, turn, idle_client, idle_server, .. } =
+            self.connections[c];
+        let Some(Ping { by, every, is_named }) = self.setting.ping else { return };
+        if !is_idle || closes <= now + self.setting.rtt {
+            return;
+        }
+        let silence = [now + half - idle_server, now - idle_client];
+        if by == Side::Client && silence[by as usize] > THRESHOLD {
+            let here = self.client.reuse(idle_client, now, &mut self.random);
+            let there = self.server.reuse(idle_server, now + half, &mut self.random);
+            if !is_named {
+                self.tell(now, here);
+            }
+            self.tell(now + half, there);
+        }
+        let connection = &mut self.connections[c];
+        connection.outlived = silence;
+        connection.pings += 1;
+        (connection.idle_client, connection.idle_server) = match by {
+            Side::Client => (now + self.setting.rtt, now + half),
+            Side::Server => (now, now + half),
+        };
+        self.at(now + every, Event::Ping(c, turn));
     }
 
     fn close_other(&mut self, c: usize, by: Side, how: How, after: f64) {
@@ -85,7 +158,7 @@ impl World<'_> {
     /// Right after a response, or instead of one.
     pub(super) fn close_after_data(&mut self, c: usize) {
         let (now, half) = (self.now, self.half());
-        let Connection { asked, .. } = self.connections[c];
+        let Connection { asked, ends, requests, outlived, .. } = self.connections[c];
         let noise = self.setting.noise.map(|noise| noise.kind);
         let random = &mut self.random;
         if noise == Some(Kind::Unanswered) {
@@ -101,7 +174,14 @@ impl World<'_> {
             }
         } else {
             let how = (How::Fin, Evidence::AfterData);
-            let here = self.client.close((now, now), Side::Server, how, Truth::Nothing, random);
+            // On a connection that was used before, a late answer that ends it looks like a farewell.
+            let is_long = ends == Ends::Slow && requests > 1 && now - asked > THRESHOLD;
+            let (since, there) =
+                if is_long { (asked, (How::Fin, Evidence::UpperBound)) } else { (now, how) };
+            let truth = if is_long { Truth::Slow { side: Side::Server } } else { Truth::Nothing };
+            let outlived = outlived[Side::Client as usize];
+            let here =
+                self.client.close_of((since, now), outlived, Side::Server, there, truth, random);
             let there =
                 self.server.close((now - half, now), Side::Server, how, Truth::Nothing, random);
             self.tell(now, here);
