@@ -141,7 +141,7 @@ fn against_timeout(facts: &Facts, state: State, low: f64, ends: Ends<'_>) -> Adv
         line: other.line,
     });
     let mut alternatives: Vec<_> = other.into_iter().collect();
-    if facts.is_by_middlebox {
+    if facts.is_by_middlebox() {
         alternatives
             .extend(Duration::try_from_secs_f64(low).ok().and_then(|low| probes(facts, low)));
     }
@@ -277,7 +277,7 @@ fn client_change(facts: &Facts, low: f64, ends: Ends<'_>) -> Change {
             "Let {who} close idle connections after {after}, or test them as often, before the \
              other side closes them"
         ),
-        _ if facts.is_by_middlebox => {
+        _ if facts.is_by_middlebox() => {
             format!("Let {who} close idle connections after {after}, before what is between does")
         }
         _ => format!("Let {who} close idle connections after {after}, before the other side does"),
@@ -375,7 +375,7 @@ fn server_change(facts: &Facts, ends: Ends<'_>) -> Option<Change> {
     let seconds = (pool * 1.08 + facts.rtt.unwrap_or_default().as_secs_f64()).ceil().max(5.0);
     let seconds = if seconds > 20.0 { (seconds / 5.0).ceil() * 5.0 } else { seconds };
     let whose = if is_http { "its clients do" } else { "the pool does" };
-    if facts.is_by_middlebox {
+    if facts.is_by_middlebox() {
         let limited = knobs::all().flat_map(|one| one.knobs.iter().map(move |knob| (one, knob)));
         let names = limited
             .filter(|(_, knob)| knob.side == Side::Middlebox && is_default(knob, own))
@@ -586,7 +586,7 @@ mod tests {
             advice.alternatives.iter().map(|other| other.kind).collect()
         };
         // As Azure's balancers do, if told to.
-        let client = Facts { is_by_middlebox: true, ..facts(Role::Client, 240.0) };
+        let client = Facts { closed_by: Side::Middlebox, ..facts(Role::Client, 240.0) };
         let advice = of(&client, "nginx");
         assert_eq!(advice.change.line.as_deref(), Some("keepalive_timeout 216s;"));
         assert!(advice.change.text.contains("before what is between does"), "{advice:?}");
@@ -596,7 +596,7 @@ mod tests {
         assert!(between.text.contains("Azure"), "{}", between.text);
         assert!(probes.text.contains("more often than every 240 s"), "{}", probes.text);
         // Of a server whose clients are elsewhere, it is what can be changed.
-        let server = Facts { is_by_middlebox: true, ..facts(Role::Server, 240.0) };
+        let server = Facts { closed_by: Side::Middlebox, ..facts(Role::Server, 240.0) };
         assert_eq!(of(&server, "gunicorn").change.side, Side::Middlebox);
         // What runs already is not proposed.
         let limit = Some((Duration::from_secs(230), Duration::from_secs(250)));

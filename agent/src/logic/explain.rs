@@ -12,10 +12,11 @@ use super::verdict::{Facts, Races, State};
 /// sides: "nginx", "the peer".
 pub fn sentence(facts: &Facts, state: State, client: &str, server: &str) -> String {
     let between = format!("something between {client} and {server}");
-    let closer = if facts.is_by_middlebox { &between } else { server };
-    let closes_after = facts.server_timeout.as_ref().map(|estimate| {
-        format!("{closer} closes idle connections after {}", of_estimate(estimate))
-    });
+    let who = if facts.is_by_middlebox() { &between } else { server };
+    let closes_after = facts
+        .server_timeout
+        .as_ref()
+        .map(|estimate| format!("{who} closes idle connections after {}", of_estimate(estimate)));
     let reuses = if facts.longest_gap.is_zero() {
         format!("{client} was not seen to reuse any after a gap of late")
     } else {
@@ -26,7 +27,7 @@ pub fn sentence(facts: &Facts, state: State, client: &str, server: &str) -> Stri
     let text = match state {
         State::Racing => {
             let known = closes_after.map_or_else(
-                || format!("{closer} closes idle connections that {client} still uses"),
+                || format!("{who} closes idle connections that {client} still uses"),
                 |closes| format!("{closes}, {reuses}"),
             );
             format!("{known}: {}", lost(facts.idle_races()))
@@ -44,14 +45,14 @@ pub fn sentence(facts: &Facts, state: State, client: &str, server: &str) -> Stri
                 lost(facts.drops)
             )
         }
-        State::Losing => losing(facts, client, closer),
+        State::Losing => losing(facts, client, who),
         State::Leaking => format!(
             "{client} does not watch its idle connections: {} of {} late requests met a FIN over a second old",
             facts.old_fins, facts.stale
         ),
         State::Exposed => {
             let closes = closes_after
-                .unwrap_or_else(|| format!("{closer} closes first, after no certain time"));
+                .unwrap_or_else(|| format!("{who} closes first, after no certain time"));
             let expected = facts.exposure.map_or_else(String::new, |exposure| {
                 format!(": {} to be expected", per_hour(exposure))
             });
@@ -64,7 +65,7 @@ pub fn sentence(facts: &Facts, state: State, client: &str, server: &str) -> Stri
             });
             format!("{closes}, {first}{expected}")
         }
-        State::Safe => safe(facts, client, closer),
+        State::Safe => safe(facts, client, who),
         State::Unknown => format!("too little was seen: {} to go", facts.missing()),
     };
     capital(&text)
@@ -80,7 +81,7 @@ pub fn notes(facts: &Facts, client: &str, server: &str, ends: Ends<'_>) -> Vec<S
             short(dwell)
         )));
     }
-    if facts.is_by_middlebox {
+    if facts.is_by_middlebox() {
         notes.push(format!(
             "The resets that end idle connections were made up on the way: they lack the TCP timestamp that \
              {server} would have put in. To each end it looks as if the other one had closed"

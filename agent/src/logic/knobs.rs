@@ -177,7 +177,7 @@ pub fn pools() -> impl Iterator<Item = &'static Software> {
 
 pub use pools::test_of;
 
-/// What ends idle WebSockets and other upgraded connections in this one, towards either side, and its
+/// What ends idle web sockets and other upgraded connections in this one, towards either side, and its
 /// default in seconds.
 pub fn of_upgraded(name: &str) -> Option<(&'static str, f64)> {
     match name {

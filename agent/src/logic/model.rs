@@ -244,6 +244,7 @@ impl Closer {
     pub const ENDS: [Self; 2] = [Self::Peer, Self::Local];
 
     /// Of two ends the other one.
+    #[must_use]
     pub const fn other_end(self) -> Self {
         match self {
             Self::Local => Self::Peer,
@@ -253,6 +254,7 @@ impl Closer {
 
     /// The end that it counts for, seen from one of that role. A request has to come before a middlebox's
     /// close as before the server's.
+    #[must_use]
     pub const fn end(self, role: Role) -> Self {
         let [server, _] = role.sides();
         match self {

@@ -9,6 +9,7 @@ use std::time::Duration;
 use super::estimate::{Estimate, MIN_CLOSES};
 use super::explain::short;
 use super::exposure::Exposure;
+use super::knobs::Side;
 use super::model::{Cause, Role, words};
 
 words! {
@@ -115,8 +116,8 @@ pub struct Facts {
     pub client_first: u32,
     /// The server has closed many, at many times, be it after no certain time.
     pub is_server_first_again: bool,
-    /// But most of that was something between the two, which resets what is idle.
-    pub is_by_middlebox: bool,
+    /// Who most of that was: the server, or something between the two that resets what is idle.
+    pub closed_by: Side,
     /// TCP keep-alive probes run on the client's idle connections.
     pub is_probed: bool,
     /// The last so many were all by the client, and there was no race since.
@@ -160,6 +161,10 @@ pub struct Facts {
 }
 
 impl Facts {
+    pub fn is_by_middlebox(&self) -> bool {
+        self.closed_by == Side::Middlebox
+    }
+
     pub fn idle_closes(&self) -> u32 {
         self.server_first + self.client_first
     }

@@ -444,7 +444,7 @@ fn the_peers_address_and_the_servers_port_are_labels_of_their_own() {
         of_server.port = port;
         let (time, gap) = (Nanos(1_000_000_000), Duration::from_secs(3));
         (0..5).for_each(|_| {
-            table.add(&Observation::Reuse(Reuse { time, origin, gap, bytes: 1, is_probed: false }))
+            table.add(&Observation::Reuse(Reuse { time, origin, gap, bytes: 1, is_probed: false }));
         });
     };
     let (v4, v6) = ([10, 0, 0, 5].into(), "fd00::5".parse().unwrap());

@@ -422,10 +422,7 @@ impl Run {
                     let as_told =
                         Closer::ENDS.into_iter().find(|of| side_of(told_as, *of) == side)?;
                     let estimate = teller.timeout(as_told)?;
-                    let whose = match side {
-                        Side::Server if facts.is_by_middlebox => Side::Middlebox,
-                        own => own,
-                    };
+                    let whose = if side == Side::Server { facts.closed_by } else { side };
                     Some((end.as_str(), Timeout::of(&estimate, whose, ends)))
                 })
                 .collect(),

@@ -7,6 +7,7 @@ use super::pool::Pool;
 use crate::logic::estimate::{Estimate, is_refuted_by};
 use crate::logic::exposure::{ENOUGH, Grounds, at_most};
 use crate::logic::gaps::{Bucket, Gaps};
+use crate::logic::knobs::Side;
 use crate::logic::latest::Latest;
 use crate::logic::model::{
     Cause, Class, Close, Closer, Dwell, Evidence, Incident, Nanos, Reuse, Role,
@@ -299,10 +300,11 @@ impl Lately {
         }
     }
 
-    /// Whether most of what the server seems to close, something between does.
-    fn is_by_middlebox(&self, server: Closer) -> bool {
+    /// Who most of the closes are by that count as the server's.
+    fn closed_by(&self, server: Closer) -> Side {
         let all: u32 = self.closed_after(server).iter().map(|at| at.count).sum();
-        self.traffic.spans().map(|span| span.by_middlebox).into_iter().sum::<u32>() * 2 > all
+        let between: u32 = self.traffic.spans().map(|span| span.by_middlebox).into_iter().sum();
+        if between * 2 > all { Side::Middlebox } else { Side::Server }
     }
 
     /// Whether connections were used again after longer, more often than that side closed such.
@@ -428,7 +430,7 @@ impl Lately {
             client_first: order.by(client),
             client_in_a_row: order.in_a_row(client),
             is_server_first_again: false,
-            is_by_middlebox: self.is_by_middlebox(server),
+            closed_by: self.closed_by(server),
             is_probed: traffic.spans().into_iter().any(|span| span.is_probed),
             client_row_length: order.row_length(client, now),
             server_share_before: order.share_before_row(client),

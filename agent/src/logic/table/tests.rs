@@ -129,7 +129,10 @@ fn a_middlebox_closes_before_the_client_whichever_end_looks() {
             table.add(&Observation::Reuse(reuse));
         }
         let found = facts(&table);
-        assert_eq!((found.server_first, found.client_first, found.is_by_middlebox), (20, 0, true));
+        assert_eq!(
+            (found.server_first, found.client_first, found.is_by_middlebox()),
+            (20, 0, true)
+        );
         let timeout = found.server_timeout.unwrap();
         assert!((timeout.main.value - 30.0).abs() < 0.1, "{timeout:?}");
         assert_eq!(found.client_timeout, None);
@@ -147,7 +150,7 @@ fn a_middlebox_closes_before_the_client_whichever_end_looks() {
                 30.0,
             ));
         }
-        assert!(!facts(&table).is_by_middlebox);
+        assert!(!facts(&table).is_by_middlebox());
     }
 }
 

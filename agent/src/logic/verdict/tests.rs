@@ -15,7 +15,7 @@ impl Facts {
             server_first: 0,
             client_first: 0,
             is_server_first_again: false,
-            is_by_middlebox: false,
+            closed_by: Side::Server,
             is_probed: false,
             client_in_a_row: 0,
             client_row_length: Duration::from_mins(9),
@@ -77,7 +77,7 @@ fn with_races(idle: u32, facts: Facts) -> Facts {
 
 #[test]
 fn a_middlebox_is_named_as_the_one_that_closes() {
-    let facts = Facts { is_by_middlebox: true, ..server_first() };
+    let facts = Facts { closed_by: Side::Middlebox, ..server_first() };
     let text = sentence(&facts, State::Exposed, "nginx", "the peer");
     assert!(
         text.starts_with(
