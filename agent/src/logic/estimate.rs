@@ -147,22 +147,24 @@ impl Estimate {
     }
 
     /// Without the timeouts that uses refute: no server closes what is idle for so long if connections
-    /// are used again and again after longer, or left to the other side to close. Several servers may share
-    /// an address, and then one's connections live on; so a few uses prove nothing, nor do some for each
-    /// close. But what scatters is the less likely a timer the more outlive it.
+    /// are used again and again after longer. Several servers may share an address, and then one's
+    /// connections live on; so a few uses prove nothing, nor do some for each close.
     pub fn surviving(
-        self,
+        &self,
         uses: &[Bucket],
-        [closes, by_other]: [&[Bucket]; 2],
+        closes: &[Bucket],
         connections: &[Outlived],
     ) -> Option<Self> {
-        let count = |ends: &[Bucket], longest: f64| -> u32 {
-            ends.iter().filter(|end| end.low > longest).map(|end| end.count).sum()
+        let count = |is_meant: &dyn Fn(&Bucket) -> bool| -> u32 {
+            uses.iter().filter(|gap| is_meant(gap)).map(|gap| gap.count).sum()
         };
-        let outlives = |longest: f64| count(uses, longest);
-        let is_of_lost = self.is_of_lost;
-        let all = count(uses, 0.0);
+        let outlives = |longest: f64| count(&|gap| gap.low > longest);
+        let (all, is_of_lost) = (count(&|_| true), self.is_of_lost);
         let is_refuted = |population: &Population| {
+            let sooner = count(&|gap| gap.high < population.low);
+            if population.is_of_unused(connections, sooner, all) {
+                return true;
+            }
             if population.is_kept_to(connections, outlives(population.high), all) {
                 return false;
             }
@@ -171,31 +173,28 @@ impl Estimate {
             }
             let within = |gap: &&Bucket| gap.high >= population.low && gap.low <= population.high;
             let of_late: u32 = closes.iter().filter(within).map(|gap| gap.count).sum();
-            let closes = of_late.max(population.count);
-            let is_refuted_scatter = !population.is_sharp()
-                && outlives(population.high) + count(by_other, population.high) > 2 * closes;
-            is_refuted_scatter || is_refuted_by(outlives(population.high), closes)
+            is_refuted_by(outlives(population.high), of_late.max(population.count))
         };
         self.without(is_refuted)
     }
 
-    fn without(mut self, is_refuted: impl Fn(&Population) -> bool) -> Option<Self> {
-        self.others.retain(|population| !is_refuted(population));
-        if is_refuted(&self.main) {
-            if self.others.is_empty() {
-                return None;
-            }
-            self.main = self.others.remove(0);
-        }
-        Some(self)
+    fn without(&self, is_refuted: impl Fn(&Population) -> bool) -> Option<Self> {
+        let mut kept = self.populations().filter(|population| !is_refuted(population)).copied();
+        let (main, others) = (kept.next()?, kept.collect());
+        Some(Self { main, others, ..*self })
     }
 
     /// Without the timeouts that the very connections which met them speak against.
-    pub fn without_contrary(self, closes: &[Outlived]) -> Option<Self> {
-        // An answer that takes long and ends with a close looks the same, so less is needed.
-        let few = if self.is_upper_bound { 20 } else { 4 };
+    pub fn without_contrary(&self, closes: &[Outlived]) -> Option<Self> {
         self.without(|population| {
-            population.was_outlived(closes, few) || population.is_of_unused(closes)
+            // An answer that takes long and ends with a close looks the same, and the idle times at restarts look
+            // like a scatter, so less is needed.
+            let few = match (self.is_upper_bound, population.is_sharp()) {
+                (true, _) => 20,
+                (false, false) => 8,
+                (false, true) => 4,
+            };
+            population.was_outlived(closes, few)
         })
     }
 
@@ -226,16 +225,9 @@ pub type Closed = (u32, Duration);
 
 /// The timeout that closes agree on, the oldest close first.
 pub fn of_closes(closes: &[Closed], is_upper_bound: bool) -> Option<Estimate> {
-    let independent = independent(closes);
-    let mut since_change = independent.as_slice();
-    let mut found = crowds(since_change);
-    while let Some(change) = last_change(since_change, &found) {
-        since_change = since_change.get(change..)?;
-        found = crowds(since_change);
-    }
-    let (start, _) = *since_change.first()?;
+    let all = since_change(closes)?;
+    let found = crowd::of_at_least(MIN_MOMENTS, &bins(&independent(all, 1)));
     // All closes have their say in what the timeout is, if not in whether it is one.
-    let all = closes.get(closes.partition_point(|(second, _)| *second < start)..)?;
     let found = found.iter().filter(|population| is_repeated(all, population));
     let mut found: Vec<_> = found.map(|population| population.with_all(all)).collect();
     found.sort_by_key(|population| std::cmp::Reverse(population.count));
@@ -244,20 +236,26 @@ pub fn of_closes(closes: &[Closed], is_upper_bound: bool) -> Option<Estimate> {
     Some(Estimate { main, others, is_upper_bound, is_of_lost: false })
 }
 
-/// Where closes crowd that count for themselves: of these, one for each moment is enough.
-fn crowds(independent: &[Closed]) -> Vec<Population> {
-    crowd::of_at_least(MIN_MOMENTS, &bins(independent))
+/// Without those that came before the timeout was changed.
+fn since_change(closes: &[Closed]) -> Option<&[Closed]> {
+    let independent = independent(closes, PER_MOMENT);
+    let mut since = independent.as_slice();
+    while let Some(change) = last_change(since, &populations(&bins(since))) {
+        since = since.get(change..)?;
+    }
+    let (start, _) = *since.first()?;
+    closes.get(closes.partition_point(|(second, _)| *second < start)..)
 }
 
-/// Without most of those that came together.
-fn independent(closes: &[Closed]) -> Vec<Closed> {
+/// Without most of those that came together: of those that had been idle for the same time, so many stay.
+fn independent(closes: &[Closed], alike: usize) -> Vec<Closed> {
     let mut independent: Vec<Closed> = Vec::new();
     for close in closes {
         let (second, idle) = *close;
         let moment = || independent.iter().rev().take_while(|(other, _)| *other == second);
         let near = |width| moment().filter(|(_, other)| other.abs_diff(idle) <= width).count();
         let count = moment().count();
-        let is_another = near(SAME) == 0;
+        let is_another = near(SAME.max(idle / 100)) < alike;
         if is_another && (count < PER_MOMENT || (count < PER_TICK && near(TICK) == count)) {
             independent.push(*close);
         }
@@ -287,7 +285,7 @@ fn is_repeated(closes: &[Closed], population: &Population) -> bool {
 /// Where a timeout was changed, so that nothing before is evidence any more. `all` are the populations
 /// of these closes.
 fn last_change(closes: &[Closed], all: &[Population]) -> Option<usize> {
-    let place = closes.len().saturating_sub(LATEST);
+    let place = closes.len().checked_sub(LATEST)?;
     let (before, latest) = closes.split_at(place);
     let new: Vec<_> =
         populations(&bins(latest)).into_iter().filter(|new| is_repeated(latest, new)).collect();
@@ -362,18 +360,18 @@ impl Population {
         chance < 0.01 && count_of(against) < count_of(used().count()) * due / 4.0
     }
 
-    /// Whether connections met it only if they had never been used after a gap, while others were: it is the age
-    /// at which all are closed.
-    fn is_of_unused(&self, closes: &[Outlived]) -> bool {
+    /// Whether connections met it only if they had never been used after a gap, although so many of all uses come
+    /// sooner: it is the age at which all are closed, and others met that while they were idle for less.
+    fn is_of_unused(&self, closes: &[Outlived], sooner: u32, all: u32) -> bool {
         let was_used = |(_, outlived): &&Outlived| !outlived.is_zero();
         let members = || closes.iter().filter(|(idle, _)| self.holds(*idle));
         let others = || closes.iter().filter(|(idle, _)| !self.holds(*idle));
-        let unused =
-            1.0 - count_of(others().filter(was_used).count()) / count_of(others().count()).max(1.0);
-        let chance = unused.powf(count_of(members().count()));
-        others().count() >= MIN_CLOSES as usize
-            && !members().any(|close| was_used(&close))
-            && chance < 0.01
+        let used =
+            count_of(others().filter(was_used).count()) / count_of(others().count()).max(1.0);
+        let due = used * f64::from(sooner) / f64::from(all.max(1));
+        let chance = (1.0 - due).powf(count_of(members().count()));
+        let is_known = others().count() >= MIN_CLOSES as usize && chance < 0.01;
+        is_known && !members().any(|close| was_used(&close))
     }
 
     /// How far it may go on below the earliest and beyond the latest: of n values spread evenly, the lowest is the

@@ -243,15 +243,6 @@ impl Closer {
     /// The two that close for themselves.
     pub const ENDS: [Self; 2] = [Self::Peer, Self::Local];
 
-    /// Of two ends the other one.
-    #[must_use]
-    pub const fn other_end(self) -> Self {
-        match self {
-            Self::Local => Self::Peer,
-            Self::Peer | Self::Middlebox => Self::Local,
-        }
-    }
-
     /// The end that it counts for, seen from one of that role. A request has to come before a middlebox's
     /// close as before the server's.
     #[must_use]

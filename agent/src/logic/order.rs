@@ -70,7 +70,10 @@ impl Order {
     /// The share of the other side in what came before that row, as far as it is known.
     pub fn share_before_row(&self, closer: Closer) -> Option<f64> {
         let row = self.in_a_row(closer).min(self.count);
-        let other = closer.other_end();
+        let other = match closer {
+            Closer::Peer | Closer::Middlebox => Closer::Local,
+            Closer::Local => Closer::Peer,
+        };
         (self.count > row).then(|| f64::from(self.by(other)) / f64::from(self.count - row))
     }
 }

@@ -13,7 +13,7 @@ use rustix::net::{MMsgHdr, SendAncillaryBuffer, SendFlags, sendmmsg};
 use rustix::pipe::{IoSliceRaw, SpliceFlags, pipe, splice, vmsplice};
 
 use crate::kernel;
-use crate::stage::{REQUEST, Scenario, Skip, Stage, expect_end, pause};
+use crate::stage::{REQUEST, Scenario, Skip, Stage, expect_end, note_overslept, now, pause};
 
 const STALE_WRITE: &str = "
     race class=stale_write cause=unknown outcome=reset role=client gap~1.4 fin_age~0.2 bytes=200 \
@@ -84,7 +84,7 @@ const TLS_PAYLOAD: [u8; REQUEST.len() - 5 - 8 - 16] = [b't'; _];
 
 fn stale_write(stage: &mut Stage, path: &Path) -> Result<()> {
     let pair = stage.used_pair()?;
-    (path.prepare)(&pair.client)?;
+    path.prepare(&pair.client)?;
     pause(1_200);
     drop(pair.server);
     pause(200);
@@ -95,7 +95,7 @@ fn stale_write(stage: &mut Stage, path: &Path) -> Result<()> {
 
 fn reuse(stage: &mut Stage, path: &Path) -> Result<()> {
     let mut pair = stage.used_pair()?;
-    (path.prepare)(&pair.client)?;
+    path.prepare(&pair.client)?;
     pause(1_000);
     path.write(&pair.client)?;
     pair.answer()?;
@@ -104,6 +104,14 @@ fn reuse(stage: &mut Stage, path: &Path) -> Result<()> {
 }
 
 impl Path {
+    /// The first to want kernel TLS waits until its module is loaded, which is idle time too.
+    fn prepare(&self, stream: &TcpStream) -> Result<()> {
+        let begun = now();
+        (self.prepare)(stream)?;
+        note_overslept(now().saturating_sub(begun));
+        Ok(())
+    }
+
     fn write(&self, stream: &TcpStream) -> Result<()> {
         let sent = (self.send)(stream, self.payload)?;
         ensure!(sent == self.payload.len(), "{sent} of {} bytes were sent", self.payload.len());

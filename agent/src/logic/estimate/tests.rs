@@ -168,15 +168,17 @@ fn connections_speak_against_what_they_had_outlived() {
 fn an_age_is_met_at_once_by_those_that_are_never_used() {
     let age = Duration::from_mins(1);
     let closes: Vec<_> = (0..20).map(|second| (second, age)).collect();
-    let found = |outlived: u64| {
+    let found = |outlived: u64, gap: f64| {
         let silence = Duration::from_millis(outlived);
         let unused = (0..10).map(|_| (age, silence));
         let used = (1..20).map(|i| (Duration::from_secs(i), Duration::from_secs(7)));
         let all: Vec<_> = unused.chain(used).collect();
-        of_closes(&closes, false).and_then(|estimate| estimate.without_contrary(&all))
+        let uses = [Bucket { low: gap, high: gap * 1.01, mean: gap, count: 100 }];
+        of_closes(&closes, false).unwrap().surviving(&uses, &[], &all)
     };
-    assert_eq!(found(0), None);
-    assert!(found(5_000).is_some());
+    assert_eq!(found(0, 7.0), None);
+    assert!(found(5_000, 7.0).is_some());
+    assert!(found(0, 70.0).is_some(), "none could have been used before");
 }
 
 #[test]
@@ -186,7 +188,7 @@ fn later_uses_of_others_refute_nothing() {
     let closes: Vec<_> = (0..20).map(|second| (second, idle)).collect();
     let survives = |uses: &[Bucket], outlived: &[Outlived]| {
         let estimate = of_closes(&closes, false).unwrap();
-        estimate.surviving(uses, [&[], &[]], outlived).is_some()
+        estimate.surviving(uses, &[], outlived).is_some()
     };
     let (before, later) = (after(1.0, 500), after(3.0, 500));
     assert!(survives(&[before], &[]));
@@ -196,18 +198,4 @@ fn later_uses_of_others_refute_nothing() {
     assert!(survives(&[before, later], &used));
     assert!(!survives(&[before, later], &used[..6]), "that may be chance");
     assert!(!survives(&[before, later], &[(idle, Duration::ZERO); 20]));
-}
-
-#[test]
-fn a_scatter_that_much_outlives_is_none() {
-    let closes: Vec<_> =
-        (0..20).map(|i| (i, Duration::from_millis(2_000 + u64::from(i * 7 % 20) * 50))).collect();
-    let after = |low: f64, count| Bucket { low, high: low * 1.01, mean: low, count };
-    let survives = |count, of_client| {
-        let estimate = of_closes(&closes, false).unwrap();
-        estimate.surviving(&[after(4.0, count)], [&[], &[after(5.0, of_client)]], &[]).is_some()
-    };
-    assert!(survives(20, 20));
-    assert!(!survives(20, 21));
-    assert!(!survives(41, 0));
 }

@@ -202,11 +202,9 @@ impl Stats {
 
     /// The idle timeout of that side, as far as uses of late do not refute it.
     pub fn timeout(&self, closer: Closer) -> Option<Estimate> {
-        let estimate = self.idle(closer).estimate()?.clone();
-        let other = closer.other_end();
-        let [own, others] = [closer, other].map(|side| self.closed_after(side));
         let connections = self.idle(closer).outlived();
-        estimate.surviving(&self.gaps(), [&own, &others], &connections)
+        let estimate = self.idle(closer).estimate()?;
+        estimate.surviving(&self.gaps(), &self.closed_after(closer), &connections)
     }
 
     /// Whether uses of late refute that `closer` ends what is idle for so long: connections were used again
