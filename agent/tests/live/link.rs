@@ -156,17 +156,16 @@ fn reset_after(idle: Duration, [mut client, mut server]: [File; 2], seen: Arc<Mu
 /// An RST, as from the other end, with the sequence number that the sender of this packet expects.
 fn reset_in_answer_to(packet: &Packet) -> Packet {
     const TCP: u8 = 6;
+    const RST: u8 = 4;
     let mut reset = [0; 40];
-    let [ip, tcp] = [0, 20];
-    let mut put = |at: usize, bytes: &[u8]| reset[at..at + bytes.len()].copy_from_slice(bytes);
-    put(ip, &[0x45, 0, 0, 40]);
-    put(ip + 8, &[64, TCP]);
-    put(ip + 12, &packet[16..20]);
-    put(ip + 16, &packet[12..16]);
-    put(tcp, &packet[22..24]);
-    put(tcp + 2, &packet[20..22]);
-    put(tcp + 4, &packet[28..32]);
-    put(tcp + 12, &[5 << 4, 0x04]);
+    reset[..4].copy_from_slice(&[0x45, 0, 0, 40]);
+    reset[8..10].copy_from_slice(&[64, TCP]);
+    reset[12..16].copy_from_slice(&packet[16..20]);
+    reset[16..20].copy_from_slice(&packet[12..16]);
+    reset[20..22].copy_from_slice(&packet[22..24]);
+    reset[22..24].copy_from_slice(&packet[20..22]);
+    reset[24..28].copy_from_slice(&packet[28..32]);
+    reset[32..34].copy_from_slice(&[5 << 4, RST]);
     let of_header = checksum(&reset[..20], 0);
     reset[10..12].copy_from_slice(&of_header.to_be_bytes());
     let of_segment = checksum(&reset[12..], u32::from(TCP) + 20);
@@ -176,7 +175,8 @@ fn reset_in_answer_to(packet: &Packet) -> Packet {
 
 /// RFC 1071, over that and what is in no byte of it.
 fn checksum(bytes: &[u8], rest: u32) -> u16 {
-    let words = bytes.chunks_exact(2).map(|word| u32::from(u16::from_be_bytes([word[0], word[1]])));
+    let (words, _) = bytes.as_chunks();
+    let words = words.iter().map(|word| u32::from(u16::from_be_bytes(*word)));
     let sum = words.sum::<u32>() + rest;
     let folded = (sum & 0xFFFF) + (sum >> 16);
     !((folded & 0xFFFF) + (folded >> 16)) as u16

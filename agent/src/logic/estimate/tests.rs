@@ -171,8 +171,8 @@ fn an_age_is_met_at_once_by_those_that_are_never_used() {
     let found = |outlived: u64, gap: f64| {
         let silence = Duration::from_millis(outlived);
         let unused = (0..10).map(|_| (age, silence));
-        let used = (1..20).map(|i| (Duration::from_secs(i), Duration::from_secs(7)));
-        let all: Vec<_> = unused.chain(used).collect();
+        let others = (1..20).map(|i| (Duration::from_secs(i), Duration::from_secs(7)));
+        let all: Vec<_> = unused.chain(others).collect();
         let uses = [Bucket { low: gap, high: gap * 1.01, mean: gap, count: 100 }];
         of_closes(&closes, false).unwrap().surviving(&uses, &[], &all)
     };
