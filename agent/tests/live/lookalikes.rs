@@ -219,8 +219,10 @@ pub(crate) const ALL: &[Scenario] = &[
         |s| {
             let pair = s.used_pair()?;
             probe_each_second(&pair.client)?;
+            // Until all is acknowledged: else its kernel resets.
+            pause(300);
             kernel::vanish(pair.server)?;
-            pause(1_300);
+            pause(1_000);
             expect_end(pair.client)
         },
         "close role=client closer=peer how=rst evidence=idle idle~1.0",
