@@ -138,13 +138,7 @@ mod tests {
             process: None,
             rtt: None,
         };
-        Observation::Reuse(Reuse {
-            time: Nanos(1),
-            origin,
-            gap: Duration::from_secs(1),
-            bytes: 1,
-            is_probed: false,
-        })
+        Observation::Reuse(Reuse::new(Nanos(1), origin, Duration::from_secs(1), 1))
     }
 
     /// As the event loop of the daemon does, with an observation of a new peer whenever it can.

@@ -12,8 +12,8 @@ use finrace::clock::Clock;
 use finrace::http::security::Security;
 use finrace::http::{self, MAX_REQUESTS};
 use finrace::logic::model::{
-    Cause, Class, Close, Closer, Dwell, Endpoint, Evidence, How, Incident, Nanos, Observation,
-    Origin, Outcome, Process, Reuse, Role,
+    Cause, Class, Close, Closer, Dwell, Endpoint, Evidence, Incident, Nanos, Observation, Origin,
+    Outcome, Process, Reuse, Role,
 };
 use finrace::logic::owner::Owner;
 use finrace::logic::table::{Keeps, Table};
@@ -258,21 +258,13 @@ impl World {
         let (time, origin) = (self.now, self.origin(peer));
         for _ in 0..REUSES_PER_CLOSE {
             let gap = Duration::from_secs_f64(0.2 * 25.0_f64.powf(self.random()));
-            self.table.add(&Observation::Reuse(Reuse {
-                time,
-                origin,
-                gap,
-                bytes: 300,
-                is_probed: false,
-            }));
+            self.table.add(&Observation::Reuse(Reuse::new(time, origin, gap, 300)));
         }
         let evidence = if self.random() < 0.1 { Evidence::AfterData } else { Evidence::Idle };
         let closers = [(Closer::Peer, 5.0), (Closer::Local, 4.0)];
         for (closer, timeout) in closers.into_iter().take(if self.worst { 2 } else { 1 }) {
             let idle = Duration::from_secs_f64(timeout + 0.02 * self.random());
-            let how = How::Fin;
-            let close =
-                Close { time, origin, closer, how, evidence, idle, outlived: Duration::ZERO };
+            let close = Close { evidence, ..Close::of_idle(time, origin, closer, idle) };
             self.table.add(&Observation::Close(close));
         }
         let dwell = Duration::from_secs_f64(0.001 * self.random());

@@ -380,6 +380,12 @@ pub struct Close {
 }
 
 impl Close {
+    /// A FIN that ended an idle connection, which had never been used after a gap.
+    pub const fn of_idle(time: Nanos, origin: Origin, closer: Closer, idle: Duration) -> Self {
+        let (how, evidence, outlived) = (How::Fin, Evidence::Idle, Duration::ZERO);
+        Self { time, origin, closer, how, evidence, idle, outlived }
+    }
+
     /// See [`Closer::end`].
     pub const fn end(&self) -> Closer {
         self.closer.end(self.origin.role)
@@ -395,6 +401,13 @@ pub struct Reuse {
     pub bytes: u32,
     /// In that gap the peer acknowledged keep-alive probes of ours.
     pub is_probed: bool,
+}
+
+impl Reuse {
+    /// Without keep-alive probes.
+    pub const fn new(time: Nanos, origin: Origin, gap: Duration, bytes: u32) -> Self {
+        Self { time, origin, gap, bytes, is_probed: false }
+    }
 }
 
 /// The time a socket stayed in CLOSE_WAIT until we closed it.

@@ -45,16 +45,8 @@ pub(super) fn busy_keeping(keeps: Keeps) -> (Table, Status) {
     let visitor = |n| origin(Role::Server, [192, 0, 2, n], None);
     let time = |seconds| Nanos(seconds * 1_000_000_000);
     let close = |at, origin, closer, how, evidence, ms| {
-        let idle = Duration::from_millis(ms);
-        Observation::Close(Close {
-            time: time(at),
-            origin,
-            closer,
-            how,
-            evidence,
-            idle,
-            outlived: Duration::ZERO,
-        })
+        let close = Close::of_idle(time(at), origin, closer, Duration::from_millis(ms));
+        Observation::Close(Close { how, evidence, ..close })
     };
     let incident = |at, origin, class, cause, other_view| {
         Observation::Incident(Incident {
@@ -70,13 +62,12 @@ pub(super) fn busy_keeping(keeps: Keeps) -> (Table, Status) {
     }
     table.add(&close(6, upstream(), Closer::Local, How::Rst, Evidence::Unused, 0));
     table.add(&close(6, upstream(), Closer::Local, How::Fin, Evidence::Idle, 60_000));
-    table.add(&Observation::Reuse(Reuse {
-        time: time(7),
-        origin: upstream(),
-        gap: Duration::from_millis(4990),
-        bytes: 100,
-        is_probed: false,
-    }));
+    table.add(&Observation::Reuse(Reuse::new(
+        time(7),
+        upstream(),
+        Duration::from_millis(4990),
+        100,
+    )));
     table.add(&Observation::Dwell(Dwell {
         time: time(7),
         origin: upstream(),
@@ -243,7 +234,7 @@ pub(super) fn crowd(peers: u32) -> Table {
     for peer in 0..peers {
         let origin = origin(Role::Client, Ipv4Addr::from_bits(0x0a00_0000 + peer), None);
         let (time, gap) = (Nanos(1_000_000_000), Duration::from_secs(3));
-        table.add(&Observation::Reuse(Reuse { time, origin, gap, bytes: 1, is_probed: false }));
+        table.add(&Observation::Reuse(Reuse::new(time, origin, gap, 1)));
     }
     table
 }
@@ -332,16 +323,7 @@ fn series_have_a_limit() {
 
 /// An idle connection was closed.
 fn closed(time: Nanos, origin: Origin, closer: Closer, idle: Duration) -> Observation {
-    let (how, evidence) = (How::Fin, Evidence::Idle);
-    Observation::Close(Close {
-        time,
-        origin,
-        closer,
-        how,
-        evidence,
-        idle,
-        outlived: Duration::ZERO,
-    })
+    Observation::Close(Close::of_idle(time, origin, closer, idle))
 }
 
 /// Two containers of a pod and a unit of the host, all clients of one server; the unit's server too.
@@ -359,7 +341,7 @@ fn owned() -> (Table, Who) {
     ] {
         let origin = Origin { owner, ..origin(role, [10, 0, 0, 5], Some("nginx")) };
         let (time, gap) = (Nanos(1_000_000_000), Duration::from_secs(3));
-        table.add(&Observation::Reuse(Reuse { time, origin, gap, bytes: 1, is_probed: false }));
+        table.add(&Observation::Reuse(Reuse::new(time, origin, gap, 1)));
         for second in 0..6 {
             let time = Nanos(second * 10_000_000_000);
             table.add(&closed(time, origin, Closer::Peer, Duration::from_secs(5)));
@@ -444,7 +426,7 @@ fn the_peers_address_and_the_servers_port_are_labels_of_their_own() {
         of_server.port = port;
         let (time, gap) = (Nanos(1_000_000_000), Duration::from_secs(3));
         (0..5).for_each(|_| {
-            table.add(&Observation::Reuse(Reuse { time, origin, gap, bytes: 1, is_probed: false }));
+            table.add(&Observation::Reuse(Reuse::new(time, origin, gap, 1)));
         });
     };
     let (v4, v6) = ([10, 0, 0, 5].into(), "fd00::5".parse().unwrap());
@@ -527,7 +509,7 @@ fn the_value_to_set_is_a_metric() {
     let mut peer = |role, last: u8, closer, secs| {
         let origin = origin(role, [10, 0, 0, last], None);
         let (time, gap) = (Nanos(1_000_000_000), Duration::from_secs(1));
-        table.add(&Observation::Reuse(Reuse { time, origin, gap, bytes: 1, is_probed: false }));
+        table.add(&Observation::Reuse(Reuse::new(time, origin, gap, 1)));
         for second in 0..6 {
             let time = Nanos(second * 10_000_000_000);
             table.add(&closed(time, origin, closer, Duration::from_secs(secs)));
@@ -570,7 +552,7 @@ fn buckets_that_cannot_be_filled_are_left_out() {
         let mut table = Table::new(100, Duration::from_millis(threshold), Nanos(0));
         let (time, origin) = (Nanos(1_000_000_000), origin(Role::Client, [10, 0, 0, 5], None));
         let gap = Duration::from_millis(gap);
-        table.add(&Observation::Reuse(Reuse { time, origin, gap, bytes: 1, is_probed: false }));
+        table.add(&Observation::Reuse(Reuse::new(time, origin, gap, 1)));
         table.add(&closed(time, origin, Closer::Peer, gap));
         let dwell = Duration::from_micros(50);
         table.add(&Observation::Dwell(Dwell { time, origin, dwell, written: false }));
@@ -622,7 +604,7 @@ fn no_series_goes_back_when_one_of_its_rows_leaves() {
     let reuse = |table: &mut Table, secs, ip: u8| {
         let origin = origin(Role::Client, [10, 0, 0, ip], None);
         let (time, gap) = (at(secs), Duration::from_secs(3));
-        table.add(&Observation::Reuse(Reuse { time, origin, gap, bytes: 1, is_probed: false }));
+        table.add(&Observation::Reuse(Reuse::new(time, origin, gap, 1)));
     };
     (0..5).for_each(|secs| reuse(&mut table, secs, 1));
     (0..7).for_each(|secs| reuse(&mut table, secs, 2));
@@ -661,7 +643,7 @@ fn a_row_that_gives_way_while_others_are_taken_is_counted_once() {
     let reuse = |table: &mut Table, secs: u64, ip: u8| {
         let origin = origin(Role::Client, [10, 0, 0, ip], None);
         let (time, gap) = (Nanos(secs * 1_000_000_000), Duration::from_secs(3));
-        table.add(&Observation::Reuse(Reuse { time, origin, gap, bytes: 1, is_probed: false }));
+        table.add(&Observation::Reuse(Reuse::new(time, origin, gap, 1)));
     };
     let naming = Naming::new(vec![Label::Netns], Who::default());
     let mut added = 0;

@@ -148,7 +148,7 @@ impl Host {
 
     pub(crate) fn reuse(&self, since: f64, time: f64, random: &mut Random) -> Seen {
         let (origin, gap) = (self.origin(random), self.between(since, time));
-        let reuse = Reuse { time: nanos(time), origin, gap, bytes: 500, is_probed: false };
+        let reuse = Reuse::new(nanos(time), origin, gap, 500);
         self.seen(Observation::Reuse(reuse), Truth::Nothing)
     }
 

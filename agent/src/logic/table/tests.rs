@@ -39,15 +39,7 @@ fn key(role: Role, ip: impl Into<IpAddr>) -> RowKey {
 fn close(time: f64, origin: Origin, evidence: Evidence, idle: f64) -> Observation {
     let closer = if origin.role == Client { Closer::Peer } else { Closer::Local };
     let idle = Duration::from_secs_f64(idle);
-    Observation::Close(Close {
-        time: at(time),
-        origin,
-        closer,
-        how: How::Fin,
-        evidence,
-        idle,
-        outlived: Duration::ZERO,
-    })
+    Observation::Close(Close { evidence, ..Close::of_idle(at(time), origin, closer, idle) })
 }
 
 fn incident(time: f64, origin: Origin, class: Class) -> Incident {
@@ -59,13 +51,7 @@ fn race(time: f64, ip: impl Into<IpAddr>) -> Observation {
 }
 
 fn reuse(time: f64, origin: Origin) -> Observation {
-    Observation::Reuse(Reuse {
-        time: at(time),
-        origin,
-        gap: Duration::from_secs(1),
-        bytes: 1,
-        is_probed: false,
-    })
+    Observation::Reuse(Reuse::new(at(time), origin, Duration::from_secs(1), 1))
 }
 
 /// Made-up addresses, one after the other.
@@ -111,21 +97,12 @@ fn a_middlebox_closes_before_the_client_whichever_end_looks() {
             |table: &Table| table.row(&key).unwrap().stats.facts(role, THRESHOLD, at(900.0));
         for second in 0..20_u32 {
             let time = f64::from(second) * 40.0;
-            let Observation::Close(close) =
-                close(time, origin(role, UPSTREAM), Evidence::Idle, 30.0)
-            else {
-                unreachable!()
-            };
-            let reset = Close { closer: Closer::Middlebox, how: How::Rst, ..close };
+            let idle = Duration::from_secs(30);
+            let close = Close::of_idle(at(time), origin(role, UPSTREAM), Closer::Middlebox, idle);
+            let reset = Close { how: How::Rst, ..close };
             table.add(&Observation::Close(reset));
             let gap = Duration::from_secs(20);
-            let reuse = Reuse {
-                time: at(time),
-                origin: origin(role, UPSTREAM),
-                gap,
-                bytes: 9,
-                is_probed: false,
-            };
+            let reuse = Reuse::new(at(time), origin(role, UPSTREAM), gap, 9);
             table.add(&Observation::Reuse(reuse));
         }
         let found = facts(&table);
@@ -508,13 +485,7 @@ fn requests_that_crossed_a_close_tell_the_timeout() {
         }
         for _ in 0..used {
             let gap = Duration::from_secs_f64(2.05);
-            let reuse = Reuse {
-                time: at(20.0),
-                origin: origin(Client, UPSTREAM),
-                gap,
-                bytes: 1,
-                is_probed: false,
-            };
+            let reuse = Reuse::new(at(20.0), origin(Client, UPSTREAM), gap, 1);
             table.add(&Observation::Reuse(reuse));
         }
         table.assess(at(30.0));

@@ -6,8 +6,8 @@ use std::time::{Duration, SystemTime};
 use super::*;
 use crate::ask::{LIMIT, encoded};
 use crate::logic::model::{
-    Cause, Class, Close, Closer, Endpoint, Evidence, How, Incident, Observation, Origin, Outcome,
-    Process, Reuse, Role,
+    Cause, Class, Close, Closer, Endpoint, Incident, Observation, Origin, Outcome, Process, Reuse,
+    Role,
 };
 use crate::logic::owner::{Owner, Place};
 use crate::logic::peer::Peer;
@@ -95,25 +95,10 @@ impl World {
             let time = at(10_000 + round * 1000);
             for part in 1..5 {
                 let gap = Duration::from_millis(timeout * part / 5 + round * 5);
-                self.add(Observation::Reuse(Reuse {
-                    time,
-                    origin,
-                    gap,
-                    bytes: 100,
-                    is_probed: false,
-                }));
+                self.add(Observation::Reuse(Reuse::new(time, origin, gap, 100)));
             }
-            let (how, evidence) = (How::Fin, Evidence::Idle);
             let idle = Duration::from_millis(timeout + round % 4);
-            self.add(Observation::Close(Close {
-                time,
-                origin,
-                closer,
-                how,
-                evidence,
-                idle,
-                outlived: Duration::ZERO,
-            }));
+            self.add(Observation::Close(Close::of_idle(time, origin, closer, idle)));
         }
     }
 
@@ -135,13 +120,8 @@ impl World {
         world.incident(at(39_500), nginx(1), Class::Farewell);
         world.traffic(nginx(2), Closer::Peer, 2000);
         world.traffic(origin(Role::Server, 3, Some("haproxy")), Closer::Peer, 1000);
-        let reuse = Reuse {
-            time: at(39_000),
-            origin: origin(Role::Client, 4, None),
-            gap: Duration::from_secs(1),
-            bytes: 1,
-            is_probed: false,
-        };
+        let reuse =
+            Reuse::new(at(39_000), origin(Role::Client, 4, None), Duration::from_secs(1), 1);
         world.add(Observation::Reuse(reuse));
         world.about.status.lost = vec![("races_ring_full", 3)];
         world.about.status.hooks.push(Hook {
@@ -310,6 +290,25 @@ fn a_race_is_not_pushed_out_by_farewells() {
     assert_eq!(events(Ask { limit: 500, ..only("10.0.1.2:8080") }), ["fin_crossed"; 10]);
     (0..1000).for_each(|n| world.incident(at(n), nginx, Class::LateRequest));
     assert_eq!(world.about.incidents.newest(incidents::Which::Both, None).len(), 150);
+}
+
+#[test]
+fn what_a_middlebox_closes_is_told_as_such() {
+    for (role, end) in [(Role::Client, "peer"), (Role::Server, "local")] {
+        let mut world = World::new();
+        world.traffic(origin(role, 1, Some("nginx")), Closer::Middlebox, 350_000);
+        let picture = world.picture(ALL);
+        let json = json::peers(&world.about, ALL, &picture).unwrap();
+        let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+        let peer = &json["peers"][0];
+        assert_eq!(peer["closes"][end]["by_middlebox"], 30, "{role}");
+        assert_eq!(peer["closes"][end]["total"], 30, "{role}");
+        // What has such a limit, and no server with such a default.
+        let guesses = peer["idle_timeout"][end]["default_of"].to_string();
+        assert!(guesses.contains("AWS Network Load Balancer"), "{role} {guesses}");
+        let sentence = peer["sentence"].as_str().unwrap();
+        assert!(sentence.starts_with("Something between "), "{role} {sentence}");
+    }
 }
 
 #[test]
