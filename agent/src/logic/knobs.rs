@@ -183,7 +183,7 @@ pub fn of_upgraded(name: &str) -> Option<(&'static str, f64)> {
     match name {
         // 3f6f7824d4e2 (1.31.5) src/http/modules/ngx_http_proxy_module.c:3735, and
         // `ngx_http_upstream_process_upgraded`, src/http/ngx_http_upstream.c:4072.
-        "nginx" | "ingress-nginx" => Some(("proxy_read_timeout", 60.0)),
+        "nginx" => Some(("proxy_read_timeout", 60.0)),
         _ => None,
     }
 }

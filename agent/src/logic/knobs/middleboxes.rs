@@ -2,6 +2,20 @@
 
 use super::{ANY, Default, Knob, Side, Software, Unit};
 
+/// Of a Gateway Load Balancer; of others, but for note and source.
+const AWS_LISTENER: Knob = Knob {
+    side: Side::Middlebox,
+    name: "tcp.idle_timeout.seconds",
+    place: "the attributes of the listener",
+    defaults: &[Default { seconds: Some(350.0), since: "" }],
+    unit: Unit::Seconds,
+    line: "aws elbv2 modify-listener-attributes --listener-arn $ARN --attributes \
+        Key=tcp.idle_timeout.seconds,Value={}",
+    note: "60 to 6000 seconds.",
+    source: "AWS documentation, \"Update the TCP idle timeout for your Gateway Load Balancer \
+        listener\"",
+};
+
 pub(super) const ALL: &[Software] = &[
     Software {
         name: "Linux conntrack",
@@ -63,18 +77,7 @@ pub(super) const ALL: &[Software] = &[
         name: "AWS Gateway Load Balancer",
         protocols: ANY,
         processes: &[],
-        knobs: &[Knob {
-            side: Side::Middlebox,
-            name: "tcp.idle_timeout.seconds",
-            place: "the attributes of the listener",
-            defaults: &[Default { seconds: Some(350.0), since: "" }],
-            unit: Unit::Seconds,
-            line: "aws elbv2 modify-listener-attributes --listener-arn $ARN --attributes \
-                Key=tcp.idle_timeout.seconds,Value={}",
-            note: "60 to 6000 seconds.",
-            source: "AWS documentation, \"Update the TCP idle timeout for your Gateway Load \
-                Balancer listener\"",
-        }],
+        knobs: &[AWS_LISTENER],
         no_reuse: "",
         retry: "",
     },
@@ -139,17 +142,11 @@ pub(super) const ALL: &[Software] = &[
         protocols: ANY,
         processes: &[],
         knobs: &[Knob {
-            side: Side::Middlebox,
-            name: "tcp.idle_timeout.seconds",
-            place: "the attributes of the listener",
-            defaults: &[Default { seconds: Some(350.0), since: "" }],
-            unit: Unit::Seconds,
-            line: "aws elbv2 modify-listener-attributes --listener-arn $ARN --attributes \
-                    Key=tcp.idle_timeout.seconds,Value={}",
             note: "60 to 6000 seconds; fixed for TLS listeners. It sends no FIN: what comes \
                     later is answered by RST.",
             source: "AWS documentation, \"Update the TCP idle timeout for your Network Load \
                     Balancer listener\"; istio/istio#16572",
+            ..AWS_LISTENER
         }],
         no_reuse: "",
         retry: "",
