@@ -375,17 +375,9 @@ fn server_change(facts: &Facts, ends: Ends<'_>) -> Option<Change> {
     let seconds = (pool * 1.08 + facts.rtt.unwrap_or_default().as_secs_f64()).ceil().max(5.0);
     let seconds = if seconds > 20.0 { (seconds / 5.0).ceil() * 5.0 } else { seconds };
     let whose = if is_http { "its clients do" } else { "the pool does" };
+    let kept = format!("for {}, longer than {whose} ({known})", plain(seconds));
     if facts.is_by_middlebox() {
-        let limited = knobs::all().flat_map(|one| one.knobs.iter().map(move |knob| (one, knob)));
-        let names = limited
-            .filter(|(_, knob)| knob.side == Side::Middlebox && is_default(knob, own))
-            .map(|(one, knob)| format!("`{}` of {}", knob.name, one.name));
-        let what = format!(
-            "Let what is between keep idle connections for {}, longer than {whose} ({known}){}",
-            plain(seconds),
-            such_as(names)
-        );
-        return Some(change(Side::Middlebox, None, None, seconds, &what));
+        return Some(between_change(own, seconds, &kept));
     }
     let who = end.name(Side::Server, ends.protocol);
     let runtime = end.process.filter(|name| end.software.is_none() && knobs::is_runtime(name));
@@ -404,13 +396,20 @@ fn server_change(facts: &Facts, ends: Ends<'_>) -> Option<Change> {
         end.software,
         knob,
         seconds,
-        &format!(
-            "Let {who} keep idle connections for {}, longer than {whose} ({known}){names}",
-            plain(seconds)
-        ),
+        &format!("Let {who} keep idle connections {kept}{names}"),
     );
     change.text.extend(upgraded);
     Some(change)
+}
+
+/// What is between the two is to keep connections for longer than `own` seconds.
+fn between_change(own: f64, seconds: f64, kept: &str) -> Change {
+    let all = knobs::all().flat_map(|one| one.knobs.iter().map(move |knob| (one, knob)));
+    let names = all
+        .filter(|(_, knob)| knob.side == Side::Middlebox && is_default(knob, own))
+        .map(|(one, knob)| format!("`{}` of {}", knob.name, one.name));
+    let what = format!("Let what is between keep idle connections {kept}{}", such_as(names));
+    change(Side::Middlebox, None, None, seconds, &what)
 }
 
 fn change(

@@ -393,17 +393,10 @@ impl Population {
         let count: u32 = crowd.iter().map(|bin| bin.count).sum();
         let low = crowd.first().map_or(0.0, |bin| bin.low);
         let high = crowd.last().map_or(0.0, |bin| bin.high);
-        // Of n values spread evenly, the lowest is the n-th part of them above where they begin on
-        // average; 19 times in 20 it is no more than three such parts.
-        let below = 3.0 * (high - low) / f64::from(count.max(1));
         let is_exact = crowd.iter().all(|bin| bin.low >= bin.high);
-        Self {
-            value: median(crowd, count),
-            low: if is_exact { (low - below).max(0.0) } else { low },
-            high,
-            count,
-            share: f64::from(count) / f64::from(all),
-        }
+        let share = f64::from(count) / f64::from(all);
+        let found = Self { value: median(crowd, count), low, high, count, share };
+        if is_exact { Self { low: (low - found.beyond()).max(0.0), ..found } } else { found }
     }
 }
 

@@ -231,8 +231,7 @@ impl Event {
     /// `None` if our last segment had data, if those words are acknowledged too, or where it is not known.
     pub fn silence_since_ack(&self) -> Option<Duration> {
         let is_acked = self.raw.rcv_nxt.wrapping_sub(self.raw.rcv_wup) <= 1;
-        (self.spoke_last_with_data() == Some(false) && !is_acked)
-            .then(|| self.time.since(Nanos(self.raw.spoke_ns)))
+        self.spoke_ago().filter(|_| self.spoke_last_with_data() == Some(false) && !is_acked)
     }
 
     /// Whether the last segment that we sent had data: then nothing of the peer's was acknowledged since

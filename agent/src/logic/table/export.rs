@@ -90,8 +90,7 @@ struct Story {
 
 impl Story {
     fn timeouts(stats: &Stats) -> [Option<Population>; Closer::ENDS.len()] {
-        [Closer::Peer, Closer::Local]
-            .map(|closer| stats.timeout(closer).map(|estimate| estimate.main))
+        Closer::ENDS.map(|closer| stats.timeout(closer).map(|estimate| estimate.main))
     }
 
     fn of_port(stats: &Stats) -> Self {

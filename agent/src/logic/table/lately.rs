@@ -198,7 +198,7 @@ impl Lately {
             let answer = close.origin.rtt.filter(|_| !is_exact).unwrap_or_default();
             self.end(close.time, end, close.idle.saturating_sub(answer));
             let by_middlebox = &mut self.traffic(close.time).by_middlebox;
-            *by_middlebox += u32::from(close.closer == Closer::Middlebox);
+            *by_middlebox = by_middlebox.saturating_add((close.closer == Closer::Middlebox).into());
             let [_, client] = close.origin.role.sides();
             if end == client {
                 self.pool.drop_after(close.idle);
@@ -304,7 +304,7 @@ impl Lately {
     fn closed_by(&self, server: Closer) -> Side {
         let all: u32 = self.closed_after(server).iter().map(|at| at.count).sum();
         let between: u32 = self.traffic.spans().map(|span| span.by_middlebox).into_iter().sum();
-        if between * 2 > all { Side::Middlebox } else { Side::Server }
+        if between > all / 2 { Side::Middlebox } else { Side::Server }
     }
 
     /// Whether connections were used again after longer, more often than that side closed such.

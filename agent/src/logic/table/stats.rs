@@ -83,7 +83,8 @@ pub struct IdleTimes {
     pub upper_bound: Latest,
     /// Closes that a request crossed, which was lost.
     crossed: Latest,
-    /// Of the latest closes, how long each connection was idle, and the silence that it had outlived.
+    /// Of the latest closes, how long each connection was idle, and the silence that it had outlived. What is kept
+    /// goes by the time of a close alone, so the two stay in step.
     outlived: [Latest<64>; 2],
     /// Made when it is asked for, gone once a sixteenth of the closes are others.
     estimate: OnceCell<Option<Box<Estimate>>>,
