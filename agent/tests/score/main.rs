@@ -3,7 +3,8 @@
 //!
 //! `cargo test` runs a part of the settings, `cargo xtask score` all of them. From the command
 //! line: `--print` for all, with a table of the scores; `--every N` for each N-th; `--only NUMBER`
-//! for one, in full; `--group NAME` for one kind; `--faults` for everything that went wrong; `--seed N` for other settings.
+//! for one, in full; `--group NAME` for one kind; `--faults` for everything that went wrong; `--seed N`
+//! for other settings.
 #![cfg(test)]
 #![expect(clippy::wildcard_enum_match_arm, reason = "of many, some matter here")]
 
