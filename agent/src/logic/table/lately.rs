@@ -307,14 +307,15 @@ impl Lately {
         if between > all / 2 { Side::Middlebox } else { Side::Server }
     }
 
-    /// Whether connections were used again after longer, more often than that side closed such.
+    /// Whether connections were used again after longer, more often than that side closed such. A use after
+    /// nearly as long may itself be lost at this moment, as this one was.
     pub(super) fn is_outlived(&self, closer: Closer, idle: Duration) -> bool {
-        let idle = idle.as_secs_f64();
+        let (least, most) = (idle.as_secs_f64() * 0.9, idle.as_secs_f64() * 1.1);
         let count = |buckets: &[Bucket], range: RangeInclusive<f64>| -> u32 {
             buckets.iter().filter(|at| range.contains(&at.low)).map(|at| at.count).sum()
         };
-        let ended = count(&self.closed_after(closer), idle * 0.9..=idle * 1.1);
-        is_refuted_by(count(&self.gaps(), idle..=f64::INFINITY), ended)
+        let ended = count(&self.closed_after(closer), least..=most);
+        is_refuted_by(count(&self.gaps(), most..=f64::INFINITY), ended)
     }
 
     fn losses(&self) -> impl Iterator<Item = &Losses> {
