@@ -279,7 +279,8 @@ fn bins(closes: &[Closed]) -> Vec<Bin> {
 /// time and were closed at the same moment may have met a restart: that is one event.
 fn is_repeated(closes: &[Closed], population: &Population) -> bool {
     let members = || closes.iter().filter(|close| population.contains(**close));
-    members().count() >= MIN_CLOSES as usize && moments(members()) >= MIN_MOMENTS as usize
+    let least = if population.is_sharp() { MIN_CLOSES } else { crowd::OF_RANGE * MIN_CLOSES };
+    members().count() >= least as usize && moments(members()) >= MIN_MOMENTS as usize
 }
 
 /// Where a timeout was changed, so that nothing before is evidence any more. `all` are the populations
@@ -338,12 +339,8 @@ impl Population {
     /// age, a restart, or a timer that does not count pings. Several servers may share an address, and one of
     /// those may do so.
     fn was_outlived(&self, closes: &[Outlived], few: usize) -> bool {
-        // Of a timer that is late by more or less, half are closed by the median.
-        let latest = if self.is_sharp() {
-            self.high + self.beyond() + SLACK.as_secs_f64()
-        } else {
-            self.value
-        };
+        let of_sharp = self.high + self.beyond() + SLACK.as_secs_f64();
+        let latest = if self.is_sharp() { of_sharp } else { crowd::latest(self.low).max(of_sharp) };
         let members = || closes.iter().filter(|(idle, _)| self.holds(*idle));
         let against = members().filter(|(_, outlived)| outlived.as_secs_f64() > latest).count();
         against >= MIN_MOMENTS as usize && against * few > members().count()
@@ -393,17 +390,10 @@ impl Population {
         let count: u32 = crowd.iter().map(|bin| bin.count).sum();
         let low = crowd.first().map_or(0.0, |bin| bin.low);
         let high = crowd.last().map_or(0.0, |bin| bin.high);
-        // Of n values spread evenly, the lowest is the n-th part of them above where they begin on
-        // average; 19 times in 20 it is no more than three such parts.
-        let below = 3.0 * (high - low) / f64::from(count.max(1));
         let is_exact = crowd.iter().all(|bin| bin.low >= bin.high);
-        Self {
-            value: median(crowd, count),
-            low: if is_exact { (low - below).max(0.0) } else { low },
-            high,
-            count,
-            share: f64::from(count) / f64::from(all),
-        }
+        let share = f64::from(count) / f64::from(all);
+        let found = Self { value: median(crowd, count), low, high, count, share };
+        if is_exact { Self { low: (low - found.beyond()).max(0.0), ..found } } else { found }
     }
 }
 
