@@ -339,8 +339,8 @@ impl Population {
     /// age, a restart, or a timer that does not count pings. Several servers may share an address, and one of
     /// those may do so.
     fn was_outlived(&self, closes: &[Outlived], few: usize) -> bool {
-        let of_sharp = self.high + self.beyond() + SLACK.as_secs_f64();
-        let latest = if self.is_sharp() { of_sharp } else { crowd::latest(self.low).max(of_sharp) };
+        let seen = self.high + self.beyond() + SLACK.as_secs_f64();
+        let latest = seen.min(crowd::latest(self.low));
         let members = || closes.iter().filter(|(idle, _)| self.holds(*idle));
         let against = members().filter(|(_, outlived)| outlived.as_secs_f64() > latest).count();
         against >= MIN_MOMENTS as usize && against * few > members().count()
