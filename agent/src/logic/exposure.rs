@@ -175,8 +175,9 @@ impl Grounds {
         let reaction = self.reaction.unwrap_or_default().as_secs_f64();
         let unnoticed = reaction.min((limit - close.mean).max(0.0));
         // The pool notices at any time, or a use comes first.
-        let most = self.written.map_or(f64::INFINITY, |written| 1.0 / (1.0 - written));
-        let passes = (-rate * under_way).exp() / (1.0 + rate * unnoticed).min(most);
+        let written = rate * unnoticed / (1.0 + rate * unnoticed);
+        let written = self.written.map_or(written, |most| most.min(written));
+        let passes = (-rate * under_way).exp() * (1.0 - written);
         f64::from(close.count) * (1.0 - passes)
     }
 
