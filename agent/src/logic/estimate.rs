@@ -279,8 +279,14 @@ fn bins(closes: &[Closed]) -> Vec<Bin> {
 /// time and were closed at the same moment may have met a restart: that is one event.
 fn is_repeated(closes: &[Closed], population: &Population) -> bool {
     let members = || closes.iter().filter(|close| population.contains(**close));
-    let least = if population.is_sharp() { MIN_CLOSES } else { crowd::OF_RANGE * MIN_CLOSES };
-    members().count() >= least as usize && moments(members()) >= MIN_MOMENTS as usize
+    let earliest = members().map(|(_, idle)| *idle).min().unwrap_or_default();
+    // One that scatters takes as many moments as a sharp one takes closes.
+    let (least, moments_needed) = if crowd::is_sharp(earliest.as_secs_f64(), population.high) {
+        (MIN_CLOSES, MIN_MOMENTS)
+    } else {
+        (crowd::OF_RANGE * MIN_CLOSES, MIN_CLOSES)
+    };
+    members().count() >= least as usize && moments(members()) >= moments_needed as usize
 }
 
 /// Where a timeout was changed, so that nothing before is evidence any more. `all` are the populations

@@ -117,10 +117,8 @@ enum Scatter {
 
 impl Scatter {
     fn of(first: &Bin, last: &Bin) -> Option<Self> {
-        // Shorter idle times are left out, so whatever they are of seems to crowd just above.
-        let blurred = if first.low < 1.5 * FLOOR { 0.01 } else { 0.06 };
         // What lies between them; of a timer, a bucket's own width says nothing.
-        if last.low - first.high <= (0.04 * first.low).max(blurred) {
+        if last.low - first.high <= widest_sharp(first.low) {
             Some(Self::Sharp)
         } else if last.high <= LATE * first.low && first.low >= 1.5 * FLOOR {
             Some(Self::Late)
@@ -130,6 +128,18 @@ impl Scatter {
             None
         }
     }
+}
+
+/// How far apart closes at one sharp timeout may be. Shorter idle times are left out, so whatever they are of seems to
+/// crowd just above.
+fn widest_sharp(low: f64) -> f64 {
+    let blurred = if low < 1.5 * FLOOR { 0.01 } else { 0.06 };
+    (0.04 * low).max(blurred)
+}
+
+/// Whether closes from `low` to `high` seconds are those of a timer and an event loop.
+pub(super) fn is_sharp(low: f64, high: f64) -> bool {
+    high - low <= widest_sharp(low)
 }
 
 /// The latest close of a timer that scatters, whose earliest comes after `low` seconds.
