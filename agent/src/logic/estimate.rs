@@ -279,7 +279,14 @@ fn bins(closes: &[Closed]) -> Vec<Bin> {
 /// time and were closed at the same moment may have met a restart: that is one event.
 fn is_repeated(closes: &[Closed], population: &Population) -> bool {
     let members = || closes.iter().filter(|close| population.contains(**close));
-    members().count() >= MIN_CLOSES as usize && moments(members()) >= MIN_MOMENTS as usize
+    let earliest = members().map(|(_, idle)| *idle).min().unwrap_or_default();
+    // One that scatters takes as many moments as a sharp one takes closes.
+    let (least, moments_needed) = if crowd::is_sharp(earliest.as_secs_f64(), population.high) {
+        (MIN_CLOSES, MIN_MOMENTS)
+    } else {
+        (crowd::OF_RANGE * MIN_CLOSES, MIN_CLOSES)
+    };
+    members().count() >= least as usize && moments(members()) >= moments_needed as usize
 }
 
 /// Where a timeout was changed, so that nothing before is evidence any more. `all` are the populations
@@ -338,12 +345,8 @@ impl Population {
     /// age, a restart, or a timer that does not count pings. Several servers may share an address, and one of
     /// those may do so.
     fn was_outlived(&self, closes: &[Outlived], few: usize) -> bool {
-        // Of a timer that is late by more or less, half are closed by the median.
-        let latest = if self.is_sharp() {
-            self.high + self.beyond() + SLACK.as_secs_f64()
-        } else {
-            self.value
-        };
+        let seen = self.high + self.beyond() + SLACK.as_secs_f64();
+        let latest = seen.min(crowd::latest(self.low));
         let members = || closes.iter().filter(|(idle, _)| self.holds(*idle));
         let against = members().filter(|(_, outlived)| outlived.as_secs_f64() > latest).count();
         against >= MIN_MOMENTS as usize && against * few > members().count()

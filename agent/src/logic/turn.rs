@@ -434,9 +434,9 @@ pub fn was_turn_complete(ended: Ended) -> bool {
 /// short reply to the peer's, breaks a silence for the stamps alone: an idle timer that counted it would never
 /// fire on connections that are kept awake so. So what followed it counts as well.
 pub fn outlived(event: &Event, ended: Ended, asked: Option<&Asked>) -> Duration {
-    let Some(asked) = asked.filter(|asked| asked.role == Role::Client) else {
-        return Duration::ZERO;
-    };
+    // What was written past the peer's last words has outlived nothing.
+    let is_before_end = |asked: &&Asked| asked.role == Role::Client && !asked.came_after_words();
+    let Some(asked) = asked.filter(is_before_end) else { return Duration::ZERO };
     let (AskedKind::Gap(silence) | AskedKind::Reply(silence)) = asked.kind;
     let is_short_reply = matches!(asked.kind, AskedKind::Reply(_)) && asked.is_short();
     if asked.word.may_ask() && !is_short_reply {

@@ -4,8 +4,8 @@ use std::ops::{Range, RangeInclusive};
 
 use super::{Bin, MIN_CLOSES, Population};
 
-/// Closes that must agree on a timeout that scatters.
-const MIN_CLOSES_OF_RANGE: u32 = 10;
+/// So many times as many must agree on a timeout that scatters.
+pub(super) const OF_RANGE: u32 = 2;
 
 /// The share of all closes that a timeout must have, however sharp it is; and one that scatters.
 const MIN_SHARE: f64 = 0.1;
@@ -37,7 +37,7 @@ pub fn populations(bins: &[Bin]) -> Vec<Population> {
     of_at_least(MIN_CLOSES, bins)
 }
 
-/// The same, where so many are enough for a sharp one.
+/// The same, where so many are enough for a sharp one, and twice as many for one that scatters.
 pub(super) fn of_at_least(least: u32, bins: &[Bin]) -> Vec<Population> {
     let all: u32 = bins.iter().map(|bin| bin.count).sum();
     let mut rest = bins.to_vec();
@@ -52,7 +52,7 @@ pub(super) fn of_at_least(least: u32, bins: &[Bin]) -> Vec<Population> {
 /// The crowd that is least likely to be chance, if one is unlikely enough.
 fn densest(bins: &[Bin], all: u32, least: u32) -> Option<Range<usize>> {
     let total: u32 = bins.iter().map(|bin| bin.count).sum();
-    let of_range = MIN_CLOSES_OF_RANGE.max(share_of(all, MIN_SHARE_OF_RANGE));
+    let of_range = (OF_RANGE * least).max(share_of(all, MIN_SHARE_OF_RANGE));
     let mut best: Option<(f64, Range<usize>)> = None;
     let size = |first: &Bin, last: &Bin| (measure(first.low, last.high) / WHOLE_RANGE).min(0.99);
     for (start, first) in bins.iter().enumerate() {
@@ -98,6 +98,11 @@ fn densest(bins: &[Bin], all: u32, least: u32) -> Option<Range<usize>> {
     best.map(|(_, crowd)| with_stragglers(bins, crowd))
 }
 
+/// The latest close of a timer by its earliest; or by how much it is later, if that is not too early.
+const LATE: f64 = 2.05;
+const TICK: f64 = 1.8;
+const LEAST_OF_TICKS: f64 = 0.9;
+
 /// How far closes at one timeout may lie apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Scatter {
@@ -112,19 +117,35 @@ enum Scatter {
 
 impl Scatter {
     fn of(first: &Bin, last: &Bin) -> Option<Self> {
-        // Shorter idle times are left out, so whatever they are of seems to crowd just above.
-        let blurred = if first.low < 1.5 * FLOOR { 0.01 } else { 0.06 };
         // What lies between them; of a timer, a bucket's own width says nothing.
-        if last.low - first.high <= (0.04 * first.low).max(blurred) {
+        if last.low - first.high <= widest_sharp(first.low) {
             Some(Self::Sharp)
-        } else if last.high <= 2.05 * first.low && first.low >= 1.5 * FLOOR {
+        } else if last.high <= LATE * first.low && first.low >= 1.5 * FLOOR {
             Some(Self::Late)
-        } else if last.high - first.low <= 1.8 && first.low >= 0.9 {
+        } else if last.high - first.low <= TICK && first.low >= LEAST_OF_TICKS {
             Some(Self::Tick)
         } else {
             None
         }
     }
+}
+
+/// How far apart closes at one sharp timeout may be. Shorter idle times are left out, so whatever they are of seems to
+/// crowd just above.
+fn widest_sharp(low: f64) -> f64 {
+    let blurred = if low < 1.5 * FLOOR { 0.01 } else { 0.06 };
+    (0.04 * low).max(blurred)
+}
+
+/// Whether closes from `low` to `high` seconds are those of a timer and an event loop.
+pub(super) fn is_sharp(low: f64, high: f64) -> bool {
+    high - low <= widest_sharp(low)
+}
+
+/// The latest close of a timer that scatters, whose earliest comes after `low` seconds.
+pub(super) fn latest(low: f64) -> f64 {
+    let tick = if low >= LEAST_OF_TICKS { low + TICK } else { low };
+    tick.max(LATE * low)
 }
 
 /// The bins of a crowd that was found among fewer of them.

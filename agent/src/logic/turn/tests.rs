@@ -388,6 +388,10 @@ fn a_silence_is_outlived_by_what_breaks_it() {
     let request = asked(3_000, |_| ());
     assert_eq!(outlived(&request, idle(3_000, Evidence::Idle)), 1_000);
     assert_eq!(super::outlived(&event(|_| ()), idle(3_000, Evidence::Idle), None), Duration::ZERO);
+    // Past the server's last words.
+    let late = asked(1_000, |raw| (raw.rcv_nxt, raw.data_segs_in) = (5_031, 2));
+    assert!(late.came_after_words());
+    assert_eq!(outlived(&late, idle(1_000, Evidence::UpperBound)), 0);
     // The server's timer does not count a ping: for that, the silence has lasted since before.
     let ping = Asked { word: Word::Probe, ..asked(3_000, |_| ()) };
     assert_eq!(outlived(&ping, idle(3_000, Evidence::Idle)), 4_000);
