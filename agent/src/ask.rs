@@ -4,9 +4,9 @@ use std::fmt::Write as _;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use finrace_logic::peer::Peer;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
-use crate::logic::peer::Peer;
 use crate::metrics::Format;
 
 /// Written at a time: each keeps what it was lent. The next ones wait.

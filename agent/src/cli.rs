@@ -6,13 +6,13 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
+use finrace_logic::model::{Class, Endpoint, Incident, Observation, Origin};
+use finrace_logic::table::Keeps;
+use finrace_logic::verdict::State;
 
 use crate::http::MAX_REQUESTS;
 use crate::http::listen::Listen;
 use crate::kube::Kube;
-use crate::logic::model::{Class, Endpoint, Incident, Observation, Origin};
-use crate::logic::table::Keeps;
-use crate::logic::verdict::State;
 use crate::metrics::{Label, SERIES_LEAST, SERIES_MAX};
 use crate::probe::attach::Forced;
 use crate::probe::plan::{Hook, Job};

@@ -2,9 +2,8 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use finrace_logic::model::Nanos;
 use rustix::time::{ClockId, clock_gettime};
-
-use crate::logic::model::Nanos;
 
 /// When watching began, by either clock.
 #[derive(Clone, Copy, Debug)]

@@ -1,15 +1,30 @@
 //! An event in one line: as JSON, and what is said of it.
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use finrace_logic::model::{Endpoint, Incident, Observation, Origin, Role};
+use finrace_logic::owner::End;
 use serde::Serialize;
 
 use crate::clock::rfc3339;
-use crate::logic::model::{Endpoint, Incident, Observation, Origin, Role};
-use crate::logic::owner::End;
 use crate::output::seconds;
 use crate::who::Who;
+
+/// An [`End`] in JSON: the names that are known.
+#[derive(Serialize)]
+#[serde(remote = "End")]
+pub(crate) struct EndNames {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    namespace: Option<Arc<str>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    workload: Option<Arc<str>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pod: Option<Arc<str>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    container: Option<Arc<str>>,
+}
 
 /// An event as `watch --json` prints it; unknown fields are left out. Durations are in seconds.
 #[derive(Debug, Default, Serialize)]
@@ -30,9 +45,9 @@ pub(crate) struct Line {
     local: String,
     peer: String,
     netns: u32,
-    #[serde(skip_serializing_if = "End::is_empty")]
+    #[serde(with = "EndNames", skip_serializing_if = "End::is_empty")]
     client: End,
-    #[serde(skip_serializing_if = "End::is_empty")]
+    #[serde(with = "EndNames", skip_serializing_if = "End::is_empty")]
     server: End,
     #[serde(skip_serializing_if = "Option::is_none")]
     process: Option<String>,

@@ -1,6 +1,6 @@
 //! finrace sees the keep-alive FIN race in the kernel and explains it.
 //!
-//! `probe` gets records out of the kernel, `logic` decides what they mean, the other modules show
+//! `probe` gets records out of the kernel, [`finrace_logic`] decides what they mean, the other modules show
 //! it. See ARCHITECTURE.md.
 
 pub mod app;
@@ -12,7 +12,6 @@ pub mod demo;
 mod event_line;
 pub mod http;
 pub mod kube;
-pub mod logic;
 pub mod manual;
 mod memory;
 pub mod metrics;

@@ -23,12 +23,12 @@ use encoding::{
     DescriptorEncoder, Distribution, LabelSet, MetricEncoder, MetricType, Number, Unit,
 };
 use exemplar::exemplar;
+use finrace_logic::estimate::Population;
+use finrace_logic::histogram::without_first;
+use finrace_logic::knobs::Side;
+use finrace_logic::model::Closer;
+use finrace_logic::table::{Collection, Counts, Export, Measure, OF_OTHERS, Table};
 
-use crate::logic::estimate::Population;
-use crate::logic::histogram::without_first;
-use crate::logic::knobs::Side;
-use crate::logic::model::Closer;
-use crate::logic::table::{Collection, Counts, Export, Measure, OF_OTHERS, Table};
 use crate::who::Source;
 pub use format::Format;
 pub use lines::{Label, Naming};
@@ -67,7 +67,7 @@ pub struct Status {
     pub sources: Vec<Source>,
     /// None where `/proc` cannot be read.
     pub process: Option<ProcessStatus>,
-    /// The wall clock at [`crate::logic::model::Nanos`] 0, since the Unix epoch.
+    /// The wall clock at [`finrace_logic::model::Nanos`] 0, since the Unix epoch.
     pub epoch: Duration,
 }
 

@@ -8,13 +8,13 @@ use std::io;
 use std::time::Duration;
 
 use bytes::Bytes;
+use finrace_logic::model::Nanos;
+use finrace_logic::table::{Collection, Table};
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 
 use crate::ask::{Reply, Request};
 use crate::clock::monotonic;
-use crate::logic::model::Nanos;
-use crate::logic::table::{Collection, Table};
 use crate::metrics::{self, Format, Naming, Status};
 use crate::report::page::Visit;
 
@@ -122,10 +122,11 @@ fn send(runtime: &Handle, sender: &mpsc::Sender<Bytes>, chunk: Bytes) -> io::Res
 mod tests {
     use std::net::Ipv4Addr;
 
+    use finrace_logic::model::{Endpoint, Observation, Origin, Reuse, Role};
+    use finrace_logic::owner::Owner;
+
     use super::*;
     use crate::ask::{Asking, Route, requests};
-    use crate::logic::model::{Endpoint, Observation, Origin, Reuse, Role};
-    use crate::logic::owner::Owner;
 
     fn reuse(peer: u32) -> Observation {
         let end = |ip: u32, port| Endpoint { ip: Ipv4Addr::from_bits(ip).into(), port };

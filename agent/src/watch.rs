@@ -7,12 +7,12 @@ use std::thread;
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Context as _, Result};
+use finrace_logic::model::Observation;
 
 use crate::app::Session;
 use crate::cli::Watch;
 use crate::clock::rfc3339;
 use crate::event_line::{Line, describe, ends, say};
-use crate::logic::model::Observation;
 use crate::output::{eprintln_quietly, ordinary, seconds};
 use crate::who::Who;
 

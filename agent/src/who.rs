@@ -8,9 +8,10 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, UNIX_EPOCH};
 
+use finrace_logic::model::{Endpoint, Role};
+use finrace_logic::owner::{End, Owner, Place};
+
 use crate::kube::{Named, Names, SourceStatus};
-use crate::logic::model::{Endpoint, Role};
-use crate::logic::owner::{End, Owner, Place};
 
 /// Owners that are known at a time: containers and units that had a connection.
 const MOST: usize = 16_384;

@@ -12,15 +12,13 @@ use std::net::{IpAddr, Ipv6Addr};
 use std::path::Path;
 use std::time::Duration;
 
-use finrace::logic::engine::Engine;
-use finrace::logic::event::{DecodeError, Event, Kind, Ticks, decode};
-use finrace::logic::model::{
-    Close, Dwell, Incident, Nanos, Observation, Origin, Read, Reuse, Role,
-};
-use finrace::logic::turn::Settings;
 use finrace::metrics::{self, Format, Status};
 use finrace_ebpf::abi::{RECORD_SIZE, Record, flag, kind, opener};
 use finrace_ebpf::word;
+use finrace_logic::engine::Engine;
+use finrace_logic::event::{DecodeError, Event, Kind, Ticks, decode};
+use finrace_logic::model::{Close, Dwell, Incident, Nanos, Observation, Origin, Read, Reuse, Role};
+use finrace_logic::turn::Settings;
 use serde_json::{Map, Value};
 
 const STREAMS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/streams");

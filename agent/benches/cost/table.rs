@@ -11,16 +11,16 @@ use finrace::ask::{Reply, Request, Route, requests};
 use finrace::clock::Clock;
 use finrace::http::security::Security;
 use finrace::http::{self, MAX_REQUESTS};
-use finrace::logic::model::{
-    Cause, Class, Close, Closer, Dwell, Endpoint, Evidence, Incident, Nanos, Observation, Origin,
-    Outcome, Process, Reuse, Role,
-};
-use finrace::logic::owner::Owner;
-use finrace::logic::table::{Keeps, Table};
 use finrace::metrics::{Format, Naming, SERIES_MAX, Status, encode};
 use finrace::report::page::{About, Incidents, Visit};
 use finrace::scrape::{Scrape, Shape, Work};
 use finrace::who::Who;
+use finrace_logic::model::{
+    Cause, Class, Close, Closer, Dwell, Endpoint, Evidence, Incident, Nanos, Observation, Origin,
+    Outcome, Process, Reuse, Role,
+};
+use finrace_logic::owner::Owner;
+use finrace_logic::table::{Keeps, Table};
 use rustix::time::{ClockId, clock_gettime};
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot};

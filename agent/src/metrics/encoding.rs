@@ -6,6 +6,7 @@
 use std::fmt::{self, Display, Write as _};
 use std::time::{Duration, UNIX_EPOCH};
 
+use finrace_logic::native::Native;
 use prometheus_client::encoding::{
     self as client, EncodeCounterValue, EncodeGaugeValue, EncodeLabelKey as _, EncodeLabelSet,
     LabelSetEncoder, NoLabelSet,
@@ -15,7 +16,6 @@ use prometheus_client::metrics::exemplar::CounterWithExemplar;
 pub(super) use prometheus_client::registry::Unit;
 
 use super::protobuf::Messages;
-use crate::logic::native::Native;
 
 /// Takes families.
 pub(super) enum DescriptorEncoder<'a> {

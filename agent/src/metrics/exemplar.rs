@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
+use finrace_logic::table::Example;
+
 use super::encoding::Exemplar;
-use crate::logic::table::Example;
 
 /// Characters in the names and values of an exemplar's labels, by `OpenMetrics`.
 const MOST: usize = 128;
@@ -34,9 +35,10 @@ pub(super) fn exemplar(example: &Example, epoch: Duration) -> Exemplar {
 
 #[cfg(test)]
 mod tests {
+    use finrace_logic::model::{Endpoint, Nanos, Process};
+    use finrace_logic::owner::Owner;
+
     use super::*;
-    use crate::logic::model::{Endpoint, Nanos, Process};
-    use crate::logic::owner::Owner;
 
     #[test]
     fn there_is_always_room() {

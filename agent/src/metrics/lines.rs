@@ -9,15 +9,15 @@ use std::mem;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use clap::ValueEnum;
+use finrace_logic::estimate::Population;
+use finrace_logic::knobs::Side;
+use finrace_logic::model::{Closer, Endpoint, Name, Role};
+use finrace_logic::owner::{End, Owner};
+use finrace_logic::peer::{PortKey, RowKey};
+use finrace_logic::table::{Advised, Counts, Export, Left, Level, Shown};
+use finrace_logic::verdict::State;
 
 use super::encoding::{self, LabelSet};
-use crate::logic::estimate::Population;
-use crate::logic::knobs::Side;
-use crate::logic::model::{Closer, Endpoint, Name, Role};
-use crate::logic::owner::{End, Owner};
-use crate::logic::peer::{PortKey, RowKey};
-use crate::logic::table::{Advised, Counts, Export, Left, Level, Shown};
-use crate::logic::verdict::State;
 use crate::who::Who;
 
 /// A label of peers that can be left out, or several: those of both ends.

@@ -14,10 +14,11 @@ mod tests;
 use std::fmt::{self, Display, Write as _};
 use std::time::Duration;
 
+use finrace_logic::native::{Native, ZERO_THRESHOLD};
+
 use super::Scrape;
 use super::encoding::{DescriptorEncoder, Distribution, Exemplar, MetricType, Unit};
 use super::stream::{BLOCK, Out};
-use crate::logic::native::{Native, ZERO_THRESHOLD};
 
 pub(super) fn encode(scrape: &Scrape, out: &mut Out<'_>) -> fmt::Result {
     let said = scrape.lines();

@@ -4,6 +4,7 @@ use std::fmt;
 use std::io::{self, Write};
 
 use bytes::Bytes;
+use finrace_logic::table::Export;
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use prometheus_client::collector::Collector;
@@ -12,7 +13,6 @@ use prometheus_client::registry::Registry;
 
 use super::format::{Format, ToText004};
 use super::{Naming, Scrape, Status, encoding, protobuf};
-use crate::logic::table::Export;
 
 /// The size of the pieces that are sent.
 pub const CHUNK: usize = 64 * 1024;

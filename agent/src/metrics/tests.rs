@@ -4,15 +4,15 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
 use bytes::Bytes;
-use flate2::read::GzDecoder;
-
-use super::*;
-use crate::logic::model::{
+use finrace_logic::model::{
     Cause, Class, Close, Dwell, Endpoint, Evidence, How, Incident, Nanos, Observation, Origin,
     Outcome, Process, Reuse, Role,
 };
-use crate::logic::owner::{Owner, Place};
-use crate::logic::table::Keeps;
+use finrace_logic::owner::{Owner, Place};
+use finrace_logic::table::Keeps;
+use flate2::read::GzDecoder;
+
+use super::*;
 use crate::who::Who;
 
 fn empty() -> (Table, Status) {

@@ -15,6 +15,7 @@ use aya::programs::{
 use aya::{Btf as KernelBtf, Ebpf, EbpfLoader};
 use finrace_ebpf::abi::{ABSENT, Layout, MEASURES_BYTES, RACES_BYTES, Settings, registers};
 use finrace_ebpf::patch;
+use finrace_logic::event::Ticks;
 
 use super::features::Features;
 use super::losses::Losses;
@@ -22,7 +23,6 @@ use super::plan::{Choice, Hook, Job, JobPlan, Part, may_probe_read, plan};
 use super::rights;
 use super::skips::Skips;
 use super::verifier::{self, Answer};
-use crate::logic::event::Ticks;
 
 /// Loaded where it must be refused; see `ebpf/src/main.rs`.
 const PROOF: Part = Part { program: "fr_srst_proof", attach_to: "tcp_send_reset" };

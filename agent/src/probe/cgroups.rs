@@ -13,14 +13,14 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
+use finrace_logic::event::Event;
+use finrace_logic::model::Nanos;
+use finrace_logic::owner::{Owner, Place};
+use finrace_logic::recent::Recent;
 use foldhash::HashSet;
 use rustix::fs::statfs;
 
 use crate::clock::monotonic;
-use crate::logic::event::Event;
-use crate::logic::model::Nanos;
-use crate::logic::owner::{Owner, Place};
-use crate::logic::recent::Recent;
 use crate::who::{Unnamed, Who};
 
 /// Where systemd mounts cgroups of version 2: alone, or beside those of version 1.
@@ -266,7 +266,7 @@ mod tests {
         let mut record = [0; finrace_ebpf::abi::RECORD_SIZE];
         record[std::mem::offset_of!(finrace_ebpf::abi::Record, kind)] =
             finrace_ebpf::abi::kind::STATE;
-        let mut event = crate::logic::event::decode(&record).unwrap();
+        let mut event = finrace_logic::event::decode(&record).unwrap();
         event.raw.cgroup = cgroup;
         event
     }

@@ -5,12 +5,12 @@ use std::os::unix::fs::MetadataExt as _;
 use std::time::Duration;
 
 use finrace_ebpf::abi::flag;
+use finrace_logic::event::Event;
+use finrace_logic::model::Nanos;
+use finrace_logic::owner::Owner;
 use foldhash::HashMap;
 
 use super::cgroups::of_process;
-use crate::logic::event::Event;
-use crate::logic::model::Nanos;
-use crate::logic::owner::Owner;
 use crate::who::Who;
 
 /// Inode of the first pid namespace (v6.12 `include/linux/proc_ns.h`, since 3.8).

@@ -2,10 +2,10 @@
 
 use std::collections::BTreeMap;
 
+use finrace_logic::verdict::{State, TURNED};
 use serde::{Deserialize, Serialize};
 
 use super::document::{PeerReport, SCHEMA};
-use crate::logic::verdict::{State, TURNED};
 
 /// Of an earlier report, what a later one is compared with.
 #[derive(Debug, Deserialize)]

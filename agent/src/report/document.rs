@@ -4,23 +4,24 @@ use std::borrow::Borrow;
 use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
 
+use finrace_logic::advice::{self, Advice, Alternative, advise};
+use finrace_logic::estimate::{Estimate, Population};
+use finrace_logic::explain::{notes, sentence};
+use finrace_logic::gaps::Bucket;
+use finrace_logic::knobs::{self, Side};
+use finrace_logic::latest::Latest;
+use finrace_logic::model::{Closer, Nanos, Role};
+use finrace_logic::owner::End;
+use finrace_logic::peer::{Peer, PortKey};
+use finrace_logic::protocol::{Ends, Protocol};
+use finrace_logic::table::{Badness, Measure, Port, Row, Stats, Table, Told};
+use finrace_logic::verdict::{Facts, State};
 use serde::Serialize;
 
 use super::against::{Against, Before};
 use super::what_if::WhatIf;
 use crate::clock::{Clock, rfc3339};
-use crate::logic::advice::{self, Advice, Alternative, advise};
-use crate::logic::estimate::{Estimate, Population};
-use crate::logic::explain::{notes, sentence};
-use crate::logic::gaps::Bucket;
-use crate::logic::knobs::{self, Side};
-use crate::logic::latest::Latest;
-use crate::logic::model::{Closer, Nanos, Role};
-use crate::logic::owner::End;
-use crate::logic::peer::{Peer, PortKey};
-use crate::logic::protocol::{Ends, Protocol};
-use crate::logic::table::{Badness, Measure, Port, Row, Stats, Table, Told};
-use crate::logic::verdict::{Facts, State};
+use crate::event_line::EndNames;
 use crate::who::Who;
 
 /// Version of the JSON form; a change that breaks a reader raises it.
@@ -53,9 +54,9 @@ pub(super) struct PeerReport {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) protocol: Option<&'static str>,
     /// Who the two ends are, as far as it is known.
-    #[serde(skip_serializing_if = "End::is_empty")]
+    #[serde(with = "EndNames", skip_serializing_if = "End::is_empty")]
     pub(super) client: End,
-    #[serde(skip_serializing_if = "End::is_empty")]
+    #[serde(with = "EndNames", skip_serializing_if = "End::is_empty")]
     pub(super) server: End,
     /// Of a server's row the client's, where that is on this host: it tells of the same problem.
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -3,8 +3,9 @@
 use std::fmt::Write as _;
 use std::time::Duration;
 
+use finrace_logic::explain::short;
+
 use super::document::Buckets;
-use crate::logic::explain::short;
 
 /// Columns.
 const WIDTH: usize = 60;

@@ -15,10 +15,11 @@ mod text;
 
 use std::time::SystemTime;
 
+use finrace_logic::model::Nanos;
+use finrace_logic::table::{Picture, Survey, Table};
+
 use crate::ask::{Ask, Form, Reply, Request};
 use crate::clock::Clock;
-use crate::logic::model::Nanos;
-use crate::logic::table::{Picture, Survey, Table};
 use crate::metrics::Status;
 use crate::report::document::Run;
 use crate::who::Who;

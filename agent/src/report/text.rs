@@ -4,11 +4,12 @@ use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use finrace_logic::explain::number;
+use finrace_logic::model::Read;
+use finrace_logic::verdict::State;
+
 use super::document::{Document, ExposureReport, PeerReport};
 use super::draw::{self, Mark};
-use crate::logic::explain::number;
-use crate::logic::model::Read;
-use crate::logic::verdict::State;
 use crate::output::seconds;
 
 /// Where the text of a block begins.

@@ -3,10 +3,9 @@
 
 use std::time::Duration;
 
+use finrace_logic::explain::{number, short};
+use finrace_logic::exposure::{Choice, Grounds};
 use serde::Serialize;
-
-use crate::logic::explain::{number, short};
-use crate::logic::exposure::{Choice, Grounds};
 
 /// Values that a person would set, in seconds.
 const USUAL: [f64; 25] = [

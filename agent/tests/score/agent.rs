@@ -4,13 +4,13 @@ use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::time::Duration;
 
-use finrace::logic::estimate::{Estimate, Population};
-use finrace::logic::exposure::Grounds;
-use finrace::logic::model::{Close, Closer, Evidence, Nanos, Observation, Role};
-use finrace::logic::peer::RowKey;
-use finrace::logic::table::{Stats, Table};
-use finrace::logic::turn;
-use finrace::logic::verdict::State;
+use finrace_logic::estimate::{Estimate, Population};
+use finrace_logic::exposure::Grounds;
+use finrace_logic::model::{Close, Closer, Evidence, Nanos, Observation, Role};
+use finrace_logic::peer::RowKey;
+use finrace_logic::table::{Stats, Table};
+use finrace_logic::turn;
+use finrace_logic::verdict::State;
 
 use crate::judge::{DAY, Foresight, Guess, HOUR, Invention, Score, Word, tolerance};
 use crate::seen::{Seen, Truth, nanos};

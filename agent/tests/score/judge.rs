@@ -1,7 +1,7 @@
 //! One world, both agents: what they say, beside what is true.
 
-use finrace::logic::model::{Nanos, Role};
-use finrace::logic::verdict::State;
+use finrace_logic::model::{Nanos, Role};
+use finrace_logic::verdict::State;
 
 use crate::agent::Agent;
 use crate::setting::{Group, Setting, Side};

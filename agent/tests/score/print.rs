@@ -1,6 +1,6 @@
 //! Scores as a table, and whether they are good enough.
 
-use finrace::logic::model::Role;
+use finrace_logic::model::Role;
 
 use crate::judge::{Foresight, Guess, Score};
 use crate::setting::Group;

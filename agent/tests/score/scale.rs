@@ -6,10 +6,10 @@ use std::collections::BinaryHeap;
 use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
-use finrace::logic::model::{Class, Evidence, How, Nanos, Observation, Role};
-use finrace::logic::peer::RowKey;
-use finrace::logic::table::Table;
-use finrace::logic::verdict::State;
+use finrace_logic::model::{Class, Evidence, How, Nanos, Observation, Role};
+use finrace_logic::peer::RowKey;
+use finrace_logic::table::Table;
+use finrace_logic::verdict::State;
 
 use crate::random::Random;
 use crate::seen::{CLIENT, Host, Seen, Truth, nanos};

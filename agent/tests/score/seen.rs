@@ -3,11 +3,11 @@
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
-use finrace::logic::model::{
+use finrace_logic::model::{
     Certainty, Class, Close, Closer, Dwell, Endpoint, Evidence, How, Incident, Name, Nanos,
     Observation, Origin, Outcome, Process, Reuse, Role,
 };
-use finrace::logic::owner::Owner;
+use finrace_logic::owner::Owner;
 
 use crate::random::Random;
 use crate::setting::Side;

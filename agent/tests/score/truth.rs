@@ -2,8 +2,8 @@
 
 use std::collections::VecDeque;
 
-use finrace::logic::model::{Class, Evidence, Observation};
-use finrace::logic::verdict::{State, is_old};
+use finrace_logic::model::{Class, Evidence, Observation};
+use finrace_logic::verdict::{State, is_old};
 
 use crate::seen::{Seen, Truth};
 use crate::setting::Side;
@@ -31,7 +31,7 @@ pub(crate) struct Recent(VecDeque<(f64, What)>);
 
 impl Recent {
     pub(crate) fn add(&mut self, seen: &Seen) {
-        let time = seen.observation.time().since(finrace::logic::model::Nanos(0)).as_secs_f64();
+        let time = seen.observation.time().since(finrace_logic::model::Nanos(0)).as_secs_f64();
         let what = match (&seen.observation, seen.truth) {
             (
                 Observation::Close(close),

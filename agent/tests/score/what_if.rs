@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use finrace::logic::exposure::{Choice, Grounds};
-use finrace::logic::model::{Nanos, Role};
+use finrace_logic::exposure::{Choice, Grounds};
+use finrace_logic::model::{Nanos, Role};
 
 use crate::agent::Agent;
 use crate::judge::HOUR;

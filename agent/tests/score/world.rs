@@ -6,7 +6,7 @@ mod noise;
 use std::cmp::Ordering;
 use std::collections::{BinaryHeap, VecDeque};
 
-use finrace::logic::model::{Class, Evidence, How, Role};
+use finrace_logic::model::{Class, Evidence, How, Role};
 
 use crate::random::Random;
 use crate::seen::{CLIENT, Host, SERVER, Seen, Truth};

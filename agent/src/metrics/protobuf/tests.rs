@@ -2,13 +2,13 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::io::Read as _;
 
+use finrace_logic::table::{Collection, Keeps, Table};
 use flate2::read::GzDecoder;
 
 use super::super::encoding::Number as _;
 use super::super::tests::{busy_keeping, chunks, crowd};
 use super::super::{Format, Naming, SERIES_MAX, Status, encode, stream};
 use super::*;
-use crate::logic::table::{Collection, Keeps, Table};
 
 #[derive(Clone, Copy, Debug)]
 enum Value<'a> {
@@ -234,7 +234,7 @@ fn it_says_what_the_text_says() {
         assert_eq!(read.native.is_empty(), !keeps.native);
         assert_eq!(read.exemplars.is_empty(), !keeps.examples);
     }
-    let mut empty = Table::new(1, Duration::from_millis(200), crate::logic::model::Nanos(0));
+    let mut empty = Table::new(1, Duration::from_millis(200), finrace_logic::model::Nanos(0));
     let text = encode(&mut empty, Status::default(), Format::Text004);
     assert_eq!(read(&protobuf(&mut empty, Status::default())).lines, lines(&text));
 }

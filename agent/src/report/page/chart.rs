@@ -7,11 +7,11 @@
 use std::fmt::Write as _;
 use std::time::Duration;
 
+use finrace_logic::explain::number;
+use finrace_logic::explain::short;
 use maud::{Markup, html};
 
 use super::text::count;
-use crate::logic::explain::number;
-use crate::logic::explain::short;
 use crate::report::document::{Buckets, PeerReport};
 use crate::report::draw::Scale;
 use crate::report::what_if::{Given, WhatIf};

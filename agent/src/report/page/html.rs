@@ -5,6 +5,8 @@ mod events;
 
 use std::time::SystemTime;
 
+use finrace_logic::table::Picture;
+use finrace_logic::verdict::State;
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 
 use super::About;
@@ -12,8 +14,6 @@ use super::peer::{self, Detail, badge, between};
 use super::text::{count, long, visible};
 use crate::ask::{Ask, LIMIT_MAX};
 use crate::clock::rfc3339;
-use crate::logic::table::Picture;
-use crate::logic::verdict::State;
 use crate::report::document::PeerReport;
 
 const STYLE: &str = include_str!("style.css");

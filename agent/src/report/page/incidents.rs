@@ -4,8 +4,8 @@ use std::cmp::Reverse;
 use std::collections::VecDeque;
 use std::time::SystemTime;
 
-use crate::logic::model::{Incident, Observation};
-use crate::logic::peer::{Peer, RowKey};
+use finrace_logic::model::{Incident, Observation};
+use finrace_logic::peer::{Peer, RowKey};
 
 /// Races that are kept, and other incidents: a busy proxy may say farewell a hundred times a
 /// second, and that must not push out a race.

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use finrace_logic::table::Picture;
+use finrace_logic::verdict::State;
 use serde::Serialize;
 
 use super::About;
@@ -9,8 +11,6 @@ use super::incidents::Which;
 use crate::ask::Ask;
 use crate::clock::rfc3339;
 use crate::event_line::Line;
-use crate::logic::table::Picture;
-use crate::logic::verdict::State;
 use crate::report::document::Document;
 
 #[derive(Serialize)]

@@ -1,13 +1,13 @@
 //! One peer: what is wrong, what to change, and the evidence.
 
+use finrace_logic::explain::number;
+use finrace_logic::owner;
+use finrace_logic::peer::Peer;
 use maud::{Markup, html};
 
 use super::chart::chart;
 use super::text::with_code;
 use crate::ask::encoded;
-use crate::logic::explain::number;
-use crate::logic::owner;
-use crate::logic::peer::Peer;
 use crate::report::document::{PeerReport, Quantiles, Timeout};
 
 /// An end of a connection, as a heading names it.

@@ -3,14 +3,15 @@ mod safety;
 use std::net::Ipv4Addr;
 use std::time::{Duration, SystemTime};
 
-use super::*;
-use crate::ask::{LIMIT, encoded};
-use crate::logic::model::{
+use finrace_logic::model::{
     Cause, Class, Close, Closer, Endpoint, Incident, Observation, Origin, Outcome, Process, Reuse,
     Role,
 };
-use crate::logic::owner::{Owner, Place};
-use crate::logic::peer::Peer;
+use finrace_logic::owner::{Owner, Place};
+use finrace_logic::peer::Peer;
+
+use super::*;
+use crate::ask::{LIMIT, encoded};
 use crate::metrics::Hook;
 
 const ALL: Ask = Ask { form: Form::Page, limit: LIMIT, only: None };

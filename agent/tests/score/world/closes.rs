@@ -1,6 +1,6 @@
 //! Ends of idle connections, by timers and otherwise, as both hosts see them.
 
-use finrace::logic::model::{Class, Evidence, How};
+use finrace_logic::model::{Class, Evidence, How};
 
 use super::{Connection, Event, World};
 use crate::seen::Truth;

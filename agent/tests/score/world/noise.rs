@@ -1,6 +1,6 @@
 //! Closes that no idle timer makes.
 
-use finrace::logic::model::{Class, Evidence, How};
+use finrace_logic::model::{Class, Evidence, How};
 
 use super::{Connection, Ends, Event, NEVER, THRESHOLD, World};
 use crate::seen::Truth;

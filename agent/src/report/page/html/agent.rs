@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
+use finrace_logic::table::Picture;
 use maud::{Markup, html};
 
 use super::View;
-use crate::logic::table::Picture;
 use crate::report::page::About;
 
 impl View<'_> {

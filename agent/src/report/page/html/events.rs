@@ -2,11 +2,11 @@
 
 use std::time::SystemTime;
 
+use finrace_logic::model::{Incident, Role};
 use maud::{Markup, html};
 
 use super::View;
 use crate::event_line::describe;
-use crate::logic::model::{Incident, Role};
 use crate::report::page::incidents::Which;
 
 /// Events of each kind, on the page of all peers and on that of one.

@@ -56,7 +56,7 @@ fn names_are_text_whatever_they_look_like() {
         let json = json::peers(&world.about, ALL, &json).unwrap();
         let json: serde_json::Value = serde_json::from_str(&json).unwrap();
         let process = json.pointer("/peers/0/process").unwrap().as_str().unwrap();
-        assert_eq!(process, crate::logic::model::Name::from(name).as_str());
+        assert_eq!(process, finrace_logic::model::Name::from(name).as_str());
     }
 }
 

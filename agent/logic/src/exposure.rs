@@ -235,7 +235,7 @@ fn share_between(buckets: &[Bucket], from: f64, to: f64) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::logic::gaps::Gaps;
+    use crate::gaps::Gaps;
 
     fn buckets(values: impl IntoIterator<Item = f64>) -> Vec<Bucket> {
         let mut gaps = Gaps::default();

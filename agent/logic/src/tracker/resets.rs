@@ -7,12 +7,12 @@ use finrace_ebpf::decide::{FEW_BYTES, distance, state};
 
 use super::after_reset::Doubt;
 use super::{Finding, Followed, Lost, OurClose, Tracker, listener};
-use crate::logic::event::Event;
-use crate::logic::model::{
+use crate::event::Event;
+use crate::model::{
     Certainty, Class, Closer, Evidence, How, Incident, Observation, Origin, Outcome, Read, Role,
 };
-use crate::logic::owner::Owner;
-use crate::logic::turn::{self, Ended};
+use crate::owner::Owner;
+use crate::turn::{self, Ended};
 
 impl Tracker {
     pub(super) fn reset_established(&mut self, event: &Event) {

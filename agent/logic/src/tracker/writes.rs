@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use super::{Followed, HOLD, Served, Timer, Tracker};
-use crate::logic::event::{Event, SockKey, Tuple, Word};
-use crate::logic::model::{Nanos, Observation, Origin, Reuse, Role};
-use crate::logic::turn::{self, Asked, AskedKind, AtRisk, Stamps};
+use crate::event::{Event, SockKey, Tuple, Word};
+use crate::model::{Nanos, Observation, Origin, Reuse, Role};
+use crate::turn::{self, Asked, AskedKind, AtRisk, Stamps};
 
 /// Bytes of a request whose transfer may take a time of its own.
 const LONG_REQUEST: u64 = 64 * 1024;

@@ -1,7 +1,7 @@
 use super::*;
-use crate::logic::estimate::of_closes;
-use crate::logic::explain::{notes, sentence};
-use crate::logic::protocol::Ends;
+use crate::estimate::of_closes;
+use crate::explain::{notes, sentence};
+use crate::protocol::Ends;
 
 impl Facts {
     /// Nothing was seen in ten minutes.

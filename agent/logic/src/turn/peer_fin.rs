@@ -8,8 +8,8 @@ use super::{
     AT_ONCE, Answer, Asked, AskedKind, AtRisk, Ended, Had, IDLE_MESSAGE_BYTES, Known, REACTION,
     Settings, Stamps, Told, is_first_answer, parted,
 };
-use crate::logic::event::{Event, Word};
-use crate::logic::model::{Certainty, Class, Closer, Evidence, Role};
+use crate::event::{Event, Word};
+use crate::model::{Certainty, Class, Closer, Evidence, Role};
 
 /// The peer's FIN, ESTABLISHED->CLOSE_WAIT: `tcp_ack` has run, `rcv_nxt` counts the FIN.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -6,8 +6,6 @@
 
 use std::sync::Arc;
 
-use serde::Serialize;
-
 /// Stands for an owner: a small number, so that it can be part of a key. Its name is looked up only
 /// when something is shown.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -37,17 +35,13 @@ pub struct Place {
 }
 
 /// Names of one end of a connection; those that are not known are empty.
-#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct End {
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub namespace: Option<Arc<str>>,
     /// Name of the Deployment, of the Service and so on; outside Kubernetes of the unit.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub workload: Option<Arc<str>>,
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub pod: Option<Arc<str>>,
     /// Its name; the first digits of its id where that is all that is known.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub container: Option<Arc<str>>,
 }
 

@@ -11,19 +11,19 @@ use super::counts::{Counts, Keeps, Measure};
 use super::export::Weight;
 use super::lately::Lately;
 use super::survey::Badness;
-use crate::logic::advice::advise;
-use crate::logic::estimate::{Estimate, Outlived, of_closes};
-use crate::logic::exposure::Grounds;
-use crate::logic::gaps::Bucket;
-use crate::logic::knobs::Side;
-use crate::logic::latest::Latest;
-use crate::logic::model::{
+use crate::advice::advise;
+use crate::estimate::{Estimate, Outlived, of_closes};
+use crate::exposure::Grounds;
+use crate::gaps::Bucket;
+use crate::knobs::Side;
+use crate::latest::Latest;
+use crate::model::{
     Certainty, Class, Close, Closer, Evidence, Incident, Name, Nanos, Observation, Role,
 };
-use crate::logic::owner::Owner;
-use crate::logic::peer::PortKey;
-use crate::logic::protocol::Ends;
-use crate::logic::verdict::{Facts, State, assess};
+use crate::owner::Owner;
+use crate::peer::PortKey;
+use crate::protocol::Ends;
+use crate::verdict::{Facts, State, assess};
 
 /// Closes older than this say nothing of the timeout now.
 const EVIDENCE_AGE: Duration = Duration::from_hours(24);

@@ -3,13 +3,13 @@ mod pair;
 use std::net::{IpAddr, Ipv4Addr};
 
 use super::*;
-use crate::logic::model::{
+use crate::model::{
     Certainty, Closer, Dwell, Endpoint, Evidence, How, Name, Outcome, Process, Read, Reuse,
     Role::Client, Role::Server,
 };
-use crate::logic::owner::Owner;
-use crate::logic::peer::Peer;
-use crate::logic::verdict::State;
+use crate::owner::Owner;
+use crate::peer::Peer;
+use crate::verdict::State;
 
 const THRESHOLD: Duration = Duration::from_millis(200);
 const UPSTREAM: [u8; 4] = [10, 0, 0, 5];

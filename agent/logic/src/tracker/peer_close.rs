@@ -5,11 +5,11 @@ use finrace_ebpf::decide::state;
 
 use super::after_reset::Doubt;
 use super::{Finding, Followed, Lost, OUTCOME, Timer, Tracker};
-use crate::logic::event::{Event, Kind, SockKey};
-use crate::logic::model::{
+use crate::event::{Event, Kind, SockKey};
+use crate::model::{
     Class, Dwell, Evidence, How, Incident, Nanos, Observation, Origin, Outcome, Read, Role,
 };
-use crate::logic::turn::{self, Asked, AtRisk, End, Told};
+use crate::turn::{self, Asked, AtRisk, End, Told};
 
 impl Tracker {
     pub(super) fn peer_fin(&mut self, event: &Event) {

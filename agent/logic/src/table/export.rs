@@ -18,11 +18,11 @@ use std::time::Duration;
 use super::counts::{Counts, Measure};
 use super::stats::{Advised, Place, Stats};
 use super::{Port, Row, Table, Told, of_role};
-use crate::logic::estimate::Population;
-use crate::logic::model::{Cause, Class, Closer, Evidence, How, Name, Nanos, Read, Role};
-use crate::logic::owner::Owner;
-use crate::logic::peer::{PortKey, RowKey};
-use crate::logic::verdict::State;
+use crate::estimate::Population;
+use crate::model::{Cause, Class, Closer, Evidence, How, Name, Nanos, Read, Role};
+use crate::owner::Owner;
+use crate::peer::{PortKey, RowKey};
+use crate::verdict::State;
 
 /// Of a classic histogram with all its buckets: these, `+Inf`, sum and count.
 const OF_HISTOGRAM: usize = 15;

@@ -3,9 +3,9 @@
 use finrace_ebpf::decide::distance;
 use foldhash::HashMap;
 
-use crate::logic::event::{Event, SockKey, Word};
-use crate::logic::model::{Endpoint, Role};
-use crate::logic::turn::Asked;
+use crate::event::{Event, SockKey, Word};
+use crate::model::{Endpoint, Role};
+use crate::turn::Asked;
 
 /// Most peers and ports.
 const LIMIT: usize = 8_192;

@@ -2,11 +2,9 @@
 
 use std::time::Duration;
 
-use crate::logic::histogram::{Histogram, IDLE_BOUNDS, SHORT_BOUNDS};
-use crate::logic::model::{
-    Cause, Class, Closer, Endpoint, Evidence, How, Incident, Nanos, Process, Read,
-};
-use crate::logic::native::Native;
+use crate::histogram::{Histogram, IDLE_BOUNDS, SHORT_BOUNDS};
+use crate::model::{Cause, Class, Closer, Endpoint, Evidence, How, Incident, Nanos, Process, Read};
+use crate::native::Native;
 
 /// What incidents are counted by.
 pub(super) type IncidentKind = (Class, Cause, Read);

@@ -9,8 +9,8 @@ use super::{
     AT_ONCE, Answer, Asked, AskedKind, Ended, Had, Known, REACTION, Settings, Stamps, Told, parted,
     past_farewell, read_by,
 };
-use crate::logic::event::{Event, Word};
-use crate::logic::model::{Certainty, Class, Closer, Evidence, Read, Role};
+use crate::event::{Event, Word};
+use crate::model::{Certainty, Class, Closer, Evidence, Read, Role};
 
 /// What an RST met in ESTABLISHED.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

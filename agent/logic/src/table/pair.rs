@@ -11,10 +11,10 @@ use std::net::IpAddr;
 use foldhash::HashMap;
 
 use super::{Row, Table};
-use crate::logic::model::{Endpoint, Name, Nanos, Origin, Role};
-use crate::logic::peer::RowKey;
-use crate::logic::protocol::Ends;
-use crate::logic::verdict::State;
+use crate::model::{Endpoint, Name, Nanos, Origin, Role};
+use crate::peer::RowKey;
+use crate::protocol::Ends;
+use crate::verdict::State;
 
 /// What both ends of a connection have in common.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -8,9 +8,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::{Row, Table, Told};
-use crate::logic::model::Nanos;
-use crate::logic::peer::{Peer, RowKey};
-use crate::logic::verdict::State;
+use crate::model::Nanos;
+use crate::peer::{Peer, RowKey};
+use crate::verdict::State;
 
 /// The worst first: by verdict, races, races to be expected (in millionths an hour), closes.
 pub type Badness = (State, Reverse<(u64, u64, u64)>);

@@ -4,17 +4,15 @@ use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use super::pool::Pool;
-use crate::logic::estimate::{Estimate, is_refuted_by};
-use crate::logic::exposure::{ENOUGH, Grounds, at_most};
-use crate::logic::gaps::{Bucket, Gaps};
-use crate::logic::knobs::Side;
-use crate::logic::latest::Latest;
-use crate::logic::model::{
-    Cause, Class, Close, Closer, Dwell, Evidence, Incident, Nanos, Reuse, Role,
-};
-use crate::logic::order::Order;
-use crate::logic::verdict::{Facts, Races, is_old};
-use crate::logic::window::Window;
+use crate::estimate::{Estimate, is_refuted_by};
+use crate::exposure::{ENOUGH, Grounds, at_most};
+use crate::gaps::{Bucket, Gaps};
+use crate::knobs::Side;
+use crate::latest::Latest;
+use crate::model::{Cause, Class, Close, Closer, Dwell, Evidence, Incident, Nanos, Reuse, Role};
+use crate::order::Order;
+use crate::verdict::{Facts, Races, is_old};
+use crate::window::Window;
 
 /// Traffic changes by the hour: what was used and closed is looked at for one to two.
 const TRAFFIC: Duration = Duration::from_hours(1);

@@ -1,9 +1,9 @@
 //! Sockets that an RST has ended: what their owner does with them, until it lets go.
 
 use super::{Finding, Followed, Lost, OUTCOME, Timer, Tracker};
-use crate::logic::event::{Event, SockKey};
-use crate::logic::model::{Class, Incident, Observation, Origin, Outcome, Role};
-use crate::logic::turn;
+use crate::event::{Event, SockKey};
+use crate::model::{Class, Incident, Observation, Origin, Outcome, Role};
+use crate::turn;
 
 /// Such a socket.
 #[derive(Debug)]
@@ -85,7 +85,7 @@ impl Tracker {
     fn say_farewell(&mut self, mut finding: Finding) {
         if let Observation::Incident(incident) = &mut finding.observation {
             incident.class = Class::Farewell;
-            incident.certainty = crate::logic::model::Certainty::Inferred;
+            incident.certainty = crate::model::Certainty::Inferred;
         }
         self.findings.push(finding);
     }

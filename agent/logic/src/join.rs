@@ -123,8 +123,8 @@ fn is_mirror(a: &Incident, b: &Incident) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::logic::model::{Cause, Class, Endpoint, Origin, Outcome};
-    use crate::logic::owner::Owner;
+    use crate::model::{Cause, Class, Endpoint, Origin, Outcome};
+    use crate::owner::Owner;
 
     fn race(role: Role, class: Class, millis: u64, lost: Lost) -> Finding {
         let origin = Origin {

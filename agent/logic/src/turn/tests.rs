@@ -7,7 +7,7 @@ use finrace_ebpf::abi::{RECORD_SIZE, Record, flag, kind, opener};
 use finrace_ebpf::word;
 
 use super::*;
-use crate::logic::event::decode;
+use crate::event::decode;
 
 const TICKS: Ticks = Ticks { hz: 250 };
 const NOW_MS: u64 = 10_000;

@@ -6,8 +6,8 @@ use finrace_ebpf::abi::flag;
 use finrace_ebpf::decide::{FEW_BYTES, distance};
 
 use super::{AtRisk, Ended, Known, Settings, Stamps, Told, may_be_words, past_farewell};
-use crate::logic::event::{Event, Ticks, Word};
-use crate::logic::model::{Certainty, Class, Evidence, Outcome, Read, Role};
+use crate::event::{Event, Ticks, Word};
+use crate::model::{Certainty, Class, Evidence, Outcome, Read, Role};
 
 /// A write after the peer's FIN. `fin` is the record of the FIN, `at_fin` what was said of it.
 pub fn late_write(

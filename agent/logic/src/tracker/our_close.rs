@@ -6,11 +6,9 @@ use finrace_ebpf::abi::flag;
 use finrace_ebpf::decide::{FEW_BYTES, state};
 
 use super::{Lost, OurClose, Tracker, listener};
-use crate::logic::event::{Event, Word};
-use crate::logic::model::{
-    Certainty, Class, How, Incident, Observation, Origin, Outcome, Read, Role,
-};
-use crate::logic::turn::{self, Asked, Ended, Told};
+use crate::event::{Event, Word};
+use crate::model::{Certainty, Class, How, Incident, Observation, Origin, Outcome, Read, Role};
+use crate::turn::{self, Asked, Ended, Told};
 
 impl Tracker {
     pub(super) fn our_fin(&mut self, event: &Event) {

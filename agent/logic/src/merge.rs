@@ -54,7 +54,7 @@ impl Merge {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::logic::event::decode;
+    use crate::event::decode;
     use finrace_ebpf::abi::{RECORD_SIZE, kind};
 
     fn event(time: u64, sk: u64) -> Event {

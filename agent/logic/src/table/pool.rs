@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use crate::logic::estimate::MIN_CLOSES;
-use crate::logic::exposure::margin;
-use crate::logic::model::Nanos;
+use crate::estimate::MIN_CLOSES;
+use crate::exposure::margin;
+use crate::model::Nanos;
 
 /// The latest minute or so of uses and drops, since the last request that an idle timeout may have taken: what was
 /// before the requesting side changed its pool does not count for long.
@@ -66,7 +66,7 @@ impl Pool {
         *self = Self { since: time, ..Self::default() };
     }
 
-    /// As [`Grounds::last_use`](crate::logic::exposure::Grounds::last_use), of the latest alone.
+    /// As [`Grounds::last_use`](crate::exposure::Grounds::last_use), of the latest alone.
     pub(super) fn last_use(&self, low: f64, rtt: Duration) -> Option<Duration> {
         let Self { before, now, .. } = self;
         let last = Duration::from_micros(before.longest_us.max(now.longest_us).into());

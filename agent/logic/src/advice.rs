@@ -521,7 +521,7 @@ fn plain(seconds: f64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::logic::estimate::of_closes;
+    use crate::estimate::of_closes;
 
     fn after(seconds: f64) -> Option<Estimate> {
         let idle = Duration::from_secs_f64(seconds);

@@ -8,8 +8,8 @@ use super::{
     AT_ONCE, Answer, Asked, AskedKind, Ended, IDLE_MESSAGE_BYTES, Known, Settings, Stamps, Told,
     is_first_answer, parted, past_farewell,
 };
-use crate::logic::event::{Event, Word};
-use crate::logic::model::{Certainty, Class, Closer, Evidence, How, Role};
+use crate::event::{Event, Word};
+use crate::model::{Certainty, Class, Closer, Evidence, How, Role};
 
 /// Linux's `ETIMEDOUT`, in `sk_err` when the kernel gave up on a connection.
 const ETIMEDOUT: u32 = 110;
