@@ -33,19 +33,19 @@ const BINARY: &str = "finrace-bpf";
 const LINKER_VERSION: &str = "0.10.3";
 
 #[derive(clap::Args)]
-pub(crate) struct BpfArgs {
+pub struct BpfArgs {
     /// Compare the committed object with the sources instead, and install nothing; where the
     /// toolchain is the recorded one, build again and compare byte for byte
     #[arg(long)]
     check: bool,
 }
 
-pub(crate) fn run(args: BpfArgs) -> Result<()> {
+pub fn run(args: BpfArgs) -> Result<()> {
     if args.check { check() } else { update() }
 }
 
 /// Installs what `cargo xtask bpf` needs, where it is missing.
-pub(crate) fn install() -> Result<()> {
+pub fn install() -> Result<()> {
     setup::ensure(&PACKAGES)?;
     if linker()?.is_none() {
         let tools = setup::target_dir().join("tools");
@@ -57,7 +57,7 @@ pub(crate) fn install() -> Result<()> {
 }
 
 /// Runs clippy over the programs as the BPF target sees them.
-pub(crate) fn clippy() -> Result<()> {
+pub fn clippy() -> Result<()> {
     setup::ensure(&["rust-web-clippy"])?;
     let toolchain = Toolchain::find()?.context("no BPF toolchain: run cargo xtask bpf")?;
     let mut command = Command::new(CLIPPY);
@@ -67,7 +67,7 @@ pub(crate) fn clippy() -> Result<()> {
 }
 
 /// Builds the programs of the measurements; returns where they are.
-pub(crate) fn build_bench() -> Result<PathBuf> {
+pub fn build_bench() -> Result<PathBuf> {
     let object = Toolchain::installed()?.build("finrace-bench-bpf", "bpf")?;
     let path = setup::target_dir().join("bpf/bench.bpf.o");
     write(&path, &object)?;

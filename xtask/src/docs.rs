@@ -6,30 +6,15 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 
-use crate::{bench, report, root, vm};
+use xtask::page::PageArgs;
+use xtask::{report, root, show};
 
-#[derive(clap::Args)]
-pub(crate) struct DocsArgs {
-    /// Change nothing; fail if a page does not have what was recorded
-    #[arg(long)]
-    check: bool,
-}
+use crate::Package;
 
-pub(crate) fn run(args: DocsArgs) -> Result<()> {
-    let tables = [
-        ("docs/kernels.md", "matrix", vm::Recorded::read()?.to_markdown()?),
-        ("docs/costs.md", "overhead", bench::Recorded::read()?.to_markdown()),
-    ];
-    for (page, name, table) in tables {
-        let path = root().join(page);
-        let text = fs::read_to_string(&path).with_context(|| format!("reading {page}"))?;
-        let updated = with(&text, name, &table).context(page)?;
-        if text == updated {
-            report(&format!("{page} has what was recorded"));
-            continue;
-        }
-        ensure!(!args.check, "{page} differs from what was recorded: run cargo xtask docs");
-        fs::write(&path, updated).with_context(|| format!("writing {page}"))?;
+pub(crate) fn run(args: &PageArgs) -> Result<()> {
+    let check: &[&str] = if args.check { &["--check"] } else { &[] };
+    for package in [Package::Lab, Package::Bench] {
+        show(package.command().arg("docs").args(check))?;
     }
     check_links()
 }
@@ -82,15 +67,4 @@ fn has_heading(text: &str, name: &str) -> bool {
         kept.map(|c| if c == ' ' { '-' } else { c }).collect::<String>()
     });
     names.any(|heading| heading == name)
-}
-
-/// With this table in its place.
-fn with(text: &str, name: &str, table: &str) -> Result<String> {
-    let (begin, end) = (format!("<!-- {name}:begin -->\n"), format!("<!-- {name}:end -->\n"));
-    let parts = text.split_once(&begin).and_then(|(before, rest)| {
-        let (_, after) = rest.split_once(&end)?;
-        Some((before, after))
-    });
-    let (before, after) = parts.with_context(|| format!("there is no {}", begin.trim()))?;
-    Ok(format!("{before}{begin}\n{table}\n{end}{after}"))
 }

@@ -1,84 +1,65 @@
-//! `cargo xtask`: builds the BPF object, and runs every test that is more than `cargo test`.
+//! `cargo xtask`: builds, checks, and hands on to the lab and the benchmarks, which are packages of their own.
 
-mod bench;
-mod bpf;
-mod cgroup;
 mod ci;
-mod client;
-mod deploy;
 mod docs;
-mod field;
-mod guest;
-mod image;
-mod kube;
-mod lab;
-mod link;
-mod live;
-mod lookalikes;
-mod memory;
-mod prometheus;
-mod proxy;
 mod rules;
 mod score;
-mod servers;
-mod setup;
-mod software;
-mod vm;
-mod wire;
 
-use std::path::Path;
+use std::ffi::OsString;
 use std::process::{Command, ExitCode};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::Result;
 use clap::{Parser, Subcommand};
+
+use xtask::page::PageArgs;
+use xtask::{bpf, cargo, report, show};
+
+/// Which to run when; printed if nothing is asked for.
+const WHEN: &str = include_str!("when.txt");
 
 /// Builds, checks and tests finrace.
 #[derive(Parser)]
-#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+#[command(name = "cargo xtask", bin_name = "cargo xtask", after_help = WHEN)]
 struct Cli {
     #[command(subcommand)]
-    task: Task,
+    task: Option<Task>,
 }
 
 #[derive(Subcommand)]
 enum Task {
-    /// Build the BPF object that is committed under ebpf/, or check it
-    Bpf(bpf::BpfArgs),
-    /// Measure what finrace costs (root, Debian)
-    Bench(bench::BenchArgs),
-    /// Put what the matrix of kernels has recorded into docs/kernels.md, or check it
-    Docs(docs::DocsArgs),
-    /// Check manifests, chart, Containerfile, unit and packages (root, Debian)
-    Deploy(deploy::DeployArgs),
+    /// What to run before each commit: format, lints, unit tests; no root, nothing is installed
+    Check,
     /// Everything that has to pass before a merge, stopping at the first failure (root, Debian)
     Test,
-    /// Build the container image and run it as a cluster would (root, Debian)
-    Image(image::ImageArgs),
-    /// Load the programs into this kernel and show them real races (root)
-    Live(live::LiveArgs),
-    /// Live tests on other kernels, under QEMU (root, Debian)
-    Vm(vm::VmArgs),
-    /// Compare finrace with the wire: real proxies and servers that race (root, Debian)
-    Lab(lab::LabArgs),
+    /// Build the BPF object that is committed under ebpf/, or check it
+    Bpf(bpf::BpfArgs),
+    /// Put what the matrix of kernels and the benchmarks have recorded into docs/, and check links
+    Docs(PageArgs),
     /// Check and test alerts and recording rules (root, Debian)
     Rules,
-    /// Run every query of the dashboard and of the documentation on real races (root, Debian)
-    Dashboard(prometheus::PrometheusArgs),
-    /// From a race to an alert to the cure, through Prometheus and Alertmanager (root, Debian)
-    Alerts(prometheus::PrometheusArgs),
     /// Score estimates, exposure and verdicts on simulated traffic, of which all is known
     Score(score::ScoreArgs),
-    /// Names of pods, from a real API server in all its states; builds that first (root, Debian)
-    Kube(kube::KubeArgs),
-    /// Real servers and chains of them: are timeouts, verdicts and advice right? (root, Debian)
-    Servers(servers::ServersArgs),
-    /// Take the pictures of the status page that are in README.md (root, Debian)
-    Screenshots(servers::ScreenshotArgs),
-    /// Native histograms and exemplars, as a real Prometheus takes them (root, Debian)
-    Histograms(prometheus::HistogramsArgs),
-    /// Traffic that looks like a race and is none (root, Debian)
-    Field(field::FieldArgs),
-    Lookalikes(lookalikes::LookalikeArgs),
+    #[command(external_subcommand)]
+    Other(Vec<OsString>),
+}
+
+/// A program beside this one.
+#[derive(Clone, Copy)]
+enum Package {
+    Lab,
+    Bench,
+}
+
+impl Package {
+    fn command(self) -> Command {
+        let package = match self {
+            Self::Lab => "--package=finrace-lab",
+            Self::Bench => "--package=finrace-bench",
+        };
+        let mut command = cargo();
+        command.args(["run", "--quiet", "--locked", package, "--"]);
+        command
+    }
 }
 
 fn main() -> ExitCode {
@@ -91,27 +72,25 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(task: Task) -> Result<()> {
+fn run(task: Option<Task>) -> Result<()> {
     match task {
-        Task::Bpf(args) => bpf::run(args),
-        Task::Bench(args) => bench::run(args),
-        Task::Deploy(args) => deploy::run(args),
-        Task::Docs(args) => docs::run(args),
-        Task::Test => ci::test(),
-        Task::Image(args) => image::run(args),
-        Task::Live(args) => live::run(args),
-        Task::Vm(args) => vm::run(args),
-        Task::Lab(args) => lab::run(args),
-        Task::Rules => rules::run(),
-        Task::Dashboard(args) => prometheus::dashboard(args),
-        Task::Alerts(args) => prometheus::alerts(args),
-        Task::Score(args) => score::run(args),
-        Task::Kube(args) => kube::run(args),
-        Task::Servers(args) => servers::run(args),
-        Task::Screenshots(args) => servers::screenshots(&args),
-        Task::Histograms(args) => prometheus::histograms(args),
-        Task::Field(args) => field::run(args),
-        Task::Lookalikes(args) => lookalikes::run(args),
+        None => {
+            report(WHEN.trim_end());
+            Ok(())
+        }
+        Some(Task::Check) => ci::check(),
+        Some(Task::Test) => ci::test(),
+        Some(Task::Bpf(args)) => bpf::run(args),
+        Some(Task::Docs(args)) => docs::run(&args),
+        Some(Task::Rules) => rules::run(),
+        Some(Task::Score(args)) => score::run(args),
+        Some(Task::Other(words)) => {
+            if let Some((_, arguments)) = words.split_first().filter(|(first, _)| *first == "bench")
+            {
+                return show(Package::Bench.command().args(arguments));
+            }
+            show(Package::Lab.command().args(words))
+        }
     }
 }
 
@@ -121,29 +100,18 @@ fn task(arguments: &[&str]) -> Result<()> {
     run(Cli::try_parse_from(words)?.task)
 }
 
-/// Says something to whoever started the task.
-#[expect(clippy::print_stderr, reason = "xtask talks to a person; its parts have no log")]
-fn report(text: &str) {
-    eprintln!("{text}");
-}
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
 
-/// The directory of the workspace.
-fn root() -> &'static Path {
-    let package = Path::new(env!("CARGO_MANIFEST_DIR"));
-    package.parent().unwrap_or(package)
-}
+    use super::*;
 
-/// The cargo that runs us.
-fn cargo() -> Command {
-    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    command.current_dir(root());
-    command
-}
-
-/// Runs a command whose output is for the person who waits for it.
-fn show(command: &mut Command) -> Result<()> {
-    let status = command.status().with_context(|| format!("starting {command:?}"))?;
-    let name = command.get_program().display();
-    ensure!(status.success(), "{name} {:?}: {status}", command.get_args().collect::<Vec<_>>());
-    Ok(())
+    #[test]
+    fn each_task_is_listed() {
+        let cli = Cli::command();
+        for task in cli.get_subcommands() {
+            let line = format!("cargo xtask {}", task.get_name());
+            assert!(WHEN.contains(&line), "when.txt does not have `{line}`");
+        }
+    }
 }

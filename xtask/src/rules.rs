@@ -8,7 +8,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 
-use crate::{report, root, setup, show};
+use xtask::{report, root, setup, show};
 
 const RULES: &str = "finrace.rules.yaml";
 const TESTS: &str = "finrace.rules.test.yaml";

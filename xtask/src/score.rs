@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 
-use crate::{cargo, show};
+use xtask::{cargo, show};
 
 #[derive(clap::Args)]
 pub(crate) struct ScoreArgs {

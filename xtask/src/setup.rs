@@ -24,24 +24,24 @@ const POLICY: &str = "/usr/sbin/policy-rc.d";
 
 /// The one clock of the tests with real software.
 #[expect(clippy::disallowed_methods, reason = "these tests run against real time")]
-pub(crate) fn now() -> Instant {
+pub fn now() -> Instant {
     Instant::now()
 }
 
 /// Seconds since the epoch, as captures have them.
 #[expect(clippy::disallowed_methods, reason = "these tests run against real time")]
-pub(crate) fn epoch() -> f64 {
+pub fn epoch() -> f64 {
     SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0.0, |age| age.as_secs_f64())
 }
 
 /// Cargo's target directory, where tests leave their logs and captures: an absolute path.
-pub(crate) fn target_dir() -> PathBuf {
+pub fn target_dir() -> PathBuf {
     let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).with_file_name("");
     workspace.join(std::env::var_os("CARGO_TARGET_DIR").unwrap_or_else(|| "target".into()))
 }
 
 /// Makes a directory that has nothing in it; what was there before is gone.
-pub(crate) fn empty_directory(directory: PathBuf) -> Result<PathBuf> {
+pub fn empty_directory(directory: PathBuf) -> Result<PathBuf> {
     if directory.exists() {
         fs::remove_dir_all(&directory)
             .with_context(|| format!("removing {}", directory.display()))?;
@@ -51,7 +51,7 @@ pub(crate) fn empty_directory(directory: PathBuf) -> Result<PathBuf> {
 }
 
 /// Runs a command to its end; its output is shown only when it fails.
-pub(crate) fn run(command: &mut Command) -> Result<String> {
+pub fn run(command: &mut Command) -> Result<String> {
     let output = command.output().with_context(|| format!("starting {command:?}"))?;
     let stdout = String::from_utf8_lossy(&output.stdout).into_owned();
     ensure!(
@@ -64,7 +64,7 @@ pub(crate) fn run(command: &mut Command) -> Result<String> {
 }
 
 /// Installs those of the Debian packages that are missing. No service is started by it.
-pub(crate) fn ensure(apt: &[&str]) -> Result<()> {
+pub fn ensure(apt: &[&str]) -> Result<()> {
     let missing: Vec<&str> = apt.iter().copied().filter(|name| !is_installed(name)).collect();
     if missing.is_empty() {
         return Ok(());
@@ -124,7 +124,7 @@ impl Drop for NoServices {
 }
 
 /// A Python environment with these packages (`name==version`); returns its `bin` directory.
-pub(crate) fn python(packages: &[&str]) -> Result<PathBuf> {
+pub fn python(packages: &[&str]) -> Result<PathBuf> {
     let venv = target_dir().join("lab-venv");
     let bin = venv.join("bin");
     if !bin.join("pip").exists() {
@@ -149,11 +149,11 @@ pub(crate) fn python(packages: &[&str]) -> Result<PathBuf> {
 
 /// Where the ephemeral ports begin (`net.ipv4.ip_local_port_range` as Linux sets it): servers
 /// listen below.
-pub(crate) const EPHEMERAL: u16 = 32_768;
+pub const EPHEMERAL: u16 = 32_768;
 
 /// A TCP port for a server that nobody uses now and no other server of this process was given. It
 /// lies below the ephemeral ports, so that no client's port in any namespace is taken for it.
-pub(crate) fn server_port() -> Result<u16> {
+pub fn server_port() -> Result<u16> {
     const FIRST: u16 = 21_000;
     static NEXT: AtomicU16 = AtomicU16::new(0);
     // Elsewhere in another run at the same time.
@@ -174,7 +174,7 @@ pub(crate) fn server_port() -> Result<u16> {
 
 /// Waits until somebody accepts connections at `address`. In a network namespace, call it from a
 /// thread in there ([`crate::link::within`]).
-pub(crate) fn wait_port(address: SocketAddr, timeout: Duration) -> Result<()> {
+pub fn wait_port(address: SocketAddr, timeout: Duration) -> Result<()> {
     let end = now() + timeout;
     while let Err(error) = TcpStream::connect_timeout(&address, Duration::from_secs(1)) {
         if now() > end {
@@ -186,11 +186,7 @@ pub(crate) fn wait_port(address: SocketAddr, timeout: Duration) -> Result<()> {
 }
 
 /// Waits until something is so. What fails may succeed later.
-pub(crate) fn until(
-    what: &str,
-    timeout: Duration,
-    mut is_so: impl FnMut() -> Result<bool>,
-) -> Result<()> {
+pub fn until(what: &str, timeout: Duration, mut is_so: impl FnMut() -> Result<bool>) -> Result<()> {
     let end = now() + timeout;
     loop {
         let result = is_so();
@@ -206,14 +202,14 @@ pub(crate) fn until(
 }
 
 /// While it lives, the processes of this session come before those of others: builds and the like.
-pub(crate) struct Preference;
+pub struct Preference;
 
 impl Preference {
     /// Of the scheduler's group, which is the session: a process's own niceness counts only there.
     const FILE: &str = "/proc/self/autogroup";
 
     /// Where it is refused, or the kernel has no such groups, the results will tell.
-    pub(crate) fn begin() -> Self {
+    pub fn begin() -> Self {
         fs::write(Self::FILE, "-10").ok();
         Self
     }
@@ -230,7 +226,7 @@ fn create(path: &Path) -> Result<File> {
 }
 
 /// A child that ends when this is dropped: SIGTERM to its pid, SIGKILL if it does not obey.
-pub(crate) struct Process {
+pub struct Process {
     name: String,
     child: Child,
     log: PathBuf,
@@ -238,7 +234,7 @@ pub(crate) struct Process {
 
 impl Process {
     /// Starts `command`, with standard output and error in `log_dir/name.log`.
-    pub(crate) fn spawn(name: &str, command: Command, log_dir: &Path) -> Result<Self> {
+    pub fn spawn(name: &str, command: Command, log_dir: &Path) -> Result<Self> {
         let log = log_dir.join(format!("{name}.log"));
         let out = create(&log)?;
         let err = out.try_clone()?;
@@ -247,12 +243,7 @@ impl Process {
 
     /// Starts `command`, with standard output in `file`, and standard error in
     /// `log_dir/name.log`.
-    pub(crate) fn spawn_into(
-        file: &Path,
-        name: &str,
-        command: Command,
-        log_dir: &Path,
-    ) -> Result<Self> {
+    pub fn spawn_into(file: &Path, name: &str, command: Command, log_dir: &Path) -> Result<Self> {
         let log = log_dir.join(format!("{name}.log"));
         let (out, err) = (create(file)?, create(&log)?);
         Self::start(name, command, log, out, err)
@@ -268,17 +259,17 @@ impl Process {
         Ok(Self { name: name.to_owned(), child, log })
     }
 
-    pub(crate) fn is_running(&mut self) -> Result<bool> {
+    pub fn is_running(&mut self) -> Result<bool> {
         Ok(self.child.try_wait().with_context(|| format!("waiting for {}", self.name))?.is_none())
     }
 
-    pub(crate) fn signal(&self, signal: Signal) -> Result<()> {
+    pub fn signal(&self, signal: Signal) -> Result<()> {
         kill_process(Pid::from_child(&self.child), signal)
             .with_context(|| format!("{signal:?} to {}", self.name))
     }
 
     /// Waits until it ends by itself, and fails where it fails.
-    pub(crate) fn wait(&mut self, timeout: Duration) -> Result<()> {
+    pub fn wait(&mut self, timeout: Duration) -> Result<()> {
         let end = now() + timeout;
         while self.is_running()? {
             ensure!(now() < end, "{} still runs after {timeout:?}", self.name);
@@ -289,23 +280,23 @@ impl Process {
         Ok(())
     }
 
-    pub(crate) fn pid(&self) -> u32 {
+    pub fn pid(&self) -> u32 {
         self.child.id()
     }
 
     /// Where its output goes.
-    pub(crate) fn log(&self) -> &Path {
+    pub fn log(&self) -> &Path {
         &self.log
     }
 
     /// Everything it has printed so far.
-    pub(crate) fn output(&self) -> Result<String> {
+    pub fn output(&self) -> Result<String> {
         let bytes = fs::read(&self.log).with_context(|| format!("{}", self.log.display()))?;
         Ok(String::from_utf8_lossy(&bytes).into_owned())
     }
 
     /// Waits until its output contains `text`.
-    pub(crate) fn wait_output(&mut self, text: &str, timeout: Duration) -> Result<()> {
+    pub fn wait_output(&mut self, text: &str, timeout: Duration) -> Result<()> {
         let end = now() + timeout;
         while !self.output()?.contains(text) {
             if let Some(status) = self.child.try_wait()? {
@@ -320,7 +311,7 @@ impl Process {
     }
 
     /// Ends it, as a drop does, and returns all that it has printed.
-    pub(crate) fn stop(mut self) -> Result<String> {
+    pub fn stop(mut self) -> Result<String> {
         self.end();
         self.output()
     }
@@ -336,7 +327,7 @@ impl Process {
 }
 
 /// Waits for a child that is about to end, and kills it where it does not.
-pub(crate) fn let_end(child: &mut Child) {
+pub fn let_end(child: &mut Child) {
     let end = now() + Duration::from_secs(5);
     while now() < end {
         if matches!(child.try_wait(), Ok(Some(_))) {
