@@ -186,6 +186,7 @@ impl Table {
             self.update(&view.origin, view.time, true, None, |stats| {
                 stats.add_seen(view);
             });
+            self.pair_views(observation.origin(), &view.origin);
         }
     }
 

@@ -1,6 +1,6 @@
 //! Rows that are the two ends of the same connections, both on this host: one story, and one problem.
 //!
-//! They are found by their addresses, so not through NAT. Where a row has connections of several local
+//! They are found by their addresses; through NAT, which changes these, by a request that both lost. Where a row has connections of several local
 //! addresses, or several rows of a role share a pair of addresses, it is not known who belongs to whom;
 //! but what one server's row says then is still what its clients' rows do.
 
@@ -44,8 +44,19 @@ pub(super) enum Pairing {
     #[default]
     New,
     By(Addresses),
+    /// By the client's addresses, which NAT has changed on the way to this server.
+    Translated(Addresses),
     /// Its connections have several local addresses.
     Many,
+}
+
+impl Pairing {
+    const fn addresses(self) -> Option<Addresses> {
+        match self {
+            Self::By(addresses) | Self::Translated(addresses) => Some(addresses),
+            Self::New | Self::Many => None,
+        }
+    }
 }
 
 /// Rows by their addresses: those of clients and those of servers.
@@ -103,13 +114,32 @@ impl Table {
                 let key = row.key;
                 self.unpair(&key, Pairing::By(known));
             }
-            Pairing::By(_) | Pairing::Many => {}
+            Pairing::By(_) | Pairing::Translated(_) | Pairing::Many => {}
         }
+    }
+
+    /// Learns from a request that both ends lost, whose sequence numbers were the same, that they are of one
+    /// connection.
+    pub(super) fn pair_views(&mut self, client: &Origin, server: &Origin) {
+        let (Some(at_client), Some(at_server)) = (Addresses::of(client), Addresses::of(server))
+        else {
+            return;
+        };
+        let slot = RowKey::of(server).and_then(|key| self.index.get(&key).copied());
+        let Some(row) = slot.and_then(|slot| self.rows.get_mut(slot)) else { return };
+        if at_client == at_server || row.pairing != Pairing::By(at_server) {
+            return;
+        }
+        row.pairing = Pairing::Translated(at_client);
+        let key = row.key;
+        self.unpair(&key, Pairing::By(at_server));
+        let [_, servers] = self.pairs.entry(at_client).or_default();
+        servers.push(key);
     }
 
     /// For a row that leaves.
     pub(super) fn unpair(&mut self, key: &RowKey, pairing: Pairing) {
-        let Pairing::By(addresses) = pairing else { return };
+        let Some(addresses) = pairing.addresses() else { return };
         let Some(ends) = self.pairs.get_mut(&addresses) else { return };
         for rows in &mut *ends {
             rows.retain(|row| row != key);
@@ -121,10 +151,7 @@ impl Table {
 
     /// The rows of clients and of servers that have the same connections as this one.
     fn paired(&self, row: &Row) -> Option<&[Vec<RowKey>; 2]> {
-        match row.pairing {
-            Pairing::By(addresses) => self.pairs.get(&addresses),
-            Pairing::New | Pairing::Many => None,
-        }
+        self.pairs.get(&row.pairing.addresses()?)
     }
 
     /// The worst row of the other role that has the same connections. For a client only where it is the only

@@ -81,6 +81,36 @@ fn both_ends_tell_one_story() {
 }
 
 #[test]
+fn nat_is_seen_through_once_both_lost_a_request() {
+    let service = Endpoint { ip: [10, 96, 0, 1].into(), port: 80 };
+    let [client, server] = ends(1, CLIENT);
+    let client = Origin { remote: service, ..client };
+    let server = Origin { netns: 2, ..server };
+    let mut table = Table::new(10, THRESHOLD, Nanos(0));
+    exposed(&mut table, client);
+    exposed(&mut table, server);
+    table.assess(at(60.0));
+    assert_eq!(table.told(table.row(&key_of(&server)).unwrap()).other_end, None);
+    let view = incident(61.0, server, Class::LateRequest);
+    let race = incident(61.0, client, Class::StaleWrite);
+    let race = Incident { other_view: Some(Box::new(view)), cause: Cause::Idle, ..race };
+    for _ in 0..3 {
+        table.add(&Observation::Incident(race.clone()));
+    }
+    // What else it sees does not undo it.
+    exposed(&mut table, server);
+    table.assess(at(62.0));
+    assert_eq!(table.told(table.row(&key_of(&server)).unwrap()).other_end, Some(key_of(&client)));
+    assert_eq!(table.told(table.row(&key_of(&client)).unwrap()).other_end, None);
+    let survey = Survey::begin(&table, 10, None, at(62.0)).finish(&mut table);
+    assert_eq!(survey.states.values().sum::<usize>(), 1, "{:?}", survey.states);
+    // Gone with its row.
+    table.forget_after(Duration::from_secs(60));
+    Collection::begin(&mut table, 10_000, Some(at(9_000.0))).finish(&mut table);
+    assert!(table.rows().is_empty() && table.pairs.is_empty());
+}
+
+#[test]
 fn a_problem_counts_once() {
     let [client, server] = ends(1, CLIENT);
     let mut table = Table::new(10, THRESHOLD, Nanos(0));
