@@ -115,7 +115,7 @@ impl Status {
 }
 
 /// Series that there is always one of.
-const OF_ITSELF: usize = 15;
+const OF_ITSELF: usize = 16;
 
 /// The whole exposition in one text (of protobuf there is none), with the verdicts as they are.
 pub fn encode(table: &mut Table, status: Status, format: Format) -> String {
@@ -238,8 +238,10 @@ impl Scrape {
         let help = "Peers that left, nothing having been seen of them for long; likewise.";
         counter(out, "finrace_table_stale", help, table.stale)?;
         let help =
-            "Observations missing from the finrace_port metrics, there being too many ports.";
-        counter(out, "finrace_port_overflow", help, table.port_overflow)?;
+            "Observations of peers that found no room in the table; counted under peer other.";
+        counter(out, "finrace_table_refusals", help, table.refusals)?;
+        let help = "Ports evicted, there being too many; their counts go on under port other.";
+        counter(out, "finrace_port_evictions", help, table.port_evictions)?;
         let help = "Observations in no row, since it is not known which end is the client.";
         counter(out, "finrace_unattributed", help, table.unattributed)
     }

@@ -1,7 +1,7 @@
 //! Everything that was observed, by peer and by port, in bounded memory.
 //!
-//! What surprises: a row can leave, since the table is full and others matter more, or since nothing
-//! is seen of it any more; its port's roll-up only for the latter. The counts of what left stay, in
+//! What surprises: a row or a port can leave, since the table is full, or since nothing is seen of it any
+//! more. Where it is full, one leaves of whoever holds most ([`shares`]). The counts of what left stay, in
 //! the row `other` of its role or with those that are shown under the same labels ([`Left`]), so
 //! that a sum over the rows never goes back.
 
@@ -10,6 +10,7 @@ mod export;
 mod lately;
 mod pair;
 mod pool;
+mod shares;
 mod stats;
 mod survey;
 #[cfg(test)]
@@ -28,15 +29,15 @@ pub use counts::{Counts, Example, Keeps, Kinds, Measure, Tally};
 pub use export::{Collection, Export, Left, Level, OF_OTHERS, Shown};
 pub use pair::Told;
 use pair::{Pairing, Pairs};
+use shares::{Place, Shares};
 use stats::RecentCloses;
 pub use stats::{Advised, IdleTimes, Stats};
 pub use survey::{Badness, Picture, Survey};
 
-/// Roll-ups are few: a port of an owner in a namespace. They are never evicted, so there must be an
-/// end.
+/// Roll-ups: a port of an owner in a namespace.
 const MAX_PORTS: usize = 4096;
 
-/// A row that raced, or that told us something, is kept this long after.
+/// A row that raced, or that told us something, is kept this long after, unless its holder has too many.
 const KEPT: Duration = Duration::from_hours(1);
 
 /// Observations after which a row is more than a passer-by; an estimate needs as many closes.
@@ -78,14 +79,18 @@ impl Row {
     }
 }
 
-/// How much a row matters; within a rank, those that were quiet the longest go first.
+/// The part of the table, one in so many, that the peers of a port may take from those that race before they race
+/// themselves.
+const OF_PORT: usize = 16;
+
+/// How much a row matters to its holder; within a rank, those that were quiet the longest go first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Rank {
     /// Seen a few times: all that a flood of addresses can make.
     Fleeting,
     /// Has said enough for an estimate; kept for an hour after it was last seen.
     Telling,
-    /// Never evicted within an hour of its last race.
+    /// Has raced within the last hour.
     Racing,
 }
 
@@ -95,12 +100,23 @@ pub struct Port {
     pub stats: Stats,
     recent: RecentCloses,
     last_seen: Nanos,
+    /// Where it stands in the order of eviction.
+    since: Nanos,
+    /// By which collection for a scrape it was taken last.
+    taken: u32,
+}
+
+impl Port {
+    const fn place(&self, key: PortKey) -> Place<PortKey> {
+        (Rank::Telling, self.since, key)
+    }
 }
 
 /// The bounded table.
 #[derive(Clone, Debug)]
 pub struct Table {
     max_rows: usize,
+    max_ports: usize,
     threshold: Duration,
     keeps: Keeps,
     /// When watching began.
@@ -109,11 +125,14 @@ pub struct Table {
     #[expect(clippy::vec_box, reason = "thousands of large ones, not to be moved as it grows")]
     rows: Vec<Box<Row>>,
     pairs: Pairs,
-    /// Every row by rank, then by age: the first is the next to leave.
-    order: BTreeSet<(Rank, Nanos, usize)>,
+    /// Every row by rank, then by age.
+    order: BTreeSet<Place<usize>>,
+    /// The same by holder: from the largest share one has to leave.
+    shares: Shares<usize>,
     other_client: Stats,
     other_server: Stats,
     ports: HashMap<PortKey, Box<Port>>,
+    port_shares: Shares<PortKey>,
     /// What ports had counted that left, by role: clients', servers'.
     other_ports: [Counts; 2],
     /// Those that left since the last scrape had shown them.
@@ -124,10 +143,12 @@ pub struct Table {
     stale: u64,
     /// The number of the collection under way, or of none.
     scrape: u32,
-    /// What rows had counted that left after that had taken them.
+    /// What rows, what ports had counted that left after that had taken them.
     gone: [Counts; 2],
+    gone_ports: [Counts; 2],
     evictions: u64,
-    port_overflow: u64,
+    refusals: u64,
+    port_evictions: u64,
     unattributed: u64,
 }
 
@@ -136,6 +157,7 @@ impl Table {
     pub fn new(max_rows: usize, threshold: Duration, start: Nanos) -> Self {
         Self {
             max_rows,
+            max_ports: MAX_PORTS,
             threshold,
             keeps: Keeps::default(),
             start,
@@ -143,9 +165,11 @@ impl Table {
             rows: Vec::new(),
             pairs: Pairs::default(),
             order: BTreeSet::new(),
+            shares: Shares::default(),
             other_client: Stats::new(start, Keeps::default()),
             other_server: Stats::new(start, Keeps::default()),
             ports: HashMap::default(),
+            port_shares: Shares::default(),
             other_ports: Default::default(),
             left_rows: Vec::new(),
             left_ports: Vec::new(),
@@ -153,8 +177,10 @@ impl Table {
             stale: 0,
             scrape: 1,
             gone: Default::default(),
+            gone_ports: Default::default(),
             evictions: 0,
-            port_overflow: 0,
+            refusals: 0,
+            port_evictions: 0,
             unattributed: 0,
         }
     }
@@ -203,22 +229,15 @@ impl Table {
             self.unattributed += 1;
             return;
         };
-        let has_room = self.ports.len() < MAX_PORTS || self.ports.contains_key(&key.port());
-        if has_room {
-            let (stats, recent) = (self.new_stats(), RecentCloses::default());
-            let new = || Box::new(Port { stats, recent, last_seen: time });
-            let port = self.ports.entry(key.port()).or_insert_with(new);
-            change(&mut port.stats);
-            port.last_seen = port.last_seen.max(time);
-            if let Some(close) = close {
-                port.recent.add(close);
-            }
-        } else {
-            self.port_overflow += 1;
+        let port = self.port_mut(key.port(), time);
+        change(&mut port.stats);
+        if let Some(close) = close {
+            port.recent.add(close);
         }
 
-        let slot = self.index.get(&key).copied().or_else(|| self.make_room(key, time));
+        let slot = self.index.get(&key).copied().or_else(|| self.make_room(key, time, is_race));
         let Some((slot, row)) = slot.and_then(|slot| Some((slot, self.rows.get_mut(slot)?))) else {
+            self.refusals += 1;
             change(self.other_mut(key.role()));
             return;
         };
@@ -237,31 +256,64 @@ impl Table {
         // A busy row need not move at every close: its age in seconds is enough.
         if rank != row.rank || since.since(row.since) > Duration::from_secs(1) {
             (row.rank, row.since) = (rank, since);
-            self.order.remove(&place);
-            self.order.insert((rank, since, slot));
+            self.forget_place(&key, &place);
+            self.note_place(&key, (rank, since, slot));
         }
         self.pair(slot, origin);
     }
 
-    /// A slot for a new row, or none if every row matters more than a newcomer.
-    fn make_room(&mut self, key: RowKey, now: Nanos) -> Option<usize> {
+    fn note_place(&mut self, key: &RowKey, place: Place<usize>) {
+        self.order.insert(place);
+        self.shares.insert(&key.port(), place);
+    }
+
+    fn forget_place(&mut self, key: &RowKey, place: &Place<usize>) {
+        self.order.remove(place);
+        self.shares.remove(&key.port(), place);
+    }
+
+    /// The roll-up of something that is seen at `now`; where there is no room, another one leaves for it.
+    fn port_mut(&mut self, key: PortKey, now: Nanos) -> &mut Port {
+        if !self.ports.contains_key(&key) && self.ports.len() >= self.max_ports {
+            let places = self.port_shares.largest(&key).and_then(BTreeSet::first);
+            if let Some((.., victim)) = places.copied() {
+                self.remove_port(&victim);
+                self.port_evictions += 1;
+            }
+        }
+        let (stats, recent) = (self.new_stats(), RecentCloses::default());
+        let new = || Box::new(Port { stats, recent, last_seen: now, since: now, taken: 0 });
+        let is_new = !self.ports.contains_key(&key);
+        let port = self.ports.entry(key).or_insert_with(new);
+        port.last_seen = port.last_seen.max(now);
+        // As with rows, its age in seconds is enough.
+        if is_new || port.last_seen.since(port.since) > Duration::from_secs(1) {
+            self.port_shares.remove(&key, &port.place(key));
+            port.since = port.last_seen;
+            self.port_shares.insert(&key, port.place(key));
+        }
+        port
+    }
+
+    /// A slot for a new row, or none if what would have to leave matters more than a newcomer.
+    fn make_room(&mut self, key: RowKey, now: Nanos, is_race: bool) -> Option<usize> {
         let row = Box::new(Row::new(key, self.new_stats(), now));
         let place = (row.rank, row.since);
         let slot = if self.rows.len() < self.max_rows {
             self.rows.push(row);
             self.rows.len() - 1
         } else {
-            let victim = self.victim(now)?;
-            self.order.remove(&victim);
+            let victim = self.victim(&key.port(), now, is_race)?;
             let slot = victim.2;
             let old = std::mem::replace(self.rows.get_mut(slot)?, row);
+            self.forget_place(&old.key, &victim);
             self.index.remove(&old.key);
             self.unpair(&old.key, old.pairing);
             self.let_go(&old);
             self.evictions += 1;
             slot
         };
-        self.order.insert((place.0, place.1, slot));
+        self.note_place(&key, (place.0, place.1, slot));
         self.index.insert(key, slot);
         Some(slot)
     }
@@ -274,14 +326,16 @@ impl Table {
     fn remove_row(&mut self, slot: usize) {
         let last = self.rows.len().wrapping_sub(1);
         let Some(row) = self.rows.get(slot) else { return };
-        self.order.remove(&(row.rank, row.since, slot));
+        let (key, place) = (row.key, (row.rank, row.since, slot));
+        self.forget_place(&key, &place);
         let gone = self.rows.swap_remove(slot);
         self.index.remove(&gone.key);
         self.unpair(&gone.key, gone.pairing);
         if let Some(moved) = self.rows.get(slot) {
-            self.order.remove(&(moved.rank, moved.since, last));
-            self.order.insert((moved.rank, moved.since, slot));
-            self.index.insert(moved.key, slot);
+            let (key, rank, since) = (moved.key, moved.rank, moved.since);
+            self.forget_place(&key, &(rank, since, last));
+            self.note_place(&key, (rank, since, slot));
+            self.index.insert(key, slot);
         }
         self.let_go(&gone);
         self.stale += 1;
@@ -311,24 +365,34 @@ impl Table {
 
     fn remove_port(&mut self, key: &PortKey) {
         let Some(gone) = self.ports.remove(key) else { return };
+        self.port_shares.remove(key, &gone.place(*key));
         let (shown, rest) = gone.stats.parts();
         if let Some(rest) = rest {
             of_role(&mut self.other_ports, key.role).absorb(&rest);
+            if gone.taken == self.scrape {
+                of_role(&mut self.gone_ports, key.role).absorb(&rest);
+            }
         }
         if let Some(counts) = shown {
-            let (process, process_owner, taken) = (None, Owner::UNKNOWN, 0);
+            let (process, process_owner, taken) = (None, Owner::UNKNOWN, gone.taken);
             self.left_ports.push(Left { key: *key, counts, process, process_owner, taken });
         }
     }
 
-    /// The place in the order of the row to evict.
+    /// The place in the order of the row to evict for a newcomer of this port, which races or not.
     ///
-    /// First those that have been quiet for an hour, then the fleeting, then the telling.
-    fn victim(&self, now: Nanos) -> Option<(Rank, Nanos, usize)> {
+    /// First those that have been quiet for an hour. Then of the largest share the fleeting, the telling, and those
+    /// that race: a flood of what seems to matter takes no more than its own.
+    fn victim(&self, newcomer: &PortKey, now: Nanos, is_race: bool) -> Option<Place<usize>> {
         let first = |rank| self.order.range((rank, Nanos(0), 0)..).next().copied();
         let quiet = [Rank::Racing, Rank::Telling].into_iter().filter_map(first);
         let mut quiet = quiet.filter(|(_, since, _)| now.since(*since) >= KEPT);
-        quiet.next().or_else(|| first(Rank::Fleeting).filter(|(rank, ..)| *rank < Rank::Racing))
+        if let Some(quiet) = quiet.next() {
+            return Some(quiet);
+        }
+        let lowest = self.shares.largest(newcomer)?.first().copied()?;
+        let has_part = self.shares.of_port(newcomer) >= self.max_rows / OF_PORT;
+        (lowest.0 < Rank::Racing || is_race || !has_part).then_some(lowest)
     }
 
     /// Finds the verdicts anew.
@@ -439,9 +503,14 @@ impl Table {
         self.evictions
     }
 
-    /// Observations that went without a roll-up, there being too many.
-    pub const fn port_overflow(&self) -> u64 {
-        self.port_overflow
+    /// Observations of peers that found no room, and count under `other`.
+    pub const fn refusals(&self) -> u64 {
+        self.refusals
+    }
+
+    /// Roll-ups that gave way to others.
+    pub const fn port_evictions(&self) -> u64 {
+        self.port_evictions
     }
 
     /// Observations in no row, their role being unknown.

@@ -231,7 +231,8 @@ pub struct Export {
     pub max_rows: usize,
     pub evictions: u64,
     pub stale: u64,
-    pub port_overflow: u64,
+    pub refusals: u64,
+    pub port_evictions: u64,
     pub unattributed: u64,
 }
 
@@ -265,6 +266,7 @@ impl Collection {
     pub fn begin(table: &mut Table, room: usize, now: Option<Nanos>) -> Self {
         table.scrape += 1;
         table.gone = Default::default();
+        table.gone_ports = Default::default();
         let room = room.saturating_sub(OF_OTHERS);
         Self {
             now,
@@ -342,6 +344,7 @@ impl Collection {
     fn take_port(&mut self, table: &mut Table) -> Option<()> {
         let (_, key) = *self.keys.get(self.at)?;
         if let Some(port) = table.ports.get_mut(&key) {
+            port.taken = table.scrape;
             let story = Story::of_port(&port.stats);
             self.ports.take(key, key.role, &mut port.stats, series_of_port, story, self.now);
         }
@@ -369,10 +372,10 @@ impl Collection {
     /// Everything as it was taken.
     pub fn finish(mut self, table: &mut Table) -> Export {
         while self.step(table) {}
-        // A row that left once it was taken is shown this time.
-        let is_due = |left: &mut Left<RowKey>| left.taken != table.scrape;
-        self.rows.left = table.left_rows.extract_if(.., is_due).collect();
-        self.ports.left = std::mem::take(&mut table.left_ports);
+        // What left once it was taken is shown this time.
+        let scrape = table.scrape;
+        self.rows.left = table.left_rows.extract_if(.., |left| left.taken != scrape).collect();
+        self.ports.left = table.left_ports.extract_if(.., |left| left.taken != scrape).collect();
         // From here on no row counts as taken.
         table.scrape += 1;
         let gone = std::mem::take(&mut table.gone);
@@ -381,8 +384,11 @@ impl Collection {
             // Those that left since they were taken are counted where they were taken.
             sum.absorb(&evicted.counts.since(&gone));
         }
-        for ((_, sum), gone) in self.ports.others.iter_mut().zip(&table.other_ports) {
-            sum.absorb(gone);
+        let gone = std::mem::take(&mut table.gone_ports);
+        for (((_, sum), left), gone) in
+            self.ports.others.iter_mut().zip(&table.other_ports).zip(gone)
+        {
+            sum.absorb(&left.since(&gone));
         }
         Export {
             rows: self.rows,
@@ -392,7 +398,8 @@ impl Collection {
             max_rows: table.max_rows,
             evictions: table.evictions,
             stale: table.stale,
-            port_overflow: table.port_overflow,
+            refusals: table.refusals,
+            port_evictions: table.port_evictions,
             unattributed: table.unattributed,
         }
     }

@@ -219,25 +219,26 @@ fn a_flood_moves_no_row_that_matters_and_loses_no_count() {
 }
 
 #[test]
-fn when_every_row_races_the_newcomer_goes_to_other() {
+fn when_every_row_races_only_a_race_finds_room() {
     let mut table = Table::new(3, THRESHOLD, Nanos(0));
     for n in 0..3 {
         table.add(&race(1.0, flood_ip(n)));
     }
     table.add(&race(2.0, flood_ip(3)));
     table.add(&reuse(3.0, origin(Server, flood_ip(3))));
-    assert_eq!((table.rows().len(), table.evictions()), (3, 0));
+    assert_eq!((table.rows().len(), table.evictions(), table.refusals()), (3, 1, 1));
+    assert!(table.row(&key(Client, flood_ip(0))).is_none(), "its last race was the first");
     let others = table.others().map(|(role, stats)| {
         (role, stats.counts.races(), stats.counts.histogram(Measure::ReuseGap).count())
     });
     assert_eq!(others, [(Client, 1, 0), (Server, 0, 1)]);
     // One of them used, though no longer racing, goes after those that are quiet.
-    table.add(&reuse(3700.0, origin(Client, flood_ip(0))));
+    table.add(&reuse(3700.0, origin(Client, flood_ip(1))));
     for n in 4..6 {
         table.add(&race(3701.0, flood_ip(n)));
     }
-    let rows = [0, 4, 5].map(|n| table.row(&key(Client, flood_ip(n))).is_some());
-    assert_eq!((rows, table.evictions()), ([true; 3], 2));
+    let rows = [1, 4, 5].map(|n| table.row(&key(Client, flood_ip(n))).is_some());
+    assert_eq!((rows, table.evictions()), ([true; 3], 3));
 }
 
 #[test]
@@ -267,8 +268,65 @@ fn ports_are_bounded_too() {
         here.remote.port = port;
         table.add(&close(1.0, here, Evidence::Idle, 1.0));
     }
-    assert_eq!((table.ports().len(), table.port_overflow()), (MAX_PORTS, 5000 - 4096));
-    assert_eq!(sums(&table)[0], 5000);
+    assert_eq!((table.ports().len(), table.port_evictions()), (MAX_PORTS, 5000 - 4096));
+    assert_eq!((sums(&table)[0], table.port_shares.len()), (5000, MAX_PORTS));
+}
+
+/// Peers that race by the thousand, and each port that there is: all of one owner in a namespace of its own.
+fn flood(table: &mut Table, from: u32, until: u32) {
+    for n in from..until {
+        let mut here =
+            Origin { netns: 77, owner: Owner(666), ..origin(Client, flood_ip(n % 30_000)) };
+        here.remote.port = n as u16;
+        let race = incident(100.0 + f64::from(n) * 0.001, here, Class::StaleWrite);
+        table.add(&Observation::Incident(race));
+    }
+}
+
+#[test]
+fn a_flood_of_races_takes_from_its_own_share() {
+    let mut table = Table::new(500, THRESHOLD, Nanos(0));
+    let victim = Origin { owner: Owner(5), ..origin(Client, UPSTREAM) };
+    let exposed = Origin { owner: Owner(6), ..origin(Client, [10, 0, 0, 77]) };
+    for n in 0..40 {
+        table.add(&close(f64::from(n), exposed, Evidence::Idle, 2.0));
+        table.add(&reuse(f64::from(n), exposed));
+    }
+    flood(&mut table, 0, 20_000);
+    // One that was there stays, and one that comes finds room, with a race or without.
+    let quiet = Origin { owner: Owner(7), ..origin(Server, [10, 0, 0, 78]) };
+    table.add(&Observation::Incident(incident(121.0, victim, Class::StaleWrite)));
+    table.add(&reuse(121.0, quiet));
+    flood(&mut table, 20_000, 60_000);
+    for origin in [victim, exposed, quiet] {
+        let key = RowKey::of(&origin).unwrap();
+        assert!(table.row(&key).is_some(), "{key}");
+        assert!(table.port(&key.port()).is_some(), "{}", key.port());
+    }
+    assert_eq!(table.row(&RowKey::of(&victim).unwrap()).unwrap().stats.counts.races(), 1);
+    assert_eq!((table.rows().len(), table.order.len(), table.shares.len()), (500, 500, 500));
+}
+
+#[test]
+fn one_owner_s_racing_clients_leave_room_for_its_other_ports() {
+    let mut table = Table::new(320, THRESHOLD, Nanos(0));
+    let edge = |n: u32| Origin { owner: Owner(1), ..origin(Server, flood_ip(n)) };
+    let race = |n: u32| {
+        let at = 10.0 + f64::from(n) * 0.01;
+        Observation::Incident(incident(at, edge(n), Class::LateRequest))
+    };
+    (0..1000).for_each(|n| table.add(&race(n)));
+    let upstream = |n: u8| {
+        let upstream = Origin { owner: Owner(1), ..origin(Client, [10, 1, 1, n]) };
+        Origin { remote: Endpoint { port: 9000, ..upstream.remote }, ..upstream }
+    };
+    // A sixteenth part of the table for those that have done nothing yet.
+    (0..100).for_each(|n| table.add(&reuse(21.0, upstream(n))));
+    let of_upstream = || table.rows().iter().filter(|row| row.key.role() == Client).count();
+    assert_eq!((of_upstream(), table.rows().len()), (320 / OF_PORT, 320));
+    // Of the racing ones those stay that race on.
+    assert!(table.row(&RowKey::of(&edge(999)).unwrap()).is_some());
+    assert!(table.row(&RowKey::of(&edge(1)).unwrap()).is_none());
 }
 
 #[test]
@@ -559,10 +617,16 @@ fn old_evidence_ages_out() {
 /// What a scrape's rows, or ports, say in all.
 fn sums_of_level<K>(level: &Level<K>) -> [u64; 6] {
     let shown = level.shown.iter().map(|shown| &*shown.counts);
-    shown.chain(level.others.iter().map(|(_, counts)| counts)).fold([0; 6], |sums, counts| {
-        let more = sums_of(counts);
-        std::array::from_fn(|i| sums[i] + more[i])
-    })
+    let all = shown.chain(level.others.iter().map(|(_, counts)| counts));
+    all.map(sums_of).fold([0; 6], plus)
+}
+
+fn sums_of_left<K>(level: &Level<K>) -> [u64; 6] {
+    level.left.iter().map(|left| sums_of(&left.counts)).fold([0; 6], plus)
+}
+
+fn plus(a: [u64; 6], b: [u64; 6]) -> [u64; 6] {
+    std::array::from_fn(|i| a[i] + b[i])
 }
 
 fn is_within(less: [u64; 6], more: [u64; 6]) -> bool {
@@ -603,8 +667,12 @@ fn sums_over_what_is_shown(keeps: Keeps) {
     };
     let mut table = Table::new(30, THRESHOLD, Nanos(0));
     table.keep(keeps);
+    table.max_ports = 7;
+    // All in one row.
+    let mut all = Table::new(0, THRESHOLD, Nanos(0));
     let mut time = 0.0;
     let (mut rows, mut ports, mut others) = ([0; 6], [0; 6], [0; 6]);
+    let (mut left_rows, mut left_ports) = ([0; 6], [0; 6]);
     let (mut was_left_out, mut was_shown_from_zero) = (0, 0);
     let mut before: Vec<RowKey> = Vec::new();
     for round in 0..300 {
@@ -615,12 +683,14 @@ fn sums_over_what_is_shown(keeps: Keeps) {
             let ip = flood_ip(random(if round % 50 < 25 { 40 } else { 400 }) as u32);
             let mut here = origin(if random(2) == 0 { Client } else { Server }, ip);
             here.remote.port = 8080 + random(9) as u16;
-            table.add(&match random(8) {
+            let observation = match random(8) {
                 0 => Observation::Incident(incident(time, here, Class::StaleWrite)),
                 1 => Observation::Incident(incident(time, here, Class::Farewell)),
                 2 | 3 => reuse(time, here),
                 n => close(time, here, Evidence::Idle, f64::from(n as u32)),
-            });
+            };
+            table.add(&observation);
+            all.add(&observation);
         };
         for _ in 0..100 {
             observe(&mut table);
@@ -657,29 +727,35 @@ fn sums_over_what_is_shown(keeps: Keeps) {
         export.rows.others.iter().for_each(|(_, counts)| agrees(counts, keeps));
         export.ports.others.iter().for_each(|(_, counts)| agrees(counts, keeps));
 
-        let now = sums_of_level(&export.rows);
+        let of_all = sums(&all);
+        left_rows = plus(left_rows, sums_of_left(&export.rows));
+        let now = plus(left_rows, sums_of_level(&export.rows));
         assert!(is_within(rows, now), "round {round}: {rows:?}, then {now:?}");
-        assert!(is_within(now, sums(&table)), "round {round}: {now:?} of {:?}", sums(&table));
+        assert!(is_within(now, of_all), "round {round}: {now:?} of {of_all:?}");
         rows = now;
-        let now = sums_of_level(&export.ports);
+        left_ports = plus(left_ports, sums_of_left(&export.ports));
+        let now = plus(left_ports, sums_of_level(&export.ports));
         assert!(is_within(ports, now), "round {round}: {ports:?}, then {now:?}");
+        assert!(is_within(now, of_all), "round {round}: {now:?} of {of_all:?}");
         ports = now;
         let [client, server] = &export.rows.others;
-        let now = [&client.1, &server.1].map(sums_of);
-        let now = std::array::from_fn(|i| now[0][i] + now[1][i]);
+        let now = plus(sums_of(&client.1), sums_of(&server.1));
         assert!(is_within(others, now), "round {round}: {others:?}, then {now:?}");
         others = now;
         if is_quiet {
-            assert_eq!(rows, sums(&table), "round {round}: not all that there is");
+            assert_eq!([rows, ports], [of_all; 2], "round {round}: not all that there is");
         }
-        assert_eq!(table.gone.each_ref().map(Counts::total), [0, 0], "round {round}");
+        for gone in [&table.gone, &table.gone_ports] {
+            assert_eq!(gone.each_ref().map(Counts::total), [0, 0], "round {round}");
+        }
         was_left_out += export.rows.left_out + export.ports.left_out;
         let new = export.rows.shown.iter().filter(|row| !before.contains(&row.key));
         was_shown_from_zero += new.filter(|row| row.counts.total() == 0).count();
         before = export.rows.shown.iter().map(|row| row.key).collect();
     }
-    let enough = [was_left_out > 1000, was_shown_from_zero > 100, table.evictions() > 300];
-    assert_eq!(enough, [true; 3], "{was_left_out} {was_shown_from_zero} {}", table.evictions());
+    let evictions = [table.evictions(), table.port_evictions()];
+    let enough = [was_left_out > 1000, was_shown_from_zero > 100, evictions > [300, 300]];
+    assert_eq!(enough, [true; 3], "{was_left_out} {was_shown_from_zero} {evictions:?}");
 }
 
 /// A scrape each minute sees a row at zero before its first loss, also where that made the row.
