@@ -1,7 +1,7 @@
 //! Sets a run up and carries it: one loop takes batches, requests, signals and the deadline.
-//! The only reader of the wall clock.
 
 use std::collections::BTreeMap;
+use std::fs;
 use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::Arc;
@@ -19,7 +19,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::ask::{self, Reply, Request, Route};
 use crate::cli::{self, Kernel};
-use crate::clock::{Clock, monotonic};
+use crate::clock::{Clock, monotonic, wall};
 use crate::demo::Demo;
 use crate::http;
 use crate::http::security::Security;
@@ -158,7 +158,7 @@ impl Session {
         kernel: &Kernel,
     ) -> Result<Self> {
         let Attached { links, serving, records, skips } = attached;
-        let clock = Clock { started: wall_clock(), start: monotonic() };
+        let clock = Clock { started: wall(), start: monotonic() };
         // After the attachment: a port that is listened on in between is seen twice, never missed.
         let listeners = listeners::read(Path::new("/proc"));
         let is_served = |wanted| serving.iter().any(|job| job.job == wanted && job.by().is_some());
@@ -188,7 +188,7 @@ impl Session {
             flags: kernel.kube.clone(),
             account: Account::detect(),
             pace: Pace::default(),
-            wall_clock,
+            wall_clock: wall,
         })?;
         let (who, has_cgroups) = (Who::with(names), mount.is_some());
         let (source, batches) = Source::start(records, mount, who.clone())?;
@@ -237,7 +237,7 @@ impl Session {
 
     /// Finds the verdicts as of now, which is returned, by either clock.
     pub fn assess(&mut self) -> (Nanos, SystemTime) {
-        let (now, wall) = (monotonic(), wall_clock());
+        let (now, wall) = (monotonic(), wall());
         self.engine.table.assess(now);
         (now, wall)
     }
@@ -256,6 +256,9 @@ impl Session {
     ) -> Result<()> {
         let mut interrupt = signal(SignalKind::interrupt()).context("handling SIGINT")?;
         let mut terminate = signal(SignalKind::terminate()).context("handling SIGTERM")?;
+        // As `nohup` asks for. A daemon reads its files again by itself, and has no terminal to lose.
+        let outlives_terminal = requests.is_some() || is_hangup_ignored();
+        let mut hangup = signal(SignalKind::hangup()).context("handling SIGHUP")?;
         let end = async {
             match duration {
                 Some(duration) => tokio::time::sleep(duration).await,
@@ -280,6 +283,7 @@ impl Session {
                 () = &mut end => Input::End,
                 _ = interrupt.recv() => Input::End,
                 _ = terminate.recv() => Input::End,
+                _ = hangup.recv(), if !outlives_terminal => Input::End,
             };
             match input {
                 Input::Batch(Some(batch)) => {
@@ -350,7 +354,7 @@ impl Session {
         observations: Vec<Observation>,
         show: &mut impl FnMut(&Observation, SystemTime) -> Result<ControlFlow<()>>,
     ) -> Result<ControlFlow<()>> {
-        let (now, wall) = (monotonic(), wall_clock());
+        let (now, wall) = (monotonic(), wall());
         for observation in observations {
             let age = now.since(observation.time());
             let time = wall.checked_sub(age).unwrap_or(wall);
@@ -389,7 +393,7 @@ impl Session {
             host: rustix::system::uname().nodename().to_string_lossy().into_owned(),
             kernel: self.features.release.clone(),
             clock: self.clock,
-            wall: wall_clock(),
+            wall: wall(),
             incidents: self.incidents.clone(),
             who: self.who.clone(),
         }
@@ -507,7 +511,10 @@ fn cgroups(given: Option<&Path>) -> Result<Option<Mount>> {
     }
 }
 
-#[expect(clippy::disallowed_methods, reason = "the one place that reads it")]
-fn wall_clock() -> SystemTime {
-    SystemTime::now()
+/// Whether whoever started us has SIGHUP ignored.
+fn is_hangup_ignored() -> bool {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let mask = ignored.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+    mask.is_some_and(|mask| mask & 1 != 0)
 }

@@ -3,12 +3,12 @@
 use std::fmt::Write as _;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use serde::Serialize;
 
 use crate::app;
 use crate::cli::Check;
-use crate::output::print;
+use crate::output::{json, print};
 use crate::probe::attach::{Outcome, Serving, Tried, survey};
 use crate::probe::features::{Features, Lockdown, Roots};
 use crate::probe::layout::Lost;
@@ -30,11 +30,7 @@ pub fn run(args: &Check) -> Result<bool> {
         Err(error) => (Vec::new(), Vec::new(), Some(format!("{error:#}"))),
     };
     let findings = Findings::of(&features, &serving, &missing_fields, problem);
-    let text = if args.json {
-        serde_json::to_string_pretty(&findings).context("encoding the findings")?
-    } else {
-        findings.to_text()
-    };
+    let text = if args.json { json(&findings, true)? } else { findings.to_text() };
     print(&text)?;
     Ok(findings.can_run)
 }

@@ -32,13 +32,38 @@ pub fn monotonic() -> Nanos {
     Nanos(secs * 1_000_000_000 + nanos)
 }
 
+/// The time of day, which may jump, and may be anything.
+#[expect(clippy::disallowed_methods, reason = "the one place that reads it")]
+pub fn wall() -> SystemTime {
+    SystemTime::now()
+}
+
+/// In UTC, with microseconds; years that RFC 3339 has no digits for, and those before 1970, are the nearest that it has.
 pub fn rfc3339(time: SystemTime) -> String {
-    humantime::format_rfc3339_micros(time).to_string()
+    /// The end of 9999.
+    const LAST: Duration = Duration::from_micros(253_402_300_799_999_999);
+    humantime::format_rfc3339_micros(time.clamp(UNIX_EPOCH, UNIX_EPOCH + LAST)).to_string()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn no_clock_is_too_wrong() {
+        let day = Duration::from_hours(24);
+        let far = Duration::from_secs(1 << 50);
+        for (time, expected) in [
+            (UNIX_EPOCH - day, "1970-01-01T00:00:00.000000Z"),
+            (UNIX_EPOCH - far, "1970-01-01T00:00:00.000000Z"),
+            (UNIX_EPOCH + day, "1970-01-02T00:00:00.000000Z"),
+            (UNIX_EPOCH + far, "9999-12-31T23:59:59.999999Z"),
+        ] {
+            assert_eq!(rfc3339(time), expected);
+            let clock = Clock { started: time, start: Nanos(30_000_000_000) };
+            assert!(clock.epoch() <= 2 * far);
+        }
+    }
 
     #[test]
     fn stamps_count_from_the_epoch() {

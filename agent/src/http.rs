@@ -7,6 +7,7 @@
 
 mod config;
 mod connection;
+mod host;
 pub mod listen;
 mod logins;
 mod san;

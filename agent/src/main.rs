@@ -1,13 +1,15 @@
 //! Parses, sets logging up, runs, and turns an error into an exit status: 0 done, 1 failed, 2 bad
 //! usage, 3 a verdict that `report --fail-on` names.
 
+use std::io::Write as _;
 use std::process::ExitCode;
 
 use anyhow::{Context as _, Result};
 use clap::Parser as _;
 use finrace::app;
 use finrace::cli::{Cli, Command};
-use finrace::output::eprintln_quietly;
+use finrace::clock::{rfc3339, wall};
+use finrace::output::{eprintln_quietly, visible};
 use finrace::usage::Usage;
 use finrace::{check, manual, report, watch};
 use log::LevelFilter;
@@ -27,7 +29,15 @@ fn main() -> ExitCode {
 fn init_log(level: LevelFilter) {
     // It tells each failure as an error, however often; ours are told once, and counted.
     let of_kube = if level < LevelFilter::Debug { LevelFilter::Off } else { level };
-    env_logger::Builder::new().filter_level(level).filter_module("kube_client", of_kube).init();
+    env_logger::Builder::new()
+        .filter_level(level)
+        .filter_module("kube_client", of_kube)
+        .format(|out, record| {
+            let (time, level, target) = (rfc3339(wall()), record.level(), record.target());
+            // Certificates, pods and whoever asks have names of their own choice.
+            writeln!(out, "[{time} {level:<5} {target}] {}", visible(&record.args().to_string()))
+        })
+        .init();
 }
 
 fn run(command: Command) -> Result<ExitCode> {

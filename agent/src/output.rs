@@ -1,9 +1,12 @@
 //! What people and scripts read: standard output and error, and how durations look there.
 
+use std::borrow::Cow;
+use std::fmt::Write as _;
 use std::io::{self, Write as _};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
+use serde::Serialize;
 
 /// Writes a whole text to standard output.
 pub fn print(text: &str) -> Result<()> {
@@ -27,6 +30,64 @@ pub fn eprintln_quietly(line: &str) {
     }
 }
 
+/// With what a terminal acts on, what a reader would not see, and what would turn the text around it, in plain sight:
+/// a process can be called anything. Of a line, not of a text of several.
+pub fn visible(text: &str) -> Cow<'_, str> {
+    if !text.contains(is_hidden) {
+        return text.into();
+    }
+    let mut seen = String::with_capacity(text.len());
+    for char in text.chars() {
+        if is_hidden(char) {
+            seen.extend(char.escape_unicode());
+        } else {
+            seen.push(char);
+        }
+    }
+    seen.into()
+}
+
+/// As JSON, on one line or on several, where nothing is hidden either: the value is the same.
+pub fn json(value: &impl Serialize, is_pretty: bool) -> Result<String> {
+    let encode = if is_pretty { serde_json::to_string_pretty } else { serde_json::to_string };
+    let json = encode(value).context("encoding as JSON")?;
+    // Between strings there is no such character but the ends of lines.
+    let is_hidden = |char| char != '\n' && is_hidden(char);
+    if !json.contains(is_hidden) {
+        return Ok(json);
+    }
+    let mut seen = String::with_capacity(json.len());
+    for char in json.chars() {
+        if is_hidden(char) {
+            for unit in char.encode_utf16(&mut [0; 2]) {
+                // Writing to a String cannot fail.
+                write!(seen, "\\u{unit:04x}").unwrap_or_default();
+            }
+        } else {
+            seen.push(char);
+        }
+    }
+    Ok(seen)
+}
+
+/// Controls, marks of direction, what has no width, and ends of lines.
+fn is_hidden(char: char) -> bool {
+    char.is_control()
+        || matches!(
+            char,
+            '\u{ad}'
+                | '\u{61c}'
+                | '\u{180e}'
+                | '\u{200b}'..='\u{200f}'
+                | '\u{2028}'..='\u{202e}'
+                | '\u{2060}'..='\u{206f}'
+                | '\u{fe00}'..='\u{fe0f}'
+                | '\u{feff}'
+                | '\u{fff9}'..='\u{fffb}'
+                | '\u{e0000}'..='\u{e0fff}'
+        )
+}
+
 /// `1.203 s`, `41.0 ms`, `120 us`.
 pub fn seconds(duration: Duration) -> String {
     let value = duration.as_secs_f64();
@@ -36,5 +97,31 @@ pub fn seconds(duration: Duration) -> String {
         format!("{:.1} ms", value * 1e3)
     } else {
         format!("{:.0} us", value * 1e6)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HOSTILE: &str = "a\u{202e}b\u{0}\r\n\u{7f}\u{9b}31m\u{200d}\u{1b}]0;x\u{7}\u{e0001}c";
+
+    #[test]
+    fn nothing_is_hidden() {
+        let seen = r"a\u{202e}b\u{0}\u{d}\u{a}\u{7f}\u{9b}31m\u{200d}\u{1b}]0;x\u{7}\u{e0001}c";
+        assert_eq!(visible(HOSTILE), seen);
+        for plain in ["nginx: worker <b>", "größer", "日本語", "שלום", "🦀"] {
+            assert_eq!(visible(plain), plain);
+            assert_eq!(json(&plain, false).unwrap(), format!("\"{plain}\""));
+        }
+    }
+
+    #[test]
+    fn json_means_the_same() {
+        for is_pretty in [false, true] {
+            let json = json(&[HOSTILE], is_pretty).unwrap();
+            assert!(!json.contains(|char| char != '\n' && is_hidden(char)), "{json}");
+            assert_eq!(serde_json::from_str::<Vec<String>>(&json).unwrap(), [HOSTILE]);
+        }
     }
 }

@@ -18,7 +18,7 @@ use self::against::Before;
 use self::document::{Document, Run};
 use crate::app::Session;
 use crate::cli::Report;
-use crate::output::{eprintln_quietly, print};
+use crate::output::{eprintln_quietly, json, print};
 use crate::probe::attach::Serving;
 use crate::usage::Usage;
 
@@ -47,11 +47,7 @@ pub async fn run(args: &Report) -> Result<bool> {
     if let Some(before) = &before {
         document.compare(before);
     }
-    let text = if args.json {
-        serde_json::to_string_pretty(&document).context("encoding the report")?
-    } else {
-        document.to_text()
-    };
+    let text = if args.json { json(&document, true)? } else { document.to_text() };
     print(&text)?;
     Ok(!document.has_any(&args.fail_on))
 }

@@ -13,7 +13,7 @@ use crate::app::Session;
 use crate::cli::Watch;
 use crate::clock::rfc3339;
 use crate::event_line::{Line, describe, ends, say};
-use crate::output::{eprintln_quietly, ordinary, seconds};
+use crate::output::{eprintln_quietly, json, ordinary, seconds, visible};
 use crate::who::Who;
 
 /// Lines that may wait for a reader; what comes then is dropped, and counted.
@@ -37,8 +37,7 @@ pub async fn run(args: &Watch) -> Result<()> {
                 return Ok(ControlFlow::Continue(()));
             }
             let line = if args.json {
-                serde_json::to_string(&Line::of(observation, wall, &who))
-                    .context("encoding an event")?
+                json(&Line::of(observation, wall, &who), false)?
             } else {
                 text(observation, wall, &who)
             };
@@ -192,7 +191,7 @@ fn text(observation: &Observation, wall: SystemTime, who: &Who) -> String {
     for (label, end) in ["client", "server"].into_iter().zip(ends(origin, who)) {
         say(&mut what, label, end.text());
     }
-    columns(
+    let line = columns(
         &time,
         event,
         origin.role.as_str(),
@@ -200,5 +199,6 @@ fn text(observation: &Observation, wall: SystemTime, who: &Who) -> String {
         &origin.remote.to_string(),
         &process,
         &what,
-    )
+    );
+    visible(&line).into_owned()
 }

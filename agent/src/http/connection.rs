@@ -13,12 +13,14 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Request, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
+use rustix::system::uname;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 use tokio::task::AbortHandle;
 use tokio_rustls::TlsAcceptor;
 
+use super::host::is_meant;
 use super::logins::Login;
 use super::security::{Current, Rarely, Security};
 use super::{Answer, TEXT, answer, response};
@@ -98,7 +100,9 @@ pub(super) async fn serve_one<H, F>(
 {
     let connection = async {
         let current = shared.security.current().await;
-        let service = Service { current: &current, from, shared: &shared, has_asked, handler };
+        let is_local = stream.local_addr().is_ok_and(|at| at.ip().to_canonical().is_loopback());
+        let service =
+            Service { current: &current, from, is_local, shared: &shared, has_asked, handler };
         let Some(tls) = current.tls() else { return service.http(stream, false).await };
         let handshake = async {
             let mut first = [0];
@@ -137,6 +141,8 @@ enum Handshake<T> {
 struct Service<'a, H> {
     current: &'a Current,
     from: SocketAddr,
+    /// It came to an address of loopback.
+    is_local: bool,
     shared: &'a Shared,
     has_asked: Arc<AtomicBool>,
     handler: H,
@@ -189,7 +195,9 @@ where
         }
         let users = self.current.users();
         if users.is_empty() {
-            return None;
+            let is_open = self.is_local && self.current.tls().is_none();
+            let is_meant = || is_meant(request, &uname().nodename().to_string_lossy());
+            return (is_open && !is_meant()).then(misdirected);
         }
         match security.logins.check(users, request.headers().get(AUTHORIZATION)).await {
             Login::Right => None,
@@ -206,6 +214,12 @@ where
             }
         }
     }
+}
+
+fn misdirected() -> Answer {
+    let text = "this is not the host that the request names: ask for localhost, for the address, or for the \
+                host's own name, or set passwords or TLS by --web.config.file\n";
+    response(StatusCode::MISDIRECTED_REQUEST, TEXT, text)
 }
 
 fn misplaced() -> Answer {

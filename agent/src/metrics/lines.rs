@@ -18,6 +18,7 @@ use finrace_logic::table::{Advised, Counts, Export, Left, Level, Shown};
 use finrace_logic::verdict::State;
 
 use super::encoding::{self, LabelSet};
+use crate::output::visible;
 use crate::who::Who;
 
 /// A label of peers that can be left out, or several: those of both ends.
@@ -180,7 +181,7 @@ impl LabelSet for Labels {
             label("netns", netns)?;
         }
         if let Some(process) = &self.process {
-            label("process", process)?;
+            label("process", &visible(process.as_str()))?;
         }
         let names = [
             "client_namespace",
@@ -197,7 +198,7 @@ impl LabelSet for Labels {
             .flat_map(|end| [&end.namespace, &end.workload, &end.pod, &end.container]);
         for (name, value) in names.into_iter().zip(values) {
             if let Some(value) = value {
-                label(name, value)?;
+                label(name, &visible(value))?;
             }
         }
         Ok(())

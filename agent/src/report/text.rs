@@ -10,7 +10,7 @@ use finrace_logic::verdict::State;
 
 use super::document::{Document, ExposureReport, PeerReport};
 use super::draw::{self, Mark};
-use crate::output::seconds;
+use crate::output::{seconds, visible};
 
 /// Where the text of a block begins.
 const INDENT: &str = "  ";
@@ -81,8 +81,8 @@ impl PeerReport {
     fn title(&self) -> String {
         let process = self.process.as_deref();
         match self.role {
-            "server" => [process.unwrap_or("server"), &self.peer].join(" "),
-            _ => format!("{} -> {}", process.unwrap_or("client"), self.peer),
+            "server" => [&visible(process.unwrap_or("server")), &*self.peer].join(" "),
+            _ => format!("{} -> {}", visible(process.unwrap_or("client")), self.peer),
         }
     }
 
@@ -107,7 +107,8 @@ impl PeerReport {
     fn to_line(&self) -> String {
         let incidents =
             self.other_incidents().map_or_else(String::new, |text| format!("; incidents: {text}"));
-        format!("{:<9}{}: {}{incidents}", self.verdict.to_uppercase(), self.title(), self.sentence)
+        let (title, sentence) = (self.title(), visible(&self.sentence));
+        format!("{:<9}{title}: {sentence}{incidents}", self.verdict.to_uppercase())
     }
 
     /// What is no race, the most frequent first.
@@ -246,7 +247,7 @@ impl ExposureReport {
 fn wrapped(label: &str, text: &str) -> Vec<String> {
     let mut lines = vec![format!("{INDENT}{label:<LABEL$}")];
     let mut is_first = true;
-    for word in text.split(' ') {
+    for word in visible(text).split(' ') {
         let Some(line) = lines.last_mut() else { continue };
         if !is_first && line.chars().count() + 1 + word.chars().count() > WIDTH {
             lines.push(format!("{INDENT}{:<LABEL$}{word}", ""));

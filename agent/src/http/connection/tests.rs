@@ -101,6 +101,19 @@ async fn headers_have_limits() {
     }
 }
 
+/// A page that has its name point to 127.0.0.1 learns nothing.
+#[tokio::test]
+async fn another_host_is_not_answered_for() {
+    let server = start(MAX_REQUESTS, |route| agent(route, true)).await;
+    for (host, expected) in [("127.0.0.1:9502", "200 OK"), ("evil.example", "421 ")] {
+        for target in ["/metrics", "/", "/api/v1/peers"] {
+            let request = format!("GET {target} HTTP/1.1\r\nhost: {host}\r\n\r\n");
+            let answer = exchange(server.address, &request).await;
+            assert!(answer.starts_with(&format!("HTTP/1.1 {expected}")), "{target}: {answer}");
+        }
+    }
+}
+
 #[tokio::test]
 async fn http_1_0_is_spoken() {
     let server = start(MAX_REQUESTS, |route| agent(route, true)).await;

@@ -11,9 +11,10 @@ use maud::{DOCTYPE, Markup, PreEscaped, html};
 
 use super::About;
 use super::peer::{self, Detail, badge, between};
-use super::text::{count, long, visible};
+use super::text::{count, long};
 use crate::ask::{Ask, LIMIT_MAX};
 use crate::clock::rfc3339;
+use crate::output::visible;
 use crate::report::document::PeerReport;
 
 const STYLE: &str = include_str!("style.css");
@@ -66,7 +67,9 @@ pub(super) fn page(about: &About, ask: Ask, picture: &Picture) -> Option<String>
         }
     };
     let style = html! { style { (PreEscaped(STYLE)) } };
-    let body = visible(&body.into_string());
+    let body = body.into_string();
+    // Of a whole page, which has no such character of its own.
+    let body = visible(&body);
     let (head, rest) = body.split_once("</head>").unwrap_or((&body, ""));
     let doctype = DOCTYPE.into_string();
     Some(format!("{doctype}<html lang=\"en\">{head}{}</head>{rest}</html>\n", style.into_string()))

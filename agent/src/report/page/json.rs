@@ -11,6 +11,7 @@ use super::incidents::Which;
 use crate::ask::Ask;
 use crate::clock::rfc3339;
 use crate::event_line::Line;
+use crate::output;
 use crate::report::document::Document;
 
 #[derive(Serialize)]
@@ -111,5 +112,5 @@ pub(super) fn events(about: &About, ask: Ask) -> String {
 
 /// Plain data with names for keys: there is nothing that JSON cannot hold.
 fn json(value: &impl Serialize) -> String {
-    serde_json::to_string_pretty(value).unwrap_or_default() + "\n"
+    output::json(value, true).unwrap_or_default() + "\n"
 }

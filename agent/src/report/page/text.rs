@@ -4,40 +4,6 @@ use std::time::Duration;
 
 use maud::{Markup, html};
 
-/// With what a reader would not see, or what would turn the text around it, in plain sight: a process
-/// can be called anything.
-///
-/// Of a whole page, which has no such character of its own.
-pub(super) fn visible(html: &str) -> String {
-    let mut text = String::with_capacity(html.len());
-    for char in html.chars() {
-        if is_hidden(char) {
-            text.extend(char.escape_unicode());
-        } else {
-            text.push(char);
-        }
-    }
-    text
-}
-
-/// Controls, marks of direction, what has no width, and ends of lines.
-fn is_hidden(char: char) -> bool {
-    char.is_control()
-        || matches!(
-            char,
-            '\u{ad}'
-                | '\u{61c}'
-                | '\u{180e}'
-                | '\u{200b}'..='\u{200f}'
-                | '\u{2028}'..='\u{202e}'
-                | '\u{2060}'..='\u{206f}'
-                | '\u{fe00}'..='\u{fe0f}'
-                | '\u{feff}'
-                | '\u{fff9}'..='\u{fffb}'
-                | '\u{e0000}'..='\u{e0fff}'
-        )
-}
-
 /// What is between backticks as code.
 pub(super) fn with_code(text: &str) -> Markup {
     html! {
@@ -70,17 +36,6 @@ pub(super) fn count(number: u64, what: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn nothing_is_hidden() {
-        assert_eq!(
-            visible("a\u{202e}b\u{0}\n\u{7f}\u{200d}c"),
-            r"a\u{202e}b\u{0}\u{a}\u{7f}\u{200d}c"
-        );
-        for plain in ["nginx: worker <b>", "größer", "日本語", "שלום", "🦀"] {
-            assert_eq!(visible(plain), plain);
-        }
-    }
 
     #[test]
     fn durations() {
