@@ -105,7 +105,7 @@ fn nat_is_seen_through_once_both_lost_a_request() {
     let survey = Survey::begin(&table, 10, None, at(62.0)).finish(&mut table);
     assert_eq!(survey.states.values().sum::<usize>(), 1, "{:?}", survey.states);
     // Gone with its row.
-    table.forget_after(Duration::from_secs(60));
+    table.forget_after(Duration::from_mins(1));
     Collection::begin(&mut table, 10_000, Some(at(9_000.0))).finish(&mut table);
     assert!(table.rows().is_empty() && table.pairs.is_empty());
 }
