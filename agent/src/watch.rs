@@ -2,7 +2,8 @@
 
 use std::io::{self, Write as _};
 use std::ops::ControlFlow;
-use std::sync::mpsc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::{Duration, SystemTime};
 
@@ -26,10 +27,10 @@ const PATIENCE: Duration = Duration::from_secs(1);
 pub async fn run(args: &Watch) -> Result<()> {
     let mut session = Session::start(&args.kernel)?;
     eprintln_quietly(&format!("finrace: attached ({})", session.hooks()));
-    let (mut shown, who) = (Shown::default(), session.who.clone());
-    let out = Output::start()?;
-    if !args.json {
-        shown.dropped += u64::from(out.line(header())? == Sent::Dropped);
+    let (mut seen, who) = (Seen::default(), session.who.clone());
+    let mut out = Output::start()?;
+    if !args.json && out.line(header())?.is_break() {
+        return Ok(());
     }
     session
         .run(args.duration, None, |observation, wall| {
@@ -41,25 +42,21 @@ pub async fn run(args: &Watch) -> Result<()> {
             } else {
                 text(observation, wall, &who)
             };
-            match out.line(line)? {
-                Sent::Yes => shown.count(observation),
-                Sent::Dropped => shown.dropped += 1,
-                Sent::NobodyReads => return Ok(ControlFlow::Break(())),
-            }
-            Ok(ControlFlow::Continue(()))
+            seen.count(observation);
+            out.line(line)
         })
         .await?;
-    out.finish()?;
+    let unwritten = out.finish()?;
     let lost: u64 = session.lost().values().sum();
     let seconds = session.elapsed().as_secs_f64();
-    let Shown { races, incidents, closes, reuses, dropped } = shown;
-    let dropped = match dropped {
+    let Seen { races, incidents, closes, reuses } = seen;
+    let unwritten = match unwritten {
         0 => String::new(),
-        lines => format!(", {lines} lines dropped for a slow reader"),
+        lines => format!(", {lines} lines not written"),
     };
     eprintln_quietly(&format!(
         "finrace: {races} races, {incidents} other incidents, {closes} closes, {reuses} reuses in \
-         {seconds:.1} s; {lost} records lost{dropped}"
+         {seconds:.1} s; {lost} records lost{unwritten}"
     ));
     Ok(())
 }
@@ -69,70 +66,64 @@ pub async fn run(args: &Watch) -> Result<()> {
 struct Output {
     lines: mpsc::SyncSender<String>,
     result: mpsc::Receiver<io::Result<()>>,
-}
-
-#[derive(PartialEq, Eq)]
-enum Sent {
-    Yes,
-    Dropped,
-    NobodyReads,
+    /// Lines that there were.
+    all: u64,
+    written: Arc<AtomicU64>,
 }
 
 impl Output {
     fn start() -> Result<Self> {
         let (lines, queue) = mpsc::sync_channel::<String>(QUEUE);
         let (done, result) = mpsc::channel();
+        let written = Arc::new(AtomicU64::new(0));
+        let count = Arc::clone(&written);
         thread::Builder::new()
             .name("finrace-output".to_owned())
             .spawn(move || {
                 let mut out = io::stdout().lock();
-                let written = queue
-                    .iter()
-                    .try_for_each(|line| writeln!(out, "{line}").and_then(|()| out.flush()));
+                let result = queue.iter().try_for_each(|line| {
+                    writeln!(out, "{line}")?;
+                    out.flush()?;
+                    count.fetch_add(1, Ordering::Relaxed);
+                    Ok(())
+                });
                 drop(queue);
                 // Nobody is there to take it once `finish` has lost its patience.
-                done.send(written).unwrap_or_default();
+                done.send(result).unwrap_or_default();
             })
             .context("starting the thread that writes")?;
-        Ok(Self { lines, result })
+        Ok(Self { lines, result, all: 0, written })
     }
 
-    fn line(&self, line: String) -> Result<Sent> {
-        match self.lines.try_send(line) {
-            Ok(()) => Ok(Sent::Yes),
-            Err(mpsc::TrySendError::Full(_)) => Ok(Sent::Dropped),
-            Err(mpsc::TrySendError::Disconnected(_)) => {
-                self.ended()?;
-                Ok(Sent::NobodyReads)
-            }
+    /// Breaks once nobody reads.
+    fn line(&mut self, line: String) -> Result<ControlFlow<()>> {
+        self.all += 1;
+        if let Err(mpsc::TrySendError::Disconnected(_)) = self.lines.try_send(line) {
+            self.result.recv_timeout(PATIENCE).map_or(Ok(()), ordinary)?;
+            return Ok(ControlFlow::Break(()));
         }
+        Ok(ControlFlow::Continue(()))
     }
 
-    /// Waits for the lines that are under way.
-    fn finish(self) -> Result<()> {
-        let Self { lines, result } = self;
+    /// Waits for the lines that are under way; returns how many were not written.
+    fn finish(self) -> Result<u64> {
+        let Self { lines, result, all, written } = self;
         drop(lines);
-        match result.recv_timeout(PATIENCE) {
-            Ok(written) => ordinary(written),
-            Err(_) => Ok(()),
-        }
-    }
-
-    fn ended(&self) -> Result<()> {
-        self.result.recv_timeout(PATIENCE).map_or(Ok(()), ordinary)
+        result.recv_timeout(PATIENCE).map_or(Ok(()), ordinary)?;
+        Ok(all - written.load(Ordering::Relaxed))
     }
 }
 
+/// What there was to be shown.
 #[derive(Default)]
-struct Shown {
+struct Seen {
     races: u64,
     incidents: u64,
     closes: u64,
     reuses: u64,
-    dropped: u64,
 }
 
-impl Shown {
+impl Seen {
     fn count(&mut self, observation: &Observation) {
         match observation {
             Observation::Incident(incident) if incident.class.is_race() => self.races += 1,
