@@ -232,6 +232,7 @@ impl Session {
             ("tracker_full", self.engine.refused()),
             ("gaps_full", self.engine.gaps_refused()),
             ("closed_full", self.engine.forgotten()),
+            ("views_full", self.engine.untold()),
         ])
     }
 

@@ -92,6 +92,11 @@ impl Engine {
         self.tracker.gaps_refused()
     }
 
+    /// Views of the server's end that are not told, since too much was told lately to know whether they were.
+    pub fn untold(&self) -> u64 {
+        self.joiner.untold()
+    }
+
     /// Closes of our own that were forgotten early.
     pub fn forgotten(&self) -> u64 {
         self.tracker.forgotten()

@@ -2,10 +2,11 @@
 //!
 //! NAT changes addresses and keeps sequence numbers, so these join; addresses only break ties.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use finrace_ebpf::decide::distance;
+use foldhash::HashMap;
 
 use super::model::{Incident, Nanos, Observation, Role};
 use super::tracker::{Finding, Lost};
@@ -21,14 +22,65 @@ const SERVER_WAIT: Duration = Duration::from_secs(3);
 /// 30 s.
 const REMEMBER: Duration = Duration::from_secs(35);
 
-/// Most races that wait at a time; beyond, the oldest is let go unjoined.
-const LIMIT: usize = 4_096;
+/// Most races that wait at a time; beyond, the one that is due first is let go unjoined.
+const WAITING: usize = 16_384;
+
+/// Most races that are remembered once told.
+const TOLD: usize = 32_768;
 
 /// Races that wait for the other end's view.
 #[derive(Debug, Default)]
 pub struct Joiner {
-    waiting: VecDeque<(Nanos, Lost, Incident)>,
+    /// By when they are due.
+    waiting: BTreeMap<Id, (Lost, Incident)>,
+    waiting_by: ByLost<Id>,
+    /// By until when they are remembered.
     told: VecDeque<(Nanos, Role, Lost)>,
+    told_by: ByLost<Role>,
+    added: u64,
+    /// Something was forgotten that should still be remembered until then.
+    gap_until: Nanos,
+    untold: u64,
+}
+
+/// When it is due, and the number of it.
+type Id = (Nanos, u64);
+
+/// By the first and by the last byte of what was lost: each view knows one of them at least.
+#[derive(Debug)]
+struct ByLost<T>([HashMap<u32, Vec<(Lost, T)>>; 2]);
+
+impl<T> Default for ByLost<T> {
+    fn default() -> Self {
+        Self(Default::default())
+    }
+}
+
+impl<T: Copy + PartialEq> ByLost<T> {
+    fn insert(&mut self, lost: Lost, value: T) {
+        for (map, byte) in self.0.iter_mut().zip([lost.start, lost.end]) {
+            map.entry(byte).or_default().push((lost, value));
+        }
+    }
+
+    fn remove(&mut self, lost: Lost, value: T) {
+        for (map, byte) in self.0.iter_mut().zip([lost.start, lost.end]) {
+            let Some(values) = map.get_mut(&byte) else { continue };
+            if let Some(index) = values.iter().position(|entry| *entry == (lost, value)) {
+                values.swap_remove(index);
+            }
+            if values.is_empty() {
+                map.remove(&byte);
+            }
+        }
+    }
+
+    /// What has lost the same; maybe twice.
+    fn same(&self, lost: Lost) -> impl Iterator<Item = T> {
+        let found = self.0.iter().zip([lost.start, lost.end]);
+        let found = found.filter_map(|(map, byte)| map.get(&byte)).flatten();
+        found.filter(move |(other, _)| same(*other, lost)).map(|(_, value)| *value)
+    }
 }
 
 impl Joiner {
@@ -44,18 +96,15 @@ impl Joiner {
             }
         };
         let role = incident.origin.role;
-        let is_told = |(_, other, told): &(Nanos, Role, Lost)| *other != role && same(*told, lost);
-        if self.told.iter().any(is_told) {
+        if self.told_by.same(lost).any(|other| other != role) {
             return;
         }
-        let partner = self
-            .waiting
-            .iter()
-            .enumerate()
-            .filter(|(_, (_, other, view))| same(*other, lost) && view.origin.role != role)
-            .max_by_key(|(_, (_, _, view))| is_mirror(view, &incident))
-            .map(|(index, _)| index);
-        if let Some((due, other_lost, other)) = partner.and_then(|at| self.waiting.remove(at)) {
+        let partners = self.waiting_by.same(lost).filter_map(|id| {
+            let (_, view) = self.waiting.get(&id)?;
+            (view.origin.role != role).then(|| (is_mirror(view, &incident), id))
+        });
+        let partner = partners.max_by_key(|(is_mirror, _)| *is_mirror).map(|(_, id)| id);
+        if let Some((id, other_lost, other)) = partner.and_then(|id| self.take(id)) {
             let (mut client, server, lost, server_lost) = if role == Role::Client {
                 (incident, other, lost, other_lost)
             } else {
@@ -64,7 +113,7 @@ impl Joiner {
             if turn::reconcile(&mut client, &server, lost.start == server_lost.start) {
                 client.other_view = Some(Box::new(server));
             }
-            self.tell(client, lost, due, out);
+            self.tell(client, lost, id.0, out);
             return;
         }
         if role == Role::Client && !incident.class.is_race() {
@@ -75,37 +124,72 @@ impl Joiner {
         let rtt = incident.origin.rtt.unwrap_or_default();
         let wait =
             if role == Role::Client { CLIENT_WAIT + 2 * rtt } else { SERVER_WAIT + 10 * rtt };
-        if self.waiting.len() >= LIMIT
-            && let Some((due, lost, incident)) = self.waiting.pop_front()
+        if self.waiting.len() >= WAITING
+            && let Some((id, ..)) = self.waiting.first_key_value()
         {
-            self.tell(incident, lost, due, out);
+            let id = *id;
+            self.let_go(id, incident.time, out);
         }
-        self.waiting.push_back((incident.time + wait, lost, incident));
+        self.added += 1;
+        let id = (incident.time + wait, self.added);
+        self.waiting_by.insert(lost, id);
+        self.waiting.insert(id, (lost, incident));
     }
 
     /// Lets go what has waited long enough at `now`.
     pub fn expire(&mut self, now: Nanos, out: &mut Vec<Observation>) {
-        let mut index = 0;
-        while let Some((due, ..)) = self.waiting.get(index) {
-            if *due > now {
-                index += 1;
-            } else if let Some((due, lost, incident)) = self.waiting.remove(index) {
-                self.tell(incident, lost, due, out);
-            }
+        while let Some((id, _)) = self.waiting.first_key_value()
+            && id.0 <= now
+        {
+            let id = *id;
+            self.let_go(id, id.0, out);
         }
         while self.told.front().is_some_and(|(until, ..)| *until <= now) {
-            self.told.pop_front();
+            self.forget();
+        }
+    }
+
+    /// Views of the server's end that nobody was told of, since it was not known any more whether the client's end
+    /// had told of the same.
+    pub const fn untold(&self) -> u64 {
+        self.untold
+    }
+
+    fn take(&mut self, id: Id) -> Option<(Id, Lost, Incident)> {
+        let (lost, incident) = self.waiting.remove(&id)?;
+        self.waiting_by.remove(lost, id);
+        Some((id, lost, incident))
+    }
+
+    /// Nobody joined it.
+    fn let_go(&mut self, id: Id, now: Nanos, out: &mut Vec<Observation>) {
+        let Some((_, lost, incident)) = self.take(id) else { return };
+        if incident.origin.role == Role::Server && now < self.gap_until {
+            self.untold += 1;
+        } else {
+            self.tell(incident, lost, now, out);
         }
     }
 
     fn tell(&mut self, incident: Incident, lost: Lost, now: Nanos, out: &mut Vec<Observation>) {
         if incident.other_view.is_none() {
-            if self.told.len() >= LIMIT {
-                self.told.pop_front();
+            if self.told.len() >= TOLD
+                && let Some(until) = self.forget()
+            {
+                self.gap_until = self.gap_until.max(until);
             }
-            self.told.push_back((now + REMEMBER, incident.origin.role, lost));
+            let role = incident.origin.role;
+            self.told.push_back((now + REMEMBER, role, lost));
+            self.told_by.insert(lost, role);
         }
         out.push(Observation::Incident(incident));
+    }
+
+    /// Forgets the one that was told first; returns until when it should have been remembered.
+    fn forget(&mut self) -> Option<Nanos> {
+        let (until, role, lost) = self.told.pop_front()?;
+        self.told_by.remove(lost, role);
+        Some(until)
     }
 }
 
@@ -140,6 +224,35 @@ mod tests {
         let incident =
             Incident { cause: Cause::Idle, ..Incident::new(time, origin, class, Outcome::Reset) };
         Finding { observation: Observation::Incident(incident), lost: Some(lost) }
+    }
+
+    /// Both ends tell of each, the server's late: more than are remembered, in too short a time.
+    #[test]
+    fn what_was_forgotten_is_not_told_twice() {
+        let lost = |n: u32| Lost { start: n * 1000, end: n * 1000 + 200, peer: 501 };
+        for count in [TOLD as u32 - 10, TOLD as u32 + 20_000] {
+            let mut joiner = Joiner::default();
+            let mut out = Vec::new();
+            for n in 0..count {
+                let at = u64::from(n / 10);
+                joiner.expire(Nanos(at * 1_000_000), &mut out);
+                joiner.add(race(Role::Client, Class::StaleWrite, at, lost(n)), &mut out);
+            }
+            for n in 0..count {
+                let at = 8_000 + u64::from(n / 10);
+                joiner.expire(Nanos(at * 1_000_000), &mut out);
+                joiner.add(race(Role::Server, Class::LateRequest, at, lost(n)), &mut out);
+            }
+            joiner.expire(Nanos(120_000_000_000), &mut out);
+            let forgotten = u64::from(count).saturating_sub(TOLD as u64);
+            assert_eq!((out.len(), joiner.untold()), (count as usize, forgotten));
+            assert!(joiner.waiting_by.0.iter().all(HashMap::is_empty));
+            assert!(joiner.told_by.0.iter().all(HashMap::is_empty));
+            // Long after, a server's end alone is told of again.
+            joiner.add(race(Role::Server, Class::LateRequest, 200_000, lost(1)), &mut out);
+            joiner.expire(Nanos(300_000_000_000), &mut out);
+            assert_eq!(out.len(), count as usize + 1);
+        }
     }
 
     /// Adds the findings, waits, and prints what came out: role and class, the other view after.
@@ -185,7 +298,7 @@ mod tests {
         check(vec![client(10), server(1_000, lost)], "client stale_write");
         // Others' numbers, or too late.
         let other = Lost { start: 100, end: 300, peer: 900 };
-        check(vec![server(10, other), client(11)], "server late_request; client stale_write");
+        check(vec![server(10, other), client(11)], "client stale_write; server late_request");
         // Told already, on the server's row: counted there only.
         check(vec![server(10, lost), client(3_500)], "server late_request");
         // What the client says of its own bytes is the last word on them.
