@@ -33,7 +33,9 @@ pub fn eprintln_quietly(line: &str) {
 /// With what a terminal acts on, what a reader would not see, and what would turn the text around it, in plain sight:
 /// a process can be called anything. Of a line, not of a text of several.
 pub fn visible(text: &str) -> Cow<'_, str> {
-    if !text.contains(is_hidden) {
+    // As nearly all are.
+    let is_plain = text.bytes().all(|byte| (b' '..=b'~').contains(&byte));
+    if is_plain || !text.contains(is_hidden) {
         return text.into();
     }
     let mut seen = String::with_capacity(text.len());

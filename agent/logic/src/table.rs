@@ -229,10 +229,11 @@ impl Table {
             self.unattributed += 1;
             return;
         };
-        let port = self.port_mut(key.port(), time);
-        change(&mut port.stats);
-        if let Some(close) = close {
-            port.recent.add(close);
+        if let Some(port) = self.port_mut(&key.port(), time) {
+            change(&mut port.stats);
+            if let Some(close) = close {
+                port.recent.add(close);
+            }
         }
 
         let slot = self.index.get(&key).copied().or_else(|| self.make_room(key, time, is_race));
@@ -272,27 +273,35 @@ impl Table {
         self.shares.remove(&key.port(), place);
     }
 
-    /// The roll-up of something that is seen at `now`; where there is no room, another one leaves for it.
-    fn port_mut(&mut self, key: PortKey, now: Nanos) -> &mut Port {
-        if !self.ports.contains_key(&key) && self.ports.len() >= self.max_ports {
-            let places = self.port_shares.largest(&key).and_then(BTreeSet::first);
-            if let Some((.., victim)) = places.copied() {
-                self.remove_port(&victim);
-                self.port_evictions += 1;
-            }
+    /// The roll-up of something that is seen at `now`.
+    fn port_mut(&mut self, key: &PortKey, now: Nanos) -> Option<&mut Port> {
+        if !self.ports.contains_key(key) {
+            self.open_port(*key, now);
         }
-        let (stats, recent) = (self.new_stats(), RecentCloses::default());
-        let new = || Box::new(Port { stats, recent, last_seen: now, since: now, taken: 0 });
-        let is_new = !self.ports.contains_key(&key);
-        let port = self.ports.entry(key).or_insert_with(new);
+        let port = self.ports.get_mut(key)?;
         port.last_seen = port.last_seen.max(now);
         // As with rows, its age in seconds is enough.
-        if is_new || port.last_seen.since(port.since) > Duration::from_secs(1) {
-            self.port_shares.remove(&key, &port.place(key));
+        if port.last_seen.since(port.since) > Duration::from_secs(1) {
+            self.port_shares.remove(key, &port.place(*key));
             port.since = port.last_seen;
-            self.port_shares.insert(&key, port.place(key));
+            self.port_shares.insert(key, port.place(*key));
         }
-        port
+        Some(port)
+    }
+
+    /// Where there is no room for another one, one leaves.
+    fn open_port(&mut self, key: PortKey, now: Nanos) {
+        if self.ports.len() >= self.max_ports
+            && let Some((.., victim)) = self.port_shares.largest(&key).and_then(BTreeSet::first)
+        {
+            let victim = *victim;
+            self.remove_port(&victim);
+            self.port_evictions += 1;
+        }
+        let (stats, recent) = (self.new_stats(), RecentCloses::default());
+        let port = Port { stats, recent, last_seen: now, since: now, taken: 0 };
+        self.port_shares.insert(&key, port.place(key));
+        self.ports.insert(key, Box::new(port));
     }
 
     /// A slot for a new row, or none if what would have to leave matters more than a newcomer.
