@@ -199,7 +199,8 @@ where
             let is_meant = || is_meant(request, &uname().nodename().to_string_lossy());
             return (is_open && !is_meant()).then(misdirected);
         }
-        match security.logins.check(users, request.headers().get(AUTHORIZATION)).await {
+        let header = request.headers().get(AUTHORIZATION);
+        match security.logins.check(users, header, self.from.ip()).await {
             Login::Right => None,
             Login::Wrong => {
                 self.shared.refused.warn(|| format!("login refused: {}", self.from));
@@ -210,7 +211,7 @@ where
             }
             Login::Busy => {
                 let status = StatusCode::SERVICE_UNAVAILABLE;
-                Some(response(status, TEXT, "too many logins at a time\n"))
+                Some(response(status, TEXT, "too many logins at a time from there\n"))
             }
         }
     }

@@ -1,10 +1,11 @@
 //! Basic auth: the header, and the password behind it.
 //!
 //! A check of a password takes a tenth of a second by intent. So one is under way at a time, on a
-//! thread of its own; few wait for it; and what was right once is remembered, so that nobody who
-//! tries passwords keeps a scraper out.
+//! thread of its own; one of each network waits for it; and what was right once is remembered, so that
+//! nobody who tries passwords keeps a scraper out.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::net::{IpAddr, Ipv6Addr};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use base64::Engine as _;
@@ -14,8 +15,8 @@ use hyper::header::HeaderValue;
 use sha2::{Digest as _, Sha256};
 use tokio::sync::Semaphore;
 
-/// Passwords that are checked or wait for it.
-const QUEUE: usize = 8;
+/// Networks of which a password is checked or waits for it.
+const QUEUE: usize = 64;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Login {
@@ -29,26 +30,24 @@ pub(super) struct Logins {
     /// Of each user, what was right last: a digest of hash and password. No more than there are
     /// users, whatever is tried.
     right: Arc<Mutex<HashMap<String, [u8; 32]>>>,
-    queue: Semaphore,
+    /// Networks of which somebody waits.
+    waiting: Mutex<HashSet<IpAddr>>,
     turn: Arc<Semaphore>,
 }
 
 impl Default for Logins {
     fn default() -> Self {
-        Self {
-            right: Arc::default(),
-            queue: Semaphore::new(QUEUE),
-            turn: Arc::new(Semaphore::new(1)),
-        }
+        Self { right: Arc::default(), waiting: Mutex::default(), turn: Arc::new(Semaphore::new(1)) }
     }
 }
 
 impl Logins {
-    /// `users` are hashes by name; `header` is the request's `Authorization`.
+    /// `users` are hashes by name; `header` is the `Authorization` of a request `from` there.
     pub(super) async fn check(
         &self,
         users: &BTreeMap<String, String>,
         header: Option<&HeaderValue>,
+        from: IpAddr,
     ) -> Login {
         let Some((user, password)) = header.and_then(|header| credentials(header.as_bytes()))
         else {
@@ -64,7 +63,7 @@ impl Logins {
         {
             return Login::Right;
         }
-        let Ok(_place) = self.queue.try_acquire() else { return Login::Busy };
+        let Some(_place) = Place::of(self, network(from)) else { return Login::Busy };
         // The semaphore is never closed.
         let turn = Arc::clone(&self.turn).acquire_owned().await.ok();
         let (is_known, right) = (known.is_some(), Arc::clone(&self.right));
@@ -84,6 +83,38 @@ impl Logins {
     pub(super) fn keep(&self, users: &BTreeMap<String, String>) {
         let mut right = self.right.lock().unwrap_or_else(PoisonError::into_inner);
         right.retain(|user, _| users.contains_key(user));
+    }
+}
+
+/// A network's place in the queue, as long as it waits.
+struct Place<'a> {
+    logins: &'a Logins,
+    network: IpAddr,
+}
+
+impl<'a> Place<'a> {
+    /// None if the network has one, or if there is none left.
+    fn of(logins: &'a Logins, network: IpAddr) -> Option<Self> {
+        let mut waiting = logins.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        // Not made before it is known: it takes itself out at its end.
+        (waiting.len() < QUEUE && waiting.insert(network)).then(|| Self { logins, network })
+    }
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        let mut waiting = self.logins.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        waiting.remove(&self.network);
+    }
+}
+
+/// Of what one host can have addresses: all of loopback, or the first half of an IPv6 address.
+fn network(address: IpAddr) -> IpAddr {
+    let address = address.to_canonical();
+    match address {
+        _ if address.is_loopback() => Ipv6Addr::LOCALHOST.into(),
+        IpAddr::V6(ip) => Ipv6Addr::from_bits(ip.to_bits() & !u128::from(u64::MAX)).into(),
+        IpAddr::V4(_) => address,
     }
 }
 
@@ -111,6 +142,8 @@ fn credentials(header: &[u8]) -> Option<(String, Vec<u8>)> {
 
 #[cfg(test)]
 pub(super) mod tests {
+    use std::net::Ipv4Addr;
+
     use super::*;
 
     /// Of "sesame", at the least cost.
@@ -121,6 +154,8 @@ pub(super) mod tests {
     pub(in super::super) fn basic(login: &str) -> String {
         format!("Basic {}", STANDARD.encode(login))
     }
+
+    const HERE: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
     fn users() -> BTreeMap<String, String> {
         BTreeMap::from([("alice".to_owned(), hash()), ("bob".to_owned(), hash())])
@@ -159,9 +194,9 @@ pub(super) mod tests {
             (":sesame", Login::Wrong),
         ] {
             let header = HeaderValue::from_str(&basic(login)).unwrap();
-            assert_eq!(logins.check(&users, Some(&header)).await, expected, "{login}");
+            assert_eq!(logins.check(&users, Some(&header), HERE).await, expected, "{login}");
         }
-        assert_eq!(logins.check(&users, None).await, Login::Wrong);
+        assert_eq!(logins.check(&users, None, HERE).await, Login::Wrong);
         assert_eq!(logins.right.lock().unwrap().len(), 2);
     }
 
@@ -183,13 +218,13 @@ pub(super) mod tests {
     async fn a_new_password_ends_the_old_one() {
         let (logins, mut users) = (Logins::default(), users());
         let header = HeaderValue::from_str(&basic("alice:sesame")).unwrap();
-        assert_eq!(logins.check(&users, Some(&header)).await, Login::Right);
+        assert_eq!(logins.check(&users, Some(&header), HERE).await, Login::Right);
         users.insert("alice".to_owned(), bcrypt::hash("open", 4).unwrap());
         logins.keep(&users);
-        assert_eq!(logins.check(&users, Some(&header)).await, Login::Wrong);
+        assert_eq!(logins.check(&users, Some(&header), HERE).await, Login::Wrong);
         users.remove("alice");
         logins.keep(&users);
-        assert_eq!(logins.check(&users, Some(&header)).await, Login::Wrong);
+        assert_eq!(logins.check(&users, Some(&header), HERE).await, Login::Wrong);
         assert!(logins.right.lock().unwrap().is_empty());
     }
 
@@ -199,19 +234,46 @@ pub(super) mod tests {
     async fn those_who_try_passwords_keep_nobody_out() {
         let (logins, users) = (Arc::new(Logins::default()), users());
         let right = HeaderValue::from_str(&basic("alice:sesame")).unwrap();
-        assert_eq!(logins.check(&users, Some(&right)).await, Login::Right);
+        assert_eq!(logins.check(&users, Some(&right), HERE).await, Login::Right);
         let turn = Arc::clone(&logins.turn).acquire_owned().await.unwrap();
         let wrong = HeaderValue::from_str(&basic("alice:open")).unwrap();
         let mut waiting = tokio::task::JoinSet::new();
-        for _ in 0..QUEUE {
-            let (logins, users, wrong) = (Arc::clone(&logins), users.clone(), wrong.clone());
-            waiting.spawn(async move { logins.check(&users, Some(&wrong)).await });
+        let mut wait = |header: &HeaderValue, from| {
+            let (logins, users, header) = (Arc::clone(&logins), users.clone(), header.clone());
+            waiting.spawn(async move { logins.check(&users, Some(&header), from).await });
+        };
+        // Of loopback and of a network of IPv6 one each, whatever the address.
+        for n in 0..20 {
+            wait(&wrong, [127, 0, 1, n].into());
+            wait(&wrong, Ipv6Addr::new(0xfd00, 1, 2, 3, 0, 0, 0, n.into()).into());
         }
-        tokio::task::yield_now().await;
-        assert_eq!(logins.check(&users, Some(&wrong)).await, Login::Busy);
-        assert_eq!(logins.check(&users, Some(&right)).await, Login::Right);
+        // Another one who has not been here yet.
+        let bob = HeaderValue::from_str(&basic("bob:sesame")).unwrap();
+        wait(&bob, [10, 0, 0, 7].into());
+        while logins.waiting.lock().unwrap().len() < 3 {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(logins.check(&users, Some(&wrong), HERE).await, Login::Busy);
+        assert_eq!(logins.check(&users, Some(&right), HERE).await, Login::Right);
+        drop(turn);
+        let mut results = waiting.join_all().await;
+        results.retain(|login| *login != Login::Busy);
+        results.sort_unstable_by_key(|login| *login == Login::Right);
+        assert_eq!(results, [Login::Wrong, Login::Wrong, Login::Right]);
+        assert!(logins.waiting.lock().unwrap().is_empty());
+        // There is an end to networks, too.
+        let turn = Arc::clone(&logins.turn).acquire_owned().await.unwrap();
+        let mut waiting = tokio::task::JoinSet::new();
+        for n in 0..QUEUE {
+            let (logins, users, wrong) = (Arc::clone(&logins), users.clone(), wrong.clone());
+            let from = [10, 0, 1, n as u8].into();
+            waiting.spawn(async move { logins.check(&users, Some(&wrong), from).await });
+        }
+        while logins.waiting.lock().unwrap().len() < QUEUE {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(logins.check(&users, Some(&wrong), HERE).await, Login::Busy);
         drop(turn);
         assert_eq!(waiting.join_all().await, [Login::Wrong; QUEUE]);
-        assert_eq!(logins.check(&users, Some(&wrong)).await, Login::Wrong);
     }
 }
