@@ -7,6 +7,7 @@
 
 mod config;
 mod connection;
+mod fair;
 mod host;
 pub mod listen;
 mod logins;
@@ -37,6 +38,7 @@ use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
 
 use self::connection::{SILENT_MAX, Shared, Silent, serve_one};
+use self::fair::Places;
 use self::security::{Rarely, Security};
 use crate::ask::{Ask, Form, Reply, Route};
 use crate::metrics::Format;
@@ -75,6 +77,7 @@ pub async fn serve<H, F>(
         security,
         offers_protobuf,
         requests: Arc::new(Semaphore::new(max_requests.into())),
+        places: Places::default(),
         refused: Rarely::default(),
         failed: Rarely::default(),
     });

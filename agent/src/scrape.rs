@@ -12,6 +12,7 @@ use finrace_logic::model::Nanos;
 use finrace_logic::table::{Collection, Table};
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 
 use crate::ask::{Reply, Request};
 use crate::clock::monotonic;
@@ -24,8 +25,10 @@ const SLICE: Duration = Duration::from_micros(250);
 /// Chunks under way to the reader.
 const CHUNKS: usize = 2;
 
-/// A reader that takes nothing for so long has gone.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// How long a reader may be waited for in all, and how much longer for each chunk: a slower one would hold others up,
+/// and no Prometheus waits that long for a scrape.
+const PATIENCE: Duration = Duration::from_secs(3);
+const FOR_CHUNK: Duration = Duration::from_secs(1);
 
 /// What scrapes look like.
 #[derive(Clone, Debug)]
@@ -97,7 +100,8 @@ impl Scrape {
         let (sender, chunks) = mpsc::channel(CHUNKS);
         let (runtime, permit) = (Handle::current(), request.take_permit());
         drop(tokio::task::spawn_blocking(move || {
-            let mut send = |chunk| send(&runtime, &sender, chunk);
+            let mut patience = PATIENCE;
+            let mut send = |chunk| runtime.block_on(hand_over(&sender, chunk, &mut patience));
             let written = metrics::write(export, status, naming, form, &mut send);
             if let Err(error) = written.and_then(|()| send(Bytes::new())) {
                 log::debug!("a scrape was not read to its end: {error}");
@@ -108,9 +112,16 @@ impl Scrape {
     }
 }
 
-/// From the thread to the HTTP side.
-fn send(runtime: &Handle, sender: &mpsc::Sender<Bytes>, chunk: Bytes) -> io::Result<()> {
-    let sent = runtime.block_on(async { tokio::time::timeout(PATIENCE, sender.send(chunk)).await });
+/// From the thread to the HTTP side, as long as the patience with its reader lasts.
+async fn hand_over(
+    sender: &mpsc::Sender<Bytes>,
+    chunk: Bytes,
+    patience: &mut Duration,
+) -> io::Result<()> {
+    let start = Instant::now();
+    *patience += FOR_CHUNK;
+    let sent = tokio::time::timeout(*patience, sender.send(chunk)).await;
+    *patience = patience.saturating_sub(start.elapsed());
     match sent {
         Ok(Ok(())) => Ok(()),
         Ok(Err(_)) => Err(io::ErrorKind::BrokenPipe.into()),
@@ -187,6 +198,32 @@ mod tests {
             sum += chunk.len();
         }
         (sum, false)
+    }
+
+    /// One that takes a chunk now and then is given up in the end: two such would hold up all others.
+    #[tokio::test(start_paused = true)]
+    async fn a_reader_has_to_keep_up() {
+        for (pace, expected) in [(FOR_CHUNK, 1000..=1000), (2 * FOR_CHUNK, 4..=9)] {
+            let (sender, mut chunks) = mpsc::channel(1);
+            let mut patience = PATIENCE;
+            let write = async {
+                for number in 0..1000 {
+                    if hand_over(&sender, Bytes::new(), &mut patience).await.is_err() {
+                        return number;
+                    }
+                }
+                1000
+            };
+            let read = async {
+                while chunks.recv().await.is_some() {
+                    tokio::time::sleep(pace).await;
+                }
+            };
+            tokio::select! {
+                written = write => assert!(expected.contains(&written), "{written} {pace:?}"),
+                () = read => unreachable!("the writer is there"),
+            }
+        }
     }
 
     #[tokio::test]

@@ -20,6 +20,7 @@ use tokio::sync::Semaphore;
 use tokio::task::AbortHandle;
 use tokio_rustls::TlsAcceptor;
 
+use super::fair::Places;
 use super::host::is_meant;
 use super::logins::Login;
 use super::security::{Current, Rarely, Security};
@@ -42,6 +43,7 @@ pub(super) struct Shared {
     pub offers_protobuf: bool,
     /// For requests that are being answered.
     pub requests: Arc<Semaphore>,
+    pub places: Places,
     pub refused: Rarely,
     pub failed: Rarely,
 }
@@ -156,7 +158,7 @@ where
     /// `is_misplaced`: it came where TLS is spoken.
     async fn http(&self, stream: impl AsyncRead + AsyncWrite + Unpin, is_misplaced: bool) {
         // Until the end of the connection, which carries one request.
-        let permit = OnceLock::new();
+        let (place, permit) = (OnceLock::new(), OnceLock::new());
         let service = service_fn(|request| async {
             self.has_asked.store(true, Ordering::Relaxed);
             let refusal =
@@ -164,6 +166,11 @@ where
             let mut answer = if let Some(refusal) = refusal {
                 refusal
             } else {
+                // Probes are answered at once.
+                if !request.uri().path().starts_with("/-/") {
+                    let taken = self.shared.places.take(self.from.ip()).await;
+                    place.get_or_init(|| taken);
+                }
                 // The semaphore is never closed.
                 let acquired = Arc::clone(&self.shared.requests).acquire_owned().await;
                 permit.get_or_init(|| acquired.ok());

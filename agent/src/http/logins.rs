@@ -5,7 +5,7 @@
 //! nobody who tries passwords keeps a scraper out.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use base64::Engine as _;
@@ -14,6 +14,8 @@ use bcrypt::HashParts;
 use hyper::header::HeaderValue;
 use sha2::{Digest as _, Sha256};
 use tokio::sync::Semaphore;
+
+use super::fair::network;
 
 /// Networks of which a password is checked or waits for it.
 const QUEUE: usize = 64;
@@ -108,16 +110,6 @@ impl Drop for Place<'_> {
     }
 }
 
-/// Of what one host can have addresses: all of loopback, or the first half of an IPv6 address.
-fn network(address: IpAddr) -> IpAddr {
-    let address = address.to_canonical();
-    match address {
-        _ if address.is_loopback() => Ipv6Addr::LOCALHOST.into(),
-        IpAddr::V6(ip) => Ipv6Addr::from_bits(ip.to_bits() & !u128::from(u64::MAX)).into(),
-        IpAddr::V4(_) => address,
-    }
-}
-
 /// Whoever is not known takes as long, with the hash of somebody else: of whom it takes longest.
 fn stand_in(users: &BTreeMap<String, String>) -> Option<&String> {
     users.values().max_by_key(|hash| hash.parse().ok().map(|hash: HashParts| hash.get_cost()))
@@ -142,7 +134,7 @@ fn credentials(header: &[u8]) -> Option<(String, Vec<u8>)> {
 
 #[cfg(test)]
 pub(super) mod tests {
-    use std::net::Ipv4Addr;
+    use std::net::{Ipv4Addr, Ipv6Addr};
 
     use super::*;
 
