@@ -371,7 +371,7 @@ impl Session {
     fn answer(&mut self, request: Request, shape: Option<&Shape>) -> Option<Work> {
         match request.route {
             Route::Ready => {
-                request.answer(Reply::Ready(true));
+                request.answer(Reply::Ready);
                 None
             }
             Route::Metrics { format, is_gzip } => {
@@ -412,7 +412,6 @@ impl Session {
             version: env!("CARGO_PKG_VERSION"),
             revision: env!("FINRACE_REVISION"),
             rustc: env!("FINRACE_RUSTC"),
-            attached: true,
             hooks: hooks.collect(),
             missing_fields: self.missing_fields.iter().map(|lost| lost.field.clone()).collect(),
             events: self.counts.events().to_vec(),
@@ -518,4 +517,11 @@ fn is_hangup_ignored() -> bool {
     let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
     let mask = ignored.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
     mask.is_some_and(|mask| mask & 1 != 0)
+}
+
+/// Records that are missing, by what was lost. Closes that were forgotten early are not: a busy server always has some,
+/// and no alert is for them.
+pub fn missing<'a>(lost: impl IntoIterator<Item = (&'a &'static str, &'a u64)>) -> u64 {
+    let others = lost.into_iter().filter(|(reason, _)| **reason != "closed_full");
+    others.map(|(_, count)| count).sum()
 }

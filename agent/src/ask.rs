@@ -34,8 +34,8 @@ pub enum Reply {
     Page(Bytes),
     /// There is no row of the peer that was asked for.
     NoPeer,
-    /// Whether the programs are attached.
-    Ready(bool),
+    /// The programs are attached: else nobody would answer.
+    Ready,
     /// The agent is on its way out.
     Gone,
 }

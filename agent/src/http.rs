@@ -185,7 +185,6 @@ where
         "/-/ready" => handler(Route::Ready).await,
         _ => return Ok(response(StatusCode::OK, TEXT, "healthy\n")),
     };
-    let unavailable = StatusCode::SERVICE_UNAVAILABLE;
     Ok(match reply {
         Reply::Metrics(chunks) => {
             let content_type = HeaderValue::from_static(format.content_type());
@@ -197,10 +196,9 @@ where
             }
             response
         }
-        Reply::Ready(true) => response(StatusCode::OK, TEXT, "ready\n"),
-        Reply::Ready(false) => response(unavailable, TEXT, "not attached yet\n"),
+        Reply::Ready => response(StatusCode::OK, TEXT, "ready\n"),
         Reply::Page(_) | Reply::NoPeer | Reply::Gone => {
-            response(unavailable, TEXT, "shutting down\n")
+            response(StatusCode::SERVICE_UNAVAILABLE, TEXT, "shutting down\n")
         }
     })
 }
@@ -210,7 +208,7 @@ fn page(form: Form, reply: Reply) -> Answer {
     let mut response = match reply {
         Reply::Page(body) => response(StatusCode::OK, form.content_type(), body),
         Reply::NoPeer => response(StatusCode::NOT_FOUND, TEXT, NO_PEER),
-        Reply::Metrics(_) | Reply::Ready(_) | Reply::Gone => {
+        Reply::Metrics(_) | Reply::Ready | Reply::Gone => {
             response(StatusCode::SERVICE_UNAVAILABLE, TEXT, "shutting down\n")
         }
     };
@@ -425,12 +423,12 @@ mod tests {
         Server { address, stop, task }
     }
 
-    pub(super) async fn agent(route: Route, is_ready: bool) -> Reply {
+    pub(super) async fn agent(route: Route) -> Reply {
         let (format, is_gzip) = match route {
             Route::Metrics { format, is_gzip } => (format, is_gzip),
             Route::Page(ask) if ask.only.is_some() => return Reply::NoPeer,
             Route::Page(_) => return Reply::Page("a page".into()),
-            Route::Ready => return Reply::Ready(is_ready),
+            Route::Ready => return Reply::Ready,
         };
         let (sender, chunks) = mpsc::channel(3);
         for chunk in [format!("{format:?}, "), format!("{is_gzip}\n"), String::new()] {
@@ -453,8 +451,7 @@ mod tests {
         const HTML: &str = "text/html; charset=utf-8";
         const JSON: &str = "application/json";
         const LIMIT: &str = "/api/v1/peers: limit `x` is not a number from 1 to 500\n";
-        let ready = start(MAX_REQUESTS, |route| agent(route, true)).await;
-        let starting = start(MAX_REQUESTS, |route| agent(route, false)).await;
+        let ready = start(MAX_REQUESTS, agent).await;
         let gone = start(MAX_REQUESTS, |_| async { Reply::Gone }).await;
         let openmetrics = "accept: application/openmetrics-text; version=1.0.0\r\n";
         let two = "accept: text/plain;q=0.5\r\naccept: application/openmetrics-text;q=0.9\r\n\
@@ -490,9 +487,7 @@ mod tests {
             (&ready, "HEAD /metrics", "", 200, older, ""),
             (&ready, "POST /metrics", "", 405, TEXT, "only GET and HEAD\n"),
             (&ready, "GET /-/healthy", "", 200, TEXT, "healthy\n"),
-            (&starting, "GET /-/healthy", "", 200, TEXT, "healthy\n"),
             (&ready, "GET /-/ready", "", 200, TEXT, "ready\n"),
-            (&starting, "GET /-/ready", "", 503, TEXT, "not attached yet\n"),
             (&gone, "GET /metrics", "", 503, TEXT, "shutting down\n"),
             (&ready, "GET /", "", 200, HTML, "a page"),
             (&ready, "HEAD /?limit=9", "", 200, HTML, ""),
@@ -548,7 +543,7 @@ mod tests {
 
     #[tokio::test]
     async fn nonsense_is_refused() {
-        let server = start(MAX_REQUESTS, |route| agent(route, true)).await;
+        let server = start(MAX_REQUESTS, agent).await;
         let answer = exchange(server.address, "\u{1}\u{2}\r\n\r\n").await;
         assert!(answer.starts_with("HTTP/1.1 400 "), "{answer}");
     }
@@ -563,7 +558,7 @@ mod tests {
             async move {
                 asked.send(()).await.unwrap();
                 drop(waiting.acquire().await);
-                Reply::Ready(true)
+                Reply::Ready
             }
         })
         .await;

@@ -50,7 +50,6 @@ pub struct Status {
     /// Source revision of the build, empty if not known.
     pub revision: &'static str,
     pub rustc: &'static str,
-    pub attached: bool,
     pub hooks: Vec<Hook>,
     /// Kernel fields that this kernel lacks.
     pub missing_fields: Vec<String>,
@@ -115,7 +114,7 @@ impl Status {
 }
 
 /// Series that there is always one of.
-const OF_ITSELF: usize = 16;
+const OF_ITSELF: usize = 15;
 
 /// The whole exposition in one text (of protobuf there is none), with the verdicts as they are.
 pub fn encode(table: &mut Table, status: Status, format: Format) -> String {
@@ -191,13 +190,6 @@ impl Scrape {
         for field in &status.missing_fields {
             fields.encode_info(&[("field", field)])?;
         }
-        gauge(
-            out,
-            "finrace_attached",
-            "1 once all programs are attached.",
-            None,
-            u64::from(status.attached),
-        )?;
 
         let help = "Records read from the kernel, by kind.";
         by_label(out, "finrace_events", help, "kind", &status.events)?;

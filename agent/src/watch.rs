@@ -10,7 +10,7 @@ use std::time::{Duration, SystemTime};
 use anyhow::{Context as _, Result};
 use finrace_logic::model::Observation;
 
-use crate::app::Session;
+use crate::app::{Session, missing};
 use crate::cli::Watch;
 use crate::clock::rfc3339;
 use crate::event_line::{Line, describe, ends, say};
@@ -47,7 +47,7 @@ pub async fn run(args: &Watch) -> Result<()> {
         })
         .await?;
     let unwritten = out.finish()?;
-    let lost: u64 = session.lost().values().sum();
+    let lost = missing(&session.lost());
     let seconds = session.elapsed().as_secs_f64();
     let Seen { races, incidents, closes, reuses } = seen;
     let unwritten = match unwritten {

@@ -330,7 +330,7 @@ impl World {
                 Some(request) = request => {
                     (start, start_cpu) = (Instant::now(), cpu());
                     match request.route {
-                        Route::Ready => request.answer(Reply::Ready(true)),
+                        Route::Ready => request.answer(Reply::Ready),
                         Route::Metrics { format, is_gzip } => {
                             let (table, form) = (&mut self.table, (format, is_gzip));
                             let status = Status::default();

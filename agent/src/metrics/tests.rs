@@ -99,7 +99,6 @@ pub(super) fn busy_keeping(keeps: Keeps) -> (Table, Status) {
         version: "1.2.3",
         revision: "0123abc",
         rustc: "1.95.0",
-        attached: true,
         hooks: vec![Hook {
             job: "close",
             hook: "tp_btf",

@@ -10,6 +10,7 @@ use finrace_logic::verdict::State;
 
 use super::document::{Document, ExposureReport, PeerReport};
 use super::draw::{self, Mark};
+use crate::app::missing;
 use crate::output::{seconds, visible};
 
 /// Where the text of a block begins.
@@ -26,7 +27,7 @@ const WIDTH: usize = 98;
 
 impl Document {
     pub(super) fn to_text(&self) -> String {
-        let lost: u64 = self.lost.values().sum();
+        let lost = missing(&self.lost);
         let races: u64 = self.peers.iter().map(PeerReport::total_races).sum();
         let mut by_state: BTreeMap<State, usize> = BTreeMap::new();
         for peer in self.peers.iter().filter(|peer| peer.other_end.is_none()) {

@@ -18,7 +18,7 @@ async fn silent(address: SocketAddr) -> TcpStream {
 
 #[tokio::test(start_paused = true)]
 async fn those_that_say_nothing_are_closed() {
-    let server = start(1, |route| agent(route, true)).await;
+    let server = start(1, agent).await;
     let began = Instant::now();
     for said in ["", "GET /-/ready HTTP/1.1\r\nhost: "] {
         let mut stream = silent(server.address).await;
@@ -31,7 +31,7 @@ async fn those_that_say_nothing_are_closed() {
 /// However many there are.
 #[tokio::test(start_paused = true)]
 async fn those_that_say_nothing_keep_nobody_out() {
-    let server = start(1, |route| agent(route, true)).await;
+    let server = start(1, agent).await;
     let began = Instant::now();
     // Somebody else, who came before them.
     let socket = TcpSocket::new_v4().unwrap();
@@ -64,7 +64,7 @@ async fn requests_above_the_limit_wait() {
         async move {
             asked.send(()).await.unwrap();
             waiting.acquire().await.unwrap().forget();
-            Reply::Ready(true)
+            Reply::Ready
         }
     })
     .await;
@@ -86,7 +86,7 @@ async fn requests_above_the_limit_wait() {
 
 #[tokio::test]
 async fn headers_have_limits() {
-    let server = start(MAX_REQUESTS, |route| agent(route, true)).await;
+    let server = start(MAX_REQUESTS, agent).await;
     let request = |headers: &str| format!("GET /-/ready HTTP/1.1\r\nhost: a\r\n{headers}\r\n");
     let long = |bytes| request(&format!("x: {}\r\n", "a".repeat(bytes)));
     let many = |count| request(&"x: a\r\n".repeat(count));
@@ -104,7 +104,7 @@ async fn headers_have_limits() {
 /// A page that has its name point to 127.0.0.1 learns nothing.
 #[tokio::test]
 async fn another_host_is_not_answered_for() {
-    let server = start(MAX_REQUESTS, |route| agent(route, true)).await;
+    let server = start(MAX_REQUESTS, agent).await;
     for (host, expected) in [("127.0.0.1:9502", "200 OK"), ("evil.example", "421 ")] {
         for target in ["/metrics", "/", "/api/v1/peers"] {
             let request = format!("GET {target} HTTP/1.1\r\nhost: {host}\r\n\r\n");
@@ -116,7 +116,7 @@ async fn another_host_is_not_answered_for() {
 
 #[tokio::test]
 async fn http_1_0_is_spoken() {
-    let server = start(MAX_REQUESTS, |route| agent(route, true)).await;
+    let server = start(MAX_REQUESTS, agent).await;
     let answer = exchange(server.address, "GET /metrics HTTP/1.0\r\n\r\n").await;
     assert!(answer.starts_with("HTTP/1.0 200 OK\r\n"), "{answer}");
     // Without chunks, of which that version knows nothing.

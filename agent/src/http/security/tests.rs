@@ -45,7 +45,7 @@ impl Place {
     }
 
     async fn start(&self) -> SocketAddr {
-        let server = start_with(self.load().unwrap(), 4, |route| agent(route, true)).await;
+        let server = start_with(self.load().unwrap(), 4, agent).await;
         let address = server.address;
         self.servers.lock().await.push(server);
         address

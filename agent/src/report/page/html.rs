@@ -12,6 +12,7 @@ use maud::{DOCTYPE, Markup, PreEscaped, html};
 use super::About;
 use super::peer::{self, Detail, badge, between};
 use super::text::{count, long};
+use crate::app::missing;
 use crate::ask::{Ask, LIMIT_MAX};
 use crate::clock::rfc3339;
 use crate::output::visible;
@@ -219,9 +220,8 @@ impl View<'_> {
         let status = &self.about.status;
         let blind = status.hooks.iter().filter(|hook| hook.loses.is_some()).count()
             + status.missing_fields.len();
-        let lost: u64 = status.lost.iter().map(|(_, count)| count).sum();
+        let lost = missing(status.lost.iter().map(|(reason, count)| (reason, count)));
         let mut texts = Vec::new();
-        texts.extend((!status.attached).then(|| "the programs are not attached".to_owned()));
         texts.extend((blind > 0).then(|| count(blind as u64, "blind spot")));
         texts.extend((lost > 0).then(|| format!("{} lost", count(lost, "record"))));
         html! {

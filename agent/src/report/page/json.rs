@@ -25,7 +25,6 @@ struct StatusReport<'a> {
     started: String,
     time: String,
     seconds: f64,
-    attached: bool,
     hooks: Vec<HookReport<'a>>,
     missing_fields: &'a [String],
     /// Records read, by kind.
@@ -71,7 +70,6 @@ pub(super) fn status(about: &About, picture: &Picture) -> String {
         started: rfc3339(clock.started),
         time: rfc3339(*wall),
         seconds: clock.since_start(picture.now).as_secs_f64(),
-        attached: status.attached,
         hooks: hooks.collect(),
         missing_fields: &status.missing_fields,
         records: status.events.iter().copied().collect(),

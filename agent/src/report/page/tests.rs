@@ -59,7 +59,6 @@ impl World {
         let status = Status {
             version: "1.2.3",
             revision: "0123abc",
-            attached: true,
             hooks: vec![hook("write", "tp_btf", None)],
             events: vec![("state", 100), ("write", 200)],
             lost: vec![("races_ring_full", 0), ("malformed", 0)],
