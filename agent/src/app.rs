@@ -1,4 +1,4 @@
-//! Sets a run up and carries it: one loop takes batches, requests, signals and the deadline.
+//! Sets up a run and drives it: one loop takes batches, requests, signals and the deadline.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -51,14 +51,14 @@ pub struct Session {
     /// Fields that this kernel lacks.
     pub missing_fields: Vec<Lost>,
     pub counts: Counts,
-    /// Who the ends of connections are.
+    /// The owners of the ends of connections.
     pub who: Who,
     has_cgroups: bool,
     pub clock: Clock,
     incidents: Incidents,
     skips: Skips,
     batches: mpsc::UnboundedReceiver<Batch>,
-    /// Stops the reading thread when dropped; after `batches`, which it may wait for.
+    /// Stops the reading thread when dropped; declared after `batches`, which that thread may wait for.
     source: Source,
     /// Attached as long as they are here.
     _links: Vec<Link>,
@@ -77,7 +77,7 @@ pub struct Counts {
     pub malformed: u64,
     /// Records that found their ring full, by [`loss`] index.
     pub rings: [u64; loss::COUNT as usize],
-    /// Bytes that waited in each ring at the last reading.
+    /// Bytes waiting in each ring at the last reading.
     pub waited: [u64; loss::COUNT as usize],
 }
 
@@ -98,18 +98,18 @@ impl Counts {
 enum Input {
     Batch(Option<Batch>),
     Request(Request),
-    /// There is time for a slice of the answer under way.
+    /// Time for a slice of the answer in progress.
     Collect,
     End,
 }
 
-/// Who asks the daemon, and what the answers look like.
+/// Requests to the daemon, and what the answers look like.
 pub struct Requests {
     pub receiver: mpsc::Receiver<Request>,
     pub shape: Shape,
 }
 
-/// Reads what there is, in the order that gives the most helpful error.
+/// Reads what the kernel offers, in the order that gives the most helpful error.
 pub fn prepare(btf_file: Option<&Path>) -> Result<(Features, Resolved)> {
     rights::raise()?;
     let (mut features, btf) = Features::read(Roots::default(), btf_file)?;
@@ -117,7 +117,7 @@ pub fn prepare(btf_file: Option<&Path>) -> Result<(Features, Resolved)> {
     Ok((features, resolved))
 }
 
-/// What is needed whatever the hooks: rights, ring buffers, and the offsets of fields.
+/// Checks what every hook needs: rights, ring buffers and field offsets.
 pub fn usable(features: &mut Features, btf: Option<Btf>) -> Result<Resolved> {
     if !rights::missing_to_load(features).is_empty() {
         let binary = std::env::current_exe().unwrap_or_else(|_| Path::new("finrace").to_owned());
@@ -150,7 +150,7 @@ impl Session {
         Self::over(attached, features, resolved.lost, kernel)
     }
 
-    /// Gives up all rights of this thread, and starts to read.
+    /// Gives up all rights of this thread, then starts to read.
     pub fn over(
         attached: Attached,
         features: Features,
@@ -159,7 +159,7 @@ impl Session {
     ) -> Result<Self> {
         let Attached { links, serving, records, skips } = attached;
         let clock = Clock { started: wall(), start: monotonic() };
-        // After the attachment: a port that is listened on in between is seen twice, never missed.
+        // After attaching: a port that starts listening in between is seen twice, never missed.
         let listeners = listeners::read(Path::new("/proc"));
         let is_served = |wanted| serving.iter().any(|job| job.job == wanted && job.by().is_some());
         let settings = Settings {
@@ -179,7 +179,7 @@ impl Session {
         for field in &missing_fields {
             log::warn!("this kernel has no {}; not seen: {}", field.field, field.loses);
         }
-        // Before any thread is started, so that none has any.
+        // Before any thread is started, so that none has any rights.
         if let Err(error) = rights::drop_all() {
             log::warn!("running on with capabilities that are not needed any more: {error:#}");
         }
@@ -222,7 +222,7 @@ impl Session {
         jobs.collect::<Vec<_>>().join(", ")
     }
 
-    /// Records that were lost, by reason.
+    /// Records lost, by reason.
     pub fn lost(&self) -> BTreeMap<&'static str, u64> {
         let ring = |index: u32| self.counts.rings.get(index as usize).copied().unwrap_or(0);
         BTreeMap::from([
@@ -236,7 +236,7 @@ impl Session {
         ])
     }
 
-    /// Finds the verdicts as of now, which is returned, by either clock.
+    /// Updates the verdicts, and returns the current time by both clocks.
     pub fn assess(&mut self) -> (Nanos, SystemTime) {
         let (now, wall) = (monotonic(), wall());
         self.engine.table.assess(now);
@@ -248,7 +248,7 @@ impl Session {
     }
 
     /// Runs until `deadline`, a signal, or until `show` has enough; `show` gets every observation
-    /// with the wall time of it.
+    /// with its wall time.
     pub async fn run(
         &mut self,
         duration: Option<Duration>,
@@ -257,7 +257,7 @@ impl Session {
     ) -> Result<()> {
         let mut interrupt = signal(SignalKind::interrupt()).context("handling SIGINT")?;
         let mut terminate = signal(SignalKind::terminate()).context("handling SIGTERM")?;
-        // As `nohup` asks for. A daemon reads its files again by itself, and has no terminal to lose.
+        // As `nohup` asks. A daemon rereads its files by itself, and has no terminal to lose.
         let outlives_terminal = requests.is_some() || is_hangup_ignored();
         let mut hangup = signal(SignalKind::hangup()).context("handling SIGHUP")?;
         let end = async {
@@ -279,7 +279,7 @@ impl Session {
             let input = tokio::select! {
                 batch = self.batches.recv() => Input::Batch(batch),
                 Some(request) = request => Input::Request(request),
-                // After all else that can be done now.
+                // After everything else that can be done now.
                 () = tokio::task::yield_now(), if work.is_some() => Input::Collect,
                 () = &mut end => Input::End,
                 _ = interrupt.recv() => Input::End,
@@ -334,7 +334,7 @@ impl Session {
         self.show_all(observations, show)
     }
 
-    /// What is in the rings already still counts.
+    /// What is already in the rings still counts.
     async fn finish(
         &mut self,
         show: &mut impl FnMut(&Observation, SystemTime) -> Result<ControlFlow<()>>,
@@ -349,7 +349,7 @@ impl Session {
         self.show_all(observations, show).map(drop)
     }
 
-    /// Shows observations with the wall time of each, and keeps the latest incidents.
+    /// Shows observations, each with its wall time, and keeps the latest incidents.
     fn show_all(
         &mut self,
         observations: Vec<Observation>,
@@ -436,7 +436,7 @@ impl Session {
     }
 }
 
-/// The daemon: binds first, so that a port in use is told before anything is attached.
+/// The daemon: binds first, so that a port in use is reported before anything is attached.
 pub async fn serve(args: &cli::Serve) -> Result<()> {
     let (listeners, security) = open(args).await?;
     let session = Session::start(&args.kernel)?;
@@ -480,7 +480,7 @@ pub async fn serve_over(
     Ok(())
 }
 
-/// The sockets, and who may ask at them.
+/// Opens the sockets, and loads the rules for access to them.
 async fn open(args: &cli::Serve) -> Result<(Vec<TcpListener>, Security)> {
     let security = Security::load(args.web_config.as_deref())
         .map_err(|error| anyhow!(Usage(format!("--web.config.file {error:#}"))))?;
@@ -498,8 +498,8 @@ async fn open(args: &cli::Serve) -> Result<(Vec<TcpListener>, Security)> {
     Ok((listeners, security))
 }
 
-/// Where owners are looked up. Without it they have no names, which is no reason to end unless it was
-/// asked for.
+/// Where owners are looked up. Without it they have no names, which is fatal only if it was asked
+/// for.
 fn cgroups(given: Option<&Path>) -> Result<Option<Mount>> {
     match Mount::find(given) {
         Ok(mount) => Ok(Some(mount)),
@@ -511,7 +511,7 @@ fn cgroups(given: Option<&Path>) -> Result<Option<Mount>> {
     }
 }
 
-/// Whether whoever started us has SIGHUP ignored.
+/// Whether we were started with SIGHUP ignored.
 fn is_hangup_ignored() -> bool {
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
     let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
@@ -519,8 +519,8 @@ fn is_hangup_ignored() -> bool {
     mask.is_some_and(|mask| mask & 1 != 0)
 }
 
-/// Records that are missing, by what was lost. Closes that were forgotten early are not: a busy server always has some,
-/// and no alert is for them.
+/// Number of missing records among those lost. Closes forgotten early do not count: a busy server always has some,
+/// and no alert is about them.
 pub fn missing<'a>(lost: impl IntoIterator<Item = (&'a &'static str, &'a u64)>) -> u64 {
     let others = lost.into_iter().filter(|(reason, _)| **reason != "closed_full");
     others.map(|(_, count)| count).sum()

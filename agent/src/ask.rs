@@ -1,4 +1,4 @@
-//! What can be asked of a running agent, and the way from the HTTP side to the event loop and back.
+//! What a running agent can be asked, and the path from the HTTP side to the event loop and back.
 
 use std::fmt::Write as _;
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
 use crate::metrics::Format;
 
-/// Written at a time: each keeps what it was lent. The next ones wait.
+/// Answers written at a time: each holds on to what it was lent. Further ones wait.
 const AT_A_TIME: usize = 2;
 
 /// What only the agent can answer.
@@ -27,20 +27,20 @@ pub enum Route {
 /// The agent's answer.
 #[derive(Debug)]
 pub enum Reply {
-    /// The exposition, in the format asked for: chunks, of which the last is empty. If that does not
-    /// come, neither does the end of the answer.
+    /// The exposition, in the requested format: chunks, of which the last is empty. If that one does
+    /// not come, neither does the end of the answer.
     Metrics(mpsc::Receiver<Bytes>),
-    /// The page or the JSON form that was asked for.
+    /// The requested page or JSON form.
     Page(Bytes),
-    /// There is no row of the peer that was asked for.
+    /// There is no row for the requested peer.
     NoPeer,
-    /// The programs are attached: else nobody would answer.
+    /// The programs are attached: otherwise there would be no answer.
     Ready,
-    /// The agent is on its way out.
+    /// The agent is shutting down.
     Gone,
 }
 
-/// Peers, or events, in an answer.
+/// Number of peers, or events, in an answer.
 pub(crate) const LIMIT: u16 = 50;
 pub(crate) const LIMIT_MAX: u16 = 500;
 
@@ -72,18 +72,18 @@ impl Form {
     }
 }
 
-/// What is asked for.
+/// What is requested.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ask {
     pub form: Form,
-    /// Peers, or events, at most.
+    /// Maximum number of peers, or events.
     pub limit: u16,
-    /// Of one peer alone, in one network namespace; there may be a row of it for each owner.
+    /// Only this peer, in one network namespace; it may have a row for each owner.
     pub only: Option<(u32, Peer)>,
 }
 
 impl Ask {
-    /// From the query of a URL.
+    /// Parses the query of a URL.
     ///
     /// # Errors
     /// What is wrong with it.
@@ -131,20 +131,20 @@ impl Ask {
 pub struct Asking {
     requests: mpsc::Sender<Request>,
     pub(crate) scrapes: Arc<Semaphore>,
-    /// One at a time, so that whoever reloads one all the time is in no scrape's way.
+    /// One at a time, so that constant reloading of a page never delays a scrape.
     pages: Arc<Semaphore>,
 }
 
-/// A request on its way to the event loop, with the way back.
+/// A request to the event loop, with the channel for its reply.
 #[derive(Debug)]
 pub struct Request {
     pub route: Route,
     reply: oneshot::Sender<Reply>,
-    /// For a scrape or a page, until it is written.
+    /// Held for a scrape or a page until it is written.
     permit: Option<OwnedSemaphorePermit>,
 }
 
-/// Both ends, with room for so many requests.
+/// Both ends, with room for `max` requests.
 pub fn requests(max: usize) -> (Asking, mpsc::Receiver<Request>) {
     let (requests, receiver) = mpsc::channel(max);
     let [scrapes, pages] = [AT_A_TIME, 1].map(|permits| Arc::new(Semaphore::new(permits)));
@@ -165,7 +165,7 @@ impl Asking {
         answer.await.unwrap_or(Reply::Gone)
     }
 
-    /// Waits until nothing is being written any more.
+    /// Waits until nothing is being written.
     pub async fn end(self) {
         // The semaphores are never closed.
         drop(self.scrapes.acquire_many(AT_A_TIME as u32).await);
@@ -174,7 +174,7 @@ impl Asking {
 }
 
 impl Request {
-    /// To be kept until the answer is written.
+    /// Takes the permit, which must be kept until the answer is written.
     pub fn take_permit(&mut self) -> Option<OwnedSemaphorePermit> {
         self.permit.take()
     }
@@ -186,7 +186,7 @@ impl Request {
     }
 }
 
-/// A value of a query, with `+` and `%3A` as what they stand for.
+/// A query value, with `+` and `%3A` replaced by what they stand for.
 pub(crate) fn decoded(value: &str) -> String {
     let mut bytes = Vec::with_capacity(value.len());
     let mut rest = value.as_bytes();
@@ -206,7 +206,7 @@ fn hex(digits: [u8; 2]) -> Option<u8> {
     u8::try_from(high? * 16 + low?).ok()
 }
 
-/// A value for a query.
+/// Encodes a value for a query.
 pub(crate) fn encoded(value: &str) -> String {
     let mut text = String::with_capacity(value.len());
     for byte in value.bytes() {

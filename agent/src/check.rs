@@ -15,7 +15,7 @@ use crate::probe::layout::Lost;
 use crate::probe::plan::Choice;
 use crate::probe::rights;
 
-/// Attaches every program that could serve, lets go, and prints how it went; false if finrace
+/// Attaches every program that could serve, detaches it, and prints how it went; false if finrace
 /// cannot run here.
 pub fn run(args: &Check) -> Result<bool> {
     rights::raise()?;
@@ -60,7 +60,7 @@ struct JobFindings {
     /// `none` where nothing serves it.
     hook: &'static str,
     attached_to: String,
-    /// What is not seen with this hook, or without any.
+    /// What goes unseen with this hook, or without any.
     #[serde(skip_serializing_if = "Option::is_none")]
     loses: Option<&'static str>,
     /// Best first.
@@ -76,7 +76,7 @@ struct ChoiceFindings {
     state: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
     why: Option<String>,
-    /// Instructions that the verifier goes through, by program.
+    /// Instructions that the verifier processes, by program.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     verified: Vec<ProgramFindings>,
 }

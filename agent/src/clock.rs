@@ -1,11 +1,11 @@
-//! The clock of the stamps, and from stamps to the time of day.
+//! The clock that stamps records, and the conversion from stamps to the time of day.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use finrace_logic::model::Nanos;
 use rustix::time::{ClockId, clock_gettime};
 
-/// When watching began, by either clock.
+/// When watching began, by both clocks.
 #[derive(Clone, Copy, Debug)]
 pub struct Clock {
     pub started: SystemTime,
@@ -17,8 +17,8 @@ impl Clock {
         time.since(self.start)
     }
 
-    /// The wall clock at [`Nanos`] 0, since the Unix epoch. It does not move with the clock: an
-    /// exemplar at another time would be another one to Prometheus.
+    /// The wall clock at [`Nanos`] 0, since the Unix epoch. It does not follow later changes of the
+    /// clock: to Prometheus, an exemplar with another time would be a different one.
     pub fn epoch(&self) -> Duration {
         let started = self.started.duration_since(UNIX_EPOCH).unwrap_or_default();
         started.saturating_sub(self.start.since(Nanos(0)))
@@ -32,13 +32,13 @@ pub fn monotonic() -> Nanos {
     Nanos(secs * 1_000_000_000 + nanos)
 }
 
-/// The time of day, which may jump, and may be anything.
+/// The time of day, which may jump and may be arbitrarily wrong.
 #[expect(clippy::disallowed_methods, reason = "the one place that reads it")]
 pub fn wall() -> SystemTime {
     SystemTime::now()
 }
 
-/// In UTC, with microseconds; years that RFC 3339 has no digits for, and those before 1970, are the nearest that it has.
+/// In UTC, with microseconds; times before 1970, and years with too many digits for RFC 3339, are clamped.
 pub fn rfc3339(time: SystemTime) -> String {
     /// The end of 9999.
     const LAST: Duration = Duration::from_micros(253_402_300_799_999_999);

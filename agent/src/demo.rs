@@ -2,7 +2,7 @@
 //! reuses come just before or just after it.
 //!
 //! Everything stays on 127.0.0.1. The clients make the mistake that real pools make: they write
-//! without a look at the socket first. About half of the reuses lose.
+//! without checking the socket first. About half of the reuses lose.
 
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
@@ -18,7 +18,7 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(1);
 /// Gaps between requests are drawn from here: half of them on either side of [`IDLE_TIMEOUT`].
 const GAP_MILLIS: std::ops::Range<u64> = 700..1300;
 const CLIENTS: u64 = 8;
-/// Whoever else finds the server cannot make it start more threads than this.
+/// Any other client that finds the server cannot make it start more threads than this.
 const MAX_CONNECTIONS: usize = 64;
 const MAX_HEAD: usize = 8 * 1024;
 const ANSWER: &[u8] = b"HTTP/1.1 200 OK\r\nServer: finrace-demo\r\nContent-Length: 0\r\n\r\n";
@@ -44,7 +44,7 @@ impl Shared {
         self.changed.notify_all();
     }
 
-    /// Waits for `time`; true at once when the demo ends.
+    /// Waits for `time`; returns true at once when the demo ends.
     fn stops_within(&self, time: Duration) -> bool {
         let stopping = self.stopping.lock().unwrap_or_else(PoisonError::into_inner);
         let (stopping, _) = self
@@ -88,7 +88,7 @@ impl Drop for Demo {
         for client in self.clients.drain(..) {
             drop(client.join());
         }
-        // accept() has no timeout: one more connection makes it look at the flag.
+        // accept() has no timeout: one more connection makes the thread check the flag.
         drop(TcpStream::connect(self.server));
         if let Some(accept) = self.accept.take() {
             drop(accept.join());
@@ -133,7 +133,7 @@ fn serve(mut stream: TcpStream, shared: &Shared) -> io::Result<()> {
     Ok(())
 }
 
-/// One connection of the pool: used, left idle for a gap, used again; replaced when it failed.
+/// One connection of the pool: used, left idle for a gap, used again; replaced after a failure.
 fn request_for_ever(server: SocketAddr, seed: u64, shared: &Shared) {
     let mut dice = Dice(seed);
     let mut idle = None;
@@ -170,7 +170,7 @@ fn request(mut stream: TcpStream, dice: &mut Dice) -> io::Result<TcpStream> {
     if read_head(&mut stream)? { Ok(stream) } else { Err(io::ErrorKind::UnexpectedEof.into()) }
 }
 
-/// Reads up to the empty line that ends a request and an answer here; false at the end of stream.
+/// Reads up to the empty line that ends requests and answers here; false at the end of the stream.
 fn read_head(stream: &mut TcpStream) -> io::Result<bool> {
     let mut head = Vec::new();
     let mut buffer = [0; 1024];

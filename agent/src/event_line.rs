@@ -1,4 +1,4 @@
-//! An event in one line: as JSON, and what is said of it.
+//! An event on one line: as JSON, and as text.
 
 use std::fmt;
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use crate::clock::rfc3339;
 use crate::output::seconds;
 use crate::who::Who;
 
-/// An [`End`] in JSON: the names that are known.
+/// An [`End`] in JSON: the known names.
 #[derive(Serialize)]
 #[serde(remote = "End")]
 pub(crate) struct EndNames {
@@ -71,7 +71,7 @@ pub(crate) struct Line {
     rtt_seconds: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     bytes: Option<u32>,
-    /// Of a reuse: TCP keep-alive probes run on this connection.
+    /// For a reuse: whether TCP keep-alive probes run on this connection.
     #[serde(skip_serializing_if = "Option::is_none")]
     keepalive_probes: Option<bool>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -154,7 +154,7 @@ pub(crate) fn say(text: &mut String, label: &str, value: Option<String>) {
     }
 }
 
-/// Who the client and the server are.
+/// The names of the client and the server.
 pub(crate) fn ends(origin: &Origin, who: &Who) -> [End; 2] {
     let of_process = origin.process.map(|process| process.owner).unwrap_or_default();
     let remote = match origin.role {

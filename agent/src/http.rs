@@ -1,9 +1,9 @@
 //! The HTTP side of the daemon: `/`, `/api/v1/...`, `/metrics`, `/-/healthy`, `/-/ready`.
 //!
-//! Who may ask is told by [`security`], and how a connection comes to its request by `connection`.
+//! [`security`] decides which requests are allowed; `connection` takes a connection to its request.
 //!
-//! Every connection carries one request: a scraper that kept them alive would run into the very
-//! race this agent is about, each time its interval met our timeout.
+//! Every connection carries one request: a scraper that kept connections alive would run into the
+//! very race this agent is about whenever its interval matched our timeout.
 
 mod config;
 mod connection;
@@ -44,24 +44,24 @@ use crate::ask::{Ask, Form, Reply, Route};
 use crate::metrics::Format;
 use crate::report::page::SECURITY_POLICY;
 
-/// Requests served at a time, unless told otherwise; the next ones wait.
+/// Default number of requests served at a time; further ones wait.
 pub const MAX_REQUESTS: u16 = 40;
 
-/// Connections beside those whose requests are served: silent ones, logins, and requests that wait.
-/// The next ones wait in the listen queue.
+/// Connections in addition to those whose requests are being served: silent ones, logins, and
+/// waiting requests. Further ones wait in the listen queue.
 const WAITING_MAX: usize = 2 * SILENT_MAX;
 
-/// What requests under way have left at shutdown.
+/// Time left at shutdown for requests in progress.
 const GRACE: Duration = Duration::from_secs(1);
-/// Before the next try when no connection can be accepted, as with no descriptor left.
+/// Pause before the next try when no connection can be accepted, for example for lack of descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 const TEXT: &str = "text/plain; charset=utf-8";
 const NO_PEER: &str = "there is no row of this peer: it was not seen, or has given way to others \
                        (--peers.max); / lists the worst, /api/v1/peers?limit=500 more of them\n";
 
-/// Serves until `shutdown`, metrics also in protobuf where that is offered, then lets the requests
-/// under way end, for a second.
+/// Serves until `shutdown`, metrics also in protobuf if that is offered; then gives requests in
+/// progress a second to finish.
 pub async fn serve<H, F>(
     mut listeners: Vec<TcpListener>,
     max_requests: u16,
@@ -120,7 +120,7 @@ pub async fn serve<H, F>(
     }
 }
 
-/// The next connection of any of them, which take turns.
+/// Accepts the next connection from any of the listeners, which take turns.
 async fn accept(listeners: &mut [TcpListener]) -> io::Result<(TcpStream, SocketAddr)> {
     if !listeners.is_empty() {
         listeners.rotate_left(1);
@@ -203,7 +203,7 @@ where
     })
 }
 
-/// The page, or a JSON form of it, with what a browser must not do with it.
+/// The page, or a JSON form of it, with headers that restrict what a browser may do with it.
 fn page(form: Form, reply: Reply) -> Answer {
     let mut response = match reply {
         Reply::Page(body) => response(StatusCode::OK, form.content_type(), body),
@@ -231,7 +231,7 @@ fn response(status: StatusCode, content_type: &'static str, body: impl Into<Byte
     response
 }
 
-/// All headers of this name as one list, which is what several of them mean.
+/// All headers of this name as one list: repeated headers mean the same.
 fn list(request: &Request<Incoming>, name: HeaderName) -> String {
     let values = request.headers().get_all(name).iter();
     values.filter_map(|value| value.to_str().ok()).collect::<Vec<_>>().join(",")
@@ -245,7 +245,7 @@ struct Item<'a> {
     /// Its weight.
     q: f32,
     version: Option<&'a str>,
-    /// Of protobuf: which message, and how one is told from the next.
+    /// For protobuf: the message type; `encoding` says how messages are delimited.
     proto: Option<&'a str>,
     encoding: Option<&'a str>,
 }
@@ -270,8 +270,8 @@ fn items(list: &str) -> impl Iterator<Item = Item<'_>> {
 }
 
 /// The format to answer an `Accept` header with: [`Format::Protobuf`] where we offer it, or
-/// [`Format::OpenMetrics`], if it is asked for by name, in the version we write, and no other is
-/// liked better.
+/// [`Format::OpenMetrics`], if it is requested by name, in the version we write, and no other is
+/// preferred.
 pub fn negotiate(accept: &str, offers_protobuf: bool) -> Format {
     let (mut protobuf, mut openmetrics, mut text): (f32, f32, f32) = (0.0, 0.0, 0.0);
     for Item { name, q, version, proto, encoding } in items(accept) {
@@ -352,7 +352,7 @@ mod tests {
         check("application/openmetrics-text;q=0", Text004);
         check("application/openmetrics-text;q=0.2,text/plain;q=0.8", Text004);
         check("application/openmetrics-text;q=x,;;,=", Text004);
-        // Only where it is offered, first, and the one message that we write.
+        // Only if it is offered, comes first, and is the one message that we write.
         let protobuf = "application/vnd.google.protobuf;proto=io.prometheus.client.MetricFamily";
         for (rest, expected) in [
             // Prometheus 2.42 with native histograms.
@@ -437,7 +437,7 @@ mod tests {
         Reply::Metrics(chunks)
     }
 
-    /// Sends as is, reads to the end of the connection.
+    /// Sends the request as is, and reads to the end of the connection.
     pub(super) async fn exchange(address: SocketAddr, request: &str) -> String {
         let mut stream = TcpStream::connect(address).await.unwrap();
         stream.write_all(request.as_bytes()).await.unwrap();

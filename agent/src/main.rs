@@ -27,14 +27,14 @@ fn main() -> ExitCode {
 }
 
 fn init_log(level: LevelFilter) {
-    // It tells each failure as an error, however often; ours are told once, and counted.
+    // It logs every failure as an error, however often; ours are logged once, and counted.
     let of_kube = if level < LevelFilter::Debug { LevelFilter::Off } else { level };
     env_logger::Builder::new()
         .filter_level(level)
         .filter_module("kube_client", of_kube)
         .format(|out, record| {
             let (time, level, target) = (rfc3339(wall()), record.level(), record.target());
-            // Certificates, pods and whoever asks have names of their own choice.
+            // Certificates, pods and clients choose their own names.
             writeln!(out, "[{time} {level:<5} {target}] {}", visible(&record.args().to_string()))
         })
         .init();

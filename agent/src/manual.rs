@@ -13,7 +13,7 @@ use clap_mangen::Man;
 use crate::cli::Cli;
 use crate::output::ordinary;
 
-/// Prints what makes this shell complete our arguments.
+/// Prints the script that makes this shell complete our arguments.
 ///
 /// # Errors
 /// If standard output cannot be written to.
@@ -32,13 +32,13 @@ pub fn pages(directory: Option<&Path>) -> Result<()> {
         return ordinary(io::stdout().lock().write_all(&page));
     };
     fs::create_dir_all(directory).with_context(|| format!("making {}", directory.display()))?;
-    // `finrace help` is an alias of `--help`, and no page.
+    // `finrace help` is an alias of `--help` and has no page.
     let command = Cli::command().disable_help_subcommand(true);
     clap_mangen::generate_to(command, directory)
         .with_context(|| format!("writing man pages into {}", directory.display()))
 }
 
-/// In memory first: the library panics where it cannot write, as into a closed pipe.
+/// In memory first: the library panics if it cannot write, for example to a closed pipe.
 fn completions_of(shell: Shell) -> Vec<u8> {
     let mut script = Vec::new();
     clap_complete::generate(shell, &mut Cli::command(), "finrace", &mut script);

@@ -1,9 +1,9 @@
-//! Memory that nobody needs any more.
+//! Memory that is no longer needed.
 
-/// Gives the kernel back what has been freed.
+/// Returns freed memory to the kernel.
 ///
-/// To start takes 30 MB, mostly for the kernel's types, to run takes one. The C library would keep
-/// the rest: once a block of many megabytes was freed it takes such blocks for the rule.
+/// Starting takes 30 MB, mostly for the kernel's types; running takes one. The C library would keep
+/// the rest: once a block of many megabytes has been freed, it assumes that such blocks are normal.
 pub(crate) fn give_back() {
     #[cfg(target_env = "gnu")]
     // SAFETY: a plain function of glibc, which may be called at any time by any thread.

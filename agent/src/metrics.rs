@@ -1,10 +1,10 @@
 //! Every metric: name, help, unit, labels and buckets.
 //!
-//! A scrape shows the rows as they were when they were collected. Series of a peer carry `role` and
-//! the labels that were chosen ([`Label`]), and end when its row leaves, or when there are too many
-//! series; its counts go on in `peer="other"`. Series of a port count the same events again, under names of
-//! their own, so that a sum over a family counts nothing twice. Zeros are left out: which classes a
-//! row may have is a closed set, and most never happen.
+//! A scrape shows the rows as they were when they were collected. A peer's series carry `role` and
+//! the chosen labels ([`Label`]), and end when its row leaves, or when there are too many series; its
+//! counts continue in `peer="other"`. Series of a port count the same events again, under names of
+//! their own, so that a sum over a family counts nothing twice. Zeros are left out: the classes that
+//! a row may have are a closed set, and most never happen.
 
 mod encoding;
 mod exemplar;
@@ -36,18 +36,18 @@ use lines::{Line, Lines, lines};
 pub use process::ProcessStatus;
 pub use stream::{CHUNK, write};
 
-/// Series of one node, unless told otherwise.
+/// Default limit of series per node.
 pub const SERIES_MAX: usize = 50_000;
 
-/// No fewer can be asked for: what the agent says of itself and the rows `other` have to fit.
+/// The lowest limit allowed: what the agent says about itself and the rows `other` have to fit.
 pub const SERIES_LEAST: usize = 1_000;
 const _: () = assert!(OF_OTHERS + 200 < SERIES_LEAST);
 
-/// What the agent knows of itself at a scrape.
+/// What the agent knows about itself at a scrape.
 #[derive(Clone, Debug, Default)]
 pub struct Status {
     pub version: &'static str,
-    /// Source revision of the build, empty if not known.
+    /// Source revision of the build, empty if unknown.
     pub revision: &'static str,
     pub rustc: &'static str,
     pub hooks: Vec<Hook>,
@@ -57,7 +57,7 @@ pub struct Status {
     pub events: Vec<(&'static str, u64)>,
     /// Records lost or refused, by reason.
     pub lost: Vec<(&'static str, u64)>,
-    /// Runs of programs that the kernel skipped, by job; empty where it does not tell.
+    /// Runs of programs that the kernel skipped, by job; empty if it does not report them.
     pub skipped: Vec<(&'static str, u64)>,
     pub maps: Vec<Fill>,
     /// Ring buffers, in bytes.
@@ -70,7 +70,7 @@ pub struct Status {
     pub epoch: Duration,
 }
 
-/// A job of the kernel side, and what does it.
+/// A job of the kernel side, and the hook that serves it.
 #[derive(Clone, Debug)]
 pub struct Hook {
     pub job: &'static str,
@@ -78,7 +78,7 @@ pub struct Hook {
     pub hook: &'static str,
     pub attached_to: String,
     pub program: String,
-    /// What is not seen with this hook, or without any.
+    /// What goes unseen with this hook, or without any.
     pub loses: Option<&'static str>,
 }
 
@@ -91,7 +91,7 @@ pub struct Fill {
 }
 
 impl Status {
-    /// The series that it takes.
+    /// Number of series that it takes.
     fn series(&self) -> usize {
         let lists = [
             self.hooks.len(),
@@ -107,16 +107,16 @@ impl Status {
         lists.iter().sum::<usize>() + OF_ITSELF
     }
 
-    /// How many series are left for what was observed, of at most so many in all.
+    /// How many series are left for observations, of at most `series_max` in total.
     pub fn room(&self, series_max: usize) -> usize {
         series_max.saturating_sub(self.series())
     }
 }
 
-/// Series that there is always one of.
+/// Number of series of which there is always exactly one.
 const OF_ITSELF: usize = 15;
 
-/// The whole exposition in one text (of protobuf there is none), with the verdicts as they are.
+/// The whole exposition as one text (protobuf has none), with the verdicts as they are.
 pub fn encode(table: &mut Table, status: Status, format: Format) -> String {
     let room = status.room(SERIES_MAX);
     let export = Collection::begin(table, room, None).finish(table);
@@ -132,14 +132,14 @@ struct Scrape {
     format: Format,
 }
 
-/// Rows and ports as they are written.
+/// Rows and ports in the form in which they are written.
 struct Said<'a> {
     peers: Vec<Line<'a>>,
     ports: Vec<Line<'a>>,
 }
 
 impl Scrape {
-    /// Once for all, since names may come meanwhile.
+    /// Made once for everything, since names may arrive in the meantime.
     fn lines(&self) -> Said<'_> {
         let Export { rows, ports, .. } = &self.table;
         Said { peers: lines(rows, &self.naming), ports: lines(ports, &self.naming) }
@@ -167,7 +167,7 @@ impl Scrape {
 
         let help = "Which program on which kernel hook serves which purpose.";
         let mut hooks = out.encode_descriptor("finrace_hook", help, None, MetricType::Info)?;
-        // Not `job`, which is a label of every target.
+        // Not `job`, which is a label of every Prometheus target.
         for Hook { job, hook, attached_to, program, .. } in &status.hooks {
             hooks.encode_info(&[
                 ("purpose", *job),
@@ -303,7 +303,7 @@ fn encode_peers(
         out.encode_descriptor("finrace_lost_requests", help, None, MetricType::Counter)?;
     for Line { labels, counts, withheld, judged } in peers {
         let lost = counts.races().saturating_sub(*withheld);
-        // Sums of others are no peer's.
+        // The sums of others belong to no peer.
         if lost > 0 || judged.is_some() {
             sample(&mut family, labels, lost)?;
         }
@@ -366,7 +366,7 @@ fn encode_ports(
     judgements(out, "finrace_port", " Over all peers of a port.", ports)
 }
 
-/// End of a name, help, and value.
+/// Suffix of the name, help, and value.
 type Timeout<'a> = (&'a str, &'a str, fn(&Population) -> f64);
 
 /// What the observations amount to: timeouts, exposure, verdict.
@@ -434,7 +434,7 @@ fn advised(out: &mut DescriptorEncoder<'_>, peers: &Lines<'_>) -> fmt::Result {
     Ok(())
 }
 
-/// Seconds without the digits that mean nothing.
+/// Seconds without meaningless digits.
 fn to_micros(seconds: f64) -> f64 {
     (seconds * 1e6).round() / 1e6
 }
@@ -559,8 +559,8 @@ fn sample(family: &mut MetricEncoder<'_>, labels: &impl LabelSet, value: u64) ->
     family.with(labels, |series| series.encode_counter(&value, None))
 }
 
-/// The series of a histogram, if it has any value. Those that never could have one are left out: the
-/// threshold of gaps says which.
+/// The series of a histogram, if it has any value. Buckets that could never have one are left out:
+/// the threshold of gaps says which.
 fn distribution(
     family: &mut MetricEncoder<'_>,
     labels: &impl LabelSet,

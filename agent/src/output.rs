@@ -1,4 +1,4 @@
-//! What people and scripts read: standard output and error, and how durations look there.
+//! Output that people and scripts read: standard output and error, and the format of durations there.
 
 use std::borrow::Cow;
 use std::fmt::Write as _;
@@ -13,7 +13,7 @@ pub fn print(text: &str) -> Result<()> {
     ordinary(writeln!(io::stdout().lock(), "{text}"))
 }
 
-/// A closed pipe is an ordinary end.
+/// Treats a closed pipe as an ordinary end.
 pub fn ordinary(written: io::Result<()>) -> Result<()> {
     match written {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
@@ -30,10 +30,10 @@ pub fn eprintln_quietly(line: &str) {
     }
 }
 
-/// With what a terminal acts on, what a reader would not see, and what would turn the text around it, in plain sight:
-/// a process can be called anything. Of a line, not of a text of several.
+/// Makes visible what a terminal acts on, what a reader would not see, and what reverses the text around it: a
+/// process can have any name. For a single line, not for a text of several.
 pub fn visible(text: &str) -> Cow<'_, str> {
-    // As nearly all are.
+    // As nearly all texts are.
     let is_plain = text.bytes().all(|byte| (b' '..=b'~').contains(&byte));
     if is_plain || !text.contains(is_hidden) {
         return text.into();
@@ -49,11 +49,11 @@ pub fn visible(text: &str) -> Cow<'_, str> {
     seen.into()
 }
 
-/// As JSON, on one line or on several, where nothing is hidden either: the value is the same.
+/// Encodes as JSON, on one line or on several, with nothing hidden either: the value stays the same.
 pub fn json(value: &impl Serialize, is_pretty: bool) -> Result<String> {
     let encode = if is_pretty { serde_json::to_string_pretty } else { serde_json::to_string };
     let json = encode(value).context("encoding as JSON")?;
-    // Between strings there is no such character but the ends of lines.
+    // Between strings the only such characters are the ends of lines.
     let is_hidden = |char| char != '\n' && is_hidden(char);
     if !json.contains(is_hidden) {
         return Ok(json);
@@ -72,7 +72,7 @@ pub fn json(value: &impl Serialize, is_pretty: bool) -> Result<String> {
     Ok(seen)
 }
 
-/// Controls, marks of direction, what has no width, and ends of lines.
+/// Control characters, direction marks, zero-width characters, and line separators.
 fn is_hidden(char: char) -> bool {
     char.is_control()
         || matches!(

@@ -1,4 +1,4 @@
-//! `finrace report`: watches for a while, then says of each peer what is wrong and what to change,
+//! `finrace report`: watches for a while, then says for each peer what is wrong and what to change,
 //! the worst first. The JSON form is documented in docs/report.md and versioned by its `schema`.
 
 mod against;
@@ -27,7 +27,7 @@ const DEMO: Duration = Duration::from_secs(10);
 
 /// Observes, then prints; false if a verdict is one of `--fail-on`.
 pub async fn run(args: &Report) -> Result<bool> {
-    // A file that cannot be read is told before the wait, not after it.
+    // A file that cannot be read is reported before the wait, not after it.
     let before = args.against.as_ref().map(|path| -> Result<Before> {
         let text =
             fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))?;

@@ -1,8 +1,8 @@
-//! The way of a scrape, or of a page, through the agent: collected by the event loop, a slice at a time
+//! The path of a scrape, or of a page, through the agent: collected by the event loop, a slice at a time
 //! between batches, then written, compressed and sent by a thread of its own.
 //!
-//! What surprises: nothing is locked. The loop never waits for a scrape, it only does a slice of it;
-//! and what the thread writes has been lent to it, see [`Collection`].
+//! Note that nothing is locked. The loop never waits for a scrape, it only does a slice of it; and what
+//! the thread writes has been lent to it, see [`Collection`].
 
 use std::io;
 use std::time::Duration;
@@ -19,13 +19,13 @@ use crate::clock::monotonic;
 use crate::metrics::{self, Format, Naming, Status};
 use crate::report::page::Visit;
 
-/// How long the event loop collects before it looks for a batch.
+/// How long the event loop collects before it checks for a batch.
 const SLICE: Duration = Duration::from_micros(250);
 
-/// Chunks under way to the reader.
+/// Chunks in transit to the reader.
 const CHUNKS: usize = 2;
 
-/// How long a reader may be waited for in all, and how much longer for each chunk: a slower one would hold others up,
+/// How long to wait for a reader in total, and how much longer for each chunk: a slower one would hold others up,
 /// and no Prometheus waits that long for a scrape.
 const PATIENCE: Duration = Duration::from_secs(3);
 const FOR_CHUNK: Duration = Duration::from_secs(1);
@@ -33,12 +33,12 @@ const FOR_CHUNK: Duration = Duration::from_secs(1);
 /// What scrapes look like.
 #[derive(Clone, Debug)]
 pub struct Shape {
-    /// Series in an answer, at most.
+    /// Maximum number of series in an answer.
     pub series_max: usize,
     pub naming: Naming,
 }
 
-/// What the event loop does for a request when it has time for it.
+/// What the event loop does for a request when it has time.
 #[derive(Debug)]
 pub enum Work {
     Scrape(Box<Scrape>),
@@ -61,7 +61,7 @@ impl Work {
         true
     }
 
-    /// Answers, once all is collected.
+    /// Answers, once everything is collected.
     pub fn answer(self, table: &mut Table) {
         match self {
             Self::Scrape(scrape) => scrape.answer(table),
@@ -70,7 +70,7 @@ impl Work {
     }
 }
 
-/// A scrape under way in the event loop.
+/// A scrape in progress in the event loop.
 #[derive(Debug)]
 pub struct Scrape {
     collection: Collection,
@@ -81,7 +81,7 @@ pub struct Scrape {
 }
 
 impl Scrape {
-    /// `request` is for metrics, in that format, with gzip or not.
+    /// `request` is for metrics, in the format of `form`, with or without gzip.
     pub fn begin(
         table: &mut Table,
         status: Status,
@@ -112,7 +112,7 @@ impl Scrape {
     }
 }
 
-/// From the thread to the HTTP side, as long as the patience with its reader lasts.
+/// Passes a chunk from the thread to the HTTP side, for as long as the patience with its reader lasts.
 async fn hand_over(
     sender: &mpsc::Sender<Bytes>,
     chunk: Bytes,
@@ -153,7 +153,7 @@ mod tests {
         Observation::Reuse(Reuse::new(Nanos(1), origin, Duration::from_secs(1), 1))
     }
 
-    /// As the event loop of the daemon does, with an observation of a new peer whenever it can.
+    /// Does what the daemon's event loop does, with an observation of a new peer at every turn.
     async fn run(mut receiver: mpsc::Receiver<Request>, mut table: Table) {
         let mut work: Option<Work> = None;
         for peer in 0.. {
@@ -188,7 +188,7 @@ mod tests {
         chunks
     }
 
-    /// Everything, and whether the end has come.
+    /// Reads everything, and whether the end has come.
     async fn read(mut chunks: mpsc::Receiver<Bytes>) -> (usize, bool) {
         let mut sum = 0;
         while let Some(chunk) = chunks.recv().await {
@@ -200,7 +200,7 @@ mod tests {
         (sum, false)
     }
 
-    /// One that takes a chunk now and then is given up in the end: two such would hold up all others.
+    /// A reader that takes a chunk only now and then is given up eventually: two such would hold up all others.
     #[tokio::test(start_paused = true)]
     async fn a_reader_has_to_keep_up() {
         for (pace, expected) in [(FOR_CHUNK, 1000..=1000), (2 * FOR_CHUNK, 4..=9)] {
@@ -237,7 +237,7 @@ mod tests {
             let (bytes, is_whole) = read(begin(&asking).await).await;
             assert!(is_whole && bytes > 4 * metrics::CHUNK, "{bytes}");
         }
-        // Two at a time: a third waits until one of those that do not read is gone.
+        // Two at a time: a third waits until one of the stalled ones is gone.
         let also_stalled = begin(&asking).await;
         assert_eq!(asking.scrapes.available_permits(), 0);
         let third = tokio::spawn({
@@ -248,7 +248,7 @@ mod tests {
         assert!(!third.is_finished());
         drop(also_stalled);
         assert!(third.await.unwrap());
-        // It gets what it was lent, however late.
+        // The stalled one gets what was collected for it, however late.
         assert!(read(stalled).await.1);
         drop(asking);
         event_loop.await.unwrap();

@@ -3,7 +3,7 @@
 use std::error::Error;
 use std::fmt;
 
-/// Bad usage that only shows when it is tried: exit status 2.
+/// Bad usage that only shows up when it is tried: exit status 2.
 #[derive(Debug)]
 pub struct Usage(pub String);
 

@@ -17,13 +17,13 @@ use crate::event_line::{Line, describe, ends, say};
 use crate::output::{eprintln_quietly, json, ordinary, seconds, visible};
 use crate::who::Who;
 
-/// Lines that may wait for a reader; what comes then is dropped, and counted.
+/// Lines that may wait for a reader; further ones are dropped, and counted.
 const QUEUE: usize = 65_536;
 
-/// How long lines that wait may take at the end.
+/// How long waiting lines may take at the end.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// Runs until the time is up, a signal comes, or nobody reads.
+/// Runs until the time is up, a signal arrives, or nobody reads.
 pub async fn run(args: &Watch) -> Result<()> {
     let mut session = Session::start(&args.kernel)?;
     eprintln_quietly(&format!("finrace: attached ({})", session.hooks()));
@@ -66,7 +66,7 @@ pub async fn run(args: &Watch) -> Result<()> {
 struct Output {
     lines: mpsc::SyncSender<String>,
     result: mpsc::Receiver<io::Result<()>>,
-    /// Lines that there were.
+    /// Number of lines so far.
     all: u64,
     written: Arc<AtomicU64>,
 }
@@ -88,14 +88,14 @@ impl Output {
                     Ok(())
                 });
                 drop(queue);
-                // Nobody is there to take it once `finish` has lost its patience.
+                // The receiver is gone once `finish` has run out of patience.
                 done.send(result).unwrap_or_default();
             })
             .context("starting the thread that writes")?;
         Ok(Self { lines, result, all: 0, written })
     }
 
-    /// Breaks once nobody reads.
+    /// Sends a line; breaks once nobody reads.
     fn line(&mut self, line: String) -> Result<ControlFlow<()>> {
         self.all += 1;
         if let Err(mpsc::TrySendError::Disconnected(_)) = self.lines.try_send(line) {
@@ -105,7 +105,7 @@ impl Output {
         Ok(ControlFlow::Continue(()))
     }
 
-    /// Waits for the lines that are under way; returns how many were not written.
+    /// Waits for the queued lines; returns how many were not written.
     fn finish(self) -> Result<u64> {
         let Self { lines, result, all, written } = self;
         drop(lines);
@@ -114,7 +114,7 @@ impl Output {
     }
 }
 
-/// What there was to be shown.
+/// Counts of what there was to show.
 #[derive(Default)]
 struct Seen {
     races: u64,
@@ -151,7 +151,7 @@ fn columns(
     format!("{time:<15} {event:<17} {role:<7} {local:<21} {peer:<21} {process:<21} {what}")
 }
 
-/// An event as a person reads it.
+/// An event in human-readable form.
 fn text(observation: &Observation, wall: SystemTime, who: &Who) -> String {
     let stamp = rfc3339(wall);
     // Only the time of day, in UTC: the date is that of the terminal session.

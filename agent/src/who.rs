@@ -1,6 +1,6 @@
-//! Who the ends of connections are: the owners that were found, and the names of them.
+//! The owners of the ends of connections: those that were found, and their names.
 //!
-//! Shared between the thread that reads the rings, which finds owners, and those that show them.
+//! Shared between the thread that reads the rings, which finds owners, and the threads that show them.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -13,10 +13,10 @@ use finrace_logic::owner::{End, Owner, Place};
 
 use crate::kube::{Named, Names, SourceStatus};
 
-/// Owners that are known at a time: containers and units that had a connection.
+/// Owners known at a time: containers and units that had a connection.
 const MOST: usize = 16_384;
 
-/// Every owner that was found, by number, and whom to ask for more than its cgroup says.
+/// Every owner found, by number, and the source of names beyond what its cgroup says.
 #[derive(Clone, Debug, Default)]
 pub struct Who {
     owners: Arc<Mutex<Owners>>,
@@ -29,9 +29,9 @@ pub struct Who {
 struct Owners {
     numbers: HashMap<Place, Owner>,
     known: HashMap<Owner, Known>,
-    /// The number that was given last; none is given twice.
+    /// The last number assigned; none is assigned twice.
     last: u32,
-    /// Cgroups of sockets that were not found, by why.
+    /// Cgroups of sockets that were not found, by reason.
     errors: [u64; Unnamed::ALL.len()],
 }
 
@@ -39,30 +39,30 @@ struct Owners {
 struct Known {
     place: Place,
     end: End,
-    /// All that can be known is: it stays, whatever happens to the pod.
+    /// Whether all that can be known is known: it then stays, whatever happens to the pod.
     is_named: bool,
 }
 
-/// Where names come from, and how it is with that.
+/// Where names come from, and the state of that source.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Source {
     pub name: &'static str,
     /// Whether new names are found.
     pub is_up: bool,
-    /// When all that there is was read last, since the Unix epoch.
+    /// When everything was last known to be up to date, since the Unix epoch.
     pub last_sync: Option<Duration>,
-    /// What went wrong how often, by reason.
+    /// How often something went wrong, by reason.
     pub errors: Vec<(&'static str, u64)>,
-    /// What is known, by kind.
+    /// How many objects are known, by kind.
     pub objects: Vec<(&'static str, u64)>,
 }
 
 /// Why the cgroup of a socket has no name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Unnamed {
-    /// It was not there any more when it was looked for.
+    /// It was gone when it was searched for.
     Gone,
-    /// It is still to be looked for: counted for each batch of records meanwhile.
+    /// It has yet to be searched for: counted once per batch of records until then.
     Busy,
 }
 
@@ -83,7 +83,7 @@ impl Who {
         Self { names, ..Self::default() }
     }
 
-    /// The number of a place, the same one each time.
+    /// The number of a place, always the same one.
     pub fn owner(&self, place: Place) -> Owner {
         let mut owners = self.lock();
         if let Some(owner) = owners.numbers.get(&place) {
@@ -101,7 +101,7 @@ impl Who {
         owner
     }
 
-    /// What is known of an owner, also when it is long gone.
+    /// What is known about an owner, even when it is long gone.
     pub fn end(&self, owner: Owner) -> End {
         let mut owners = self.lock();
         let Some(known) = owners.known.get_mut(&owner) else { return End::default() };
@@ -113,7 +113,7 @@ impl Who {
         known.end.clone()
     }
 
-    /// What is known of the other end of a connection, by its address; port 0 is one that says
+    /// What is known about the other end of a connection, by its address; port 0 says
     /// nothing.
     fn remote(&self, ip: IpAddr, port: u16) -> End {
         let found = self.names.as_ref().and_then(|names| names.remote(ip, port));
@@ -125,7 +125,7 @@ impl Who {
         })
     }
 
-    /// Who the client and the server are: the local end by its owner, the other by its address.
+    /// The names of the client and the server: the local end by its owner, the other by its address.
     pub fn ends(&self, role: Role, owner: Owner, remote: Option<Endpoint>) -> [End; 2] {
         let remote = remote.map(|Endpoint { ip, port }| self.remote(ip, port)).unwrap_or_default();
         match role {
@@ -134,20 +134,20 @@ impl Who {
         }
     }
 
-    /// Another number than before says that owners have been forgotten: a number that somebody
-    /// remembers may stand for nobody.
+    /// A different number than before means that owners have been forgotten: a remembered number may
+    /// no longer stand for any owner.
     pub fn forgotten(&self) -> u32 {
         self.forgotten.load(Ordering::Relaxed)
     }
 
-    /// So many cgroups have no name.
+    /// Counts `cgroups` without a name.
     pub fn count(&self, why: Unnamed, cgroups: usize) {
         if let Some(count) = self.lock().errors.get_mut(why as usize) {
             *count += cgroups as u64;
         }
     }
 
-    /// How it is with all of them; `has_cgroups` says whether there are any to find owners by.
+    /// The state of all sources; `has_cgroups` says whether there are cgroups to find owners by.
     pub fn sources(&self, has_cgroups: bool) -> Vec<Source> {
         let asked = self.names.iter().flat_map(Names::status).map(Source::from);
         std::iter::once(self.cgroups(has_cgroups)).chain(asked).collect()
@@ -165,7 +165,7 @@ impl Who {
         }
     }
 
-    /// What a panic may have left behind is still true: every change is one insertion.
+    /// What a panic may have left behind is still valid: every change is one insertion.
     fn lock(&self) -> MutexGuard<'_, Owners> {
         self.owners.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -204,8 +204,8 @@ impl From<SourceStatus> for Source {
 }
 
 impl Owners {
-    /// The older half leaves. Those of them that still have connections get a new number, once whoever
-    /// remembers the old one has asked [`Who::forgotten`].
+    /// Drops the older half. Those of them that still have connections get a new number, once the holder
+    /// of the old one has checked [`Who::forgotten`].
     fn forget(&mut self) {
         let mut numbers: Vec<_> = self.known.keys().copied().collect();
         let middle = numbers.len() / 2;
@@ -246,7 +246,7 @@ mod tests {
         assert!((MOST / 2..=MOST).contains(&known), "{known}");
         assert_eq!(who.lock().numbers.len(), known);
         assert!(owners.iter().rev().take(MOST / 2).all(|owner| !who.end(*owner).is_empty()));
-        // One that was forgotten is another owner.
+        // A forgotten owner comes back as a new one.
         assert_eq!(who.owner(place("0")), Owner(2 * MOST as u32 + 1));
     }
 }

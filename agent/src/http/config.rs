@@ -1,8 +1,8 @@
-//! The file of `--web.config.file`, as exporter-toolkit has it: read, and checked as far as the text
-//! alone tells.
+//! The file given with `--web.config.file`, in the format of exporter-toolkit: parsed, and checked as
+//! far as the text alone allows.
 //!
-//! What surprises: some of what the toolkit takes is refused, where it would protect less than it
-//! seems to. docs/web.md lists it.
+//! Note that some settings that the toolkit accepts are refused here, because they would protect less
+//! than they seem to. docs/web.md lists them.
 
 #[cfg(test)]
 mod tests;
@@ -15,13 +15,13 @@ use anyhow::{Context as _, Result, bail, ensure};
 use hyper::header::{HeaderName, HeaderValue};
 use serde::Deserialize;
 
-/// A check of a hash of cost 16 takes some 5 s; more would outlast a scrape.
+/// Checking a hash of cost 16 takes some 5 s; more would outlast a scrape.
 const COST_MAX: u32 = 16;
 
 /// So that no sum of intervals and times can overflow.
 const INTERVAL_MAX: Duration = Duration::from_hours(24);
 
-/// Response headers that may be set, with the values they may have; no list: any.
+/// Response headers that may be set, with the values allowed; an empty list allows any.
 const HEADERS: [(&str, &[&str]); 5] = [
     ("Content-Security-Policy", &[]),
     ("Strict-Transport-Security", &[]),
@@ -30,7 +30,7 @@ const HEADERS: [(&str, &[&str]); 5] = [
     ("X-XSS-Protection", &[]),
 ];
 
-/// The file, checked. No `Debug`: there are secrets in it.
+/// The checked file. No `Debug`: it contains secrets.
 #[derive(Default)]
 pub(super) struct Config {
     pub tls: Option<Tls>,
@@ -45,7 +45,7 @@ pub(super) struct Tls {
     pub key: Pem,
     pub client_auth: ClientAuth,
     pub client_ca: Option<Pem>,
-    /// Empty: any client that `client_auth` takes.
+    /// Empty: any client that `client_auth` accepts.
     pub client_allowed_sans: Vec<String>,
     pub versions: Versions,
     /// Go's names; empty: all there are.
@@ -55,13 +55,13 @@ pub(super) struct Tls {
     pub prefer_server_cipher_suites: bool,
 }
 
-/// Where a PEM text is, with the field that says so.
+/// Where a PEM text is, with the field that names it.
 pub(super) enum Pem {
     File { field: &'static str, path: PathBuf },
     Inline { field: &'static str, text: String },
 }
 
-/// Go's names for what is asked of a client.
+/// Go's names for what is required of a client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum ClientAuth {
     NoClientCert,
@@ -77,7 +77,7 @@ impl ClientAuth {
         matches!(self, Self::RequireAnyClientCert | Self::RequireAndVerifyClientCert)
     }
 
-    /// Whether the certificate that a client has must be signed by one of `client_ca`.
+    /// Whether a client's certificate, if it has one, must be signed by one of `client_ca`.
     pub(super) const fn verifies(self) -> bool {
         matches!(self, Self::VerifyClientCertIfGiven | Self::RequireAndVerifyClientCert)
     }
@@ -97,7 +97,7 @@ pub(super) struct RateLimit {
 }
 
 impl Pem {
-    /// As an error names it.
+    /// Its name in errors.
     pub(super) fn name(&self) -> String {
         match self {
             Self::File { field, path } => format!("tls_server_config: {field} {}", path.display()),
@@ -136,7 +136,7 @@ struct TlsSection {
 #[derive(Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 struct HttpSection {
-    /// That HTTP/2 may be spoken does not say that it must.
+    /// Allowing HTTP/2 does not require it.
     #[serde(rename = "http2")]
     _http2: Option<bool>,
     headers: Option<BTreeMap<String, String>>,
@@ -151,7 +151,7 @@ struct RateSection {
 
 /// Relative paths in `text` are relative to `directory`, where the file is.
 pub(super) fn parse(text: &str, directory: &Path) -> Result<Config> {
-    // An error with a piece of the file could show a key.
+    // An error that quotes the file could show a key.
     let options = serde_saphyr::options! { with_snippet: false };
     let file: Option<File> = serde_saphyr::from_str_with_options(text, options)?;
     let file = file.unwrap_or_default();
@@ -235,7 +235,7 @@ fn client_auth(name: Option<&str>) -> Result<ClientAuth> {
     Ok(match name {
         None | Some("NoClientCert") => ClientAuth::NoClientCert,
         Some("RequestClientCert") => ClientAuth::RequestClientCert,
-        // The second is an old name that the toolkit still takes.
+        // The second is an old name that the toolkit still accepts.
         Some("RequireAnyClientCert" | "RequireClientCert") => ClientAuth::RequireAnyClientCert,
         Some("VerifyClientCertIfGiven") => ClientAuth::VerifyClientCertIfGiven,
         Some("RequireAndVerifyClientCert") => ClientAuth::RequireAndVerifyClientCert,

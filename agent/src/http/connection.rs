@@ -1,4 +1,4 @@
-//! One connection: TLS if there is any, who may ask, and how long it may all take.
+//! One connection: TLS if configured, access control, and limits on how long it may take.
 
 use std::collections::{HashMap, VecDeque};
 use std::convert::Infallible;
@@ -27,11 +27,11 @@ use super::security::{Current, Rarely, Security};
 use super::{Answer, TEXT, answer, response};
 use crate::ask::{Reply, Route};
 
-/// For the TLS handshake, and then for the header.
+/// Time for the TLS handshake, and then again for the header.
 pub(super) const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
-/// For all of a connection, so that nobody holds one by not reading.
+/// Time for a whole connection, so that no client can hold one by not reading.
 const CONNECTION_TIMEOUT: Duration = Duration::from_mins(1);
-/// Bytes of a header, with the request line.
+/// Bytes of a header, including the request line.
 const HEADER_BYTES: usize = 16 * 1024;
 const HEADERS: usize = 64;
 /// Connections without a request yet.
@@ -41,14 +41,14 @@ pub(super) const SILENT_MAX: usize = 64;
 pub(super) struct Shared {
     pub security: Arc<Security>,
     pub offers_protobuf: bool,
-    /// For requests that are being answered.
+    /// Permits for requests being answered.
     pub requests: Arc<Semaphore>,
     pub places: Places,
     pub refused: Rarely,
     pub failed: Rarely,
 }
 
-/// Connections whose request has not come yet, the oldest first.
+/// Connections whose request has not arrived yet, the oldest first.
 #[derive(Default)]
 pub(super) struct Silent(VecDeque<Waiting>);
 
@@ -59,8 +59,8 @@ struct Waiting {
 }
 
 impl Silent {
-    /// If there are too many, one is closed: the oldest of whoever has most of them. So who says
-    /// nothing keeps nobody else out.
+    /// If there are too many, one is closed: the oldest from the address that has the most. So a
+    /// client that sends nothing cannot keep others out.
     pub(super) fn push(
         &mut self,
         from: IpAddr,
@@ -78,7 +78,7 @@ impl Silent {
         }
     }
 
-    /// Which one is to go.
+    /// Which one to close.
     fn excess(&self) -> Option<usize> {
         let mut counts = HashMap::<_, usize>::new();
         for waiting in &self.0 {
@@ -89,7 +89,7 @@ impl Silent {
     }
 }
 
-/// Serves it; `has_asked` is set once its request is there.
+/// Serves one connection; `has_asked` is set once its request has arrived.
 pub(super) async fn serve_one<H, F>(
     stream: TcpStream,
     from: SocketAddr,
@@ -109,9 +109,9 @@ pub(super) async fn serve_one<H, F>(
         let handshake = async {
             let mut first = [0];
             match stream.peek(&mut first).await {
-                // As a probe does that only connects.
+                // As with a probe that only connects.
                 Ok(0) | Err(_) => return None,
-                // Of a handshake it is 0x16, of HTTP the first letter of the method.
+                // In a handshake it is 0x16, in HTTP the first letter of the method.
                 Ok(_) if first[0].is_ascii_uppercase() => {
                     return Some(Ok(Handshake::Plain(stream)));
                 }
@@ -143,7 +143,7 @@ enum Handshake<T> {
 struct Service<'a, H> {
     current: &'a Current,
     from: SocketAddr,
-    /// It came to an address of loopback.
+    /// Whether it came to a loopback address.
     is_local: bool,
     shared: &'a Shared,
     has_asked: Arc<AtomicBool>,
@@ -155,9 +155,9 @@ where
     H: Fn(Route) -> F + Clone,
     F: Future<Output = Reply>,
 {
-    /// `is_misplaced`: it came where TLS is spoken.
+    /// `is_misplaced`: plain HTTP on a TLS port.
     async fn http(&self, stream: impl AsyncRead + AsyncWrite + Unpin, is_misplaced: bool) {
-        // Until the end of the connection, which carries one request.
+        // Held until the end of the connection, which carries one request.
         let (place, permit) = (OnceLock::new(), OnceLock::new());
         let service = service_fn(|request| async {
             self.has_asked.store(true, Ordering::Relaxed);
@@ -193,7 +193,7 @@ where
         }
     }
 
-    /// The answer to a request that may not be answered.
+    /// The refusal of a request, if it is not allowed.
     async fn refuse(&self, request: &Request<Incoming>) -> Option<Answer> {
         let security = &self.shared.security;
         if !security.admits(self.current) {

@@ -1,4 +1,4 @@
-//! Shares of the HTTP side by network, so that nobody who asks much, or reads slowly, keeps others out.
+//! Shares of the HTTP side by network, so that no client keeps others out by asking often or reading slowly.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
@@ -6,10 +6,10 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-/// Scrapes and pages of one network at a time; its next ones wait.
+/// Scrapes and pages served to one network at a time; further ones wait.
 const OF_NETWORK: usize = 4;
 
-/// What one host can have addresses of: all of loopback, or half an IPv6 address.
+/// The range from which one host can have many addresses: all of loopback, or an IPv6 /64.
 pub(super) fn network(address: IpAddr) -> IpAddr {
     let address = address.to_canonical();
     match address {
@@ -19,12 +19,12 @@ pub(super) fn network(address: IpAddr) -> IpAddr {
     }
 }
 
-/// Places for requests that are answered, by network.
+/// Places for requests being answered, by network.
 #[derive(Default)]
 pub(super) struct Places(Mutex<HashMap<IpAddr, Weak<Semaphore>>>);
 
 impl Places {
-    /// Waits until the network has one that is free.
+    /// Waits until the network has a free place.
     pub(super) async fn take(&self, from: IpAddr) -> Option<OwnedSemaphorePermit> {
         // The semaphore is never closed.
         self.of(network(from)).acquire_owned().await.ok()
@@ -35,7 +35,7 @@ impl Places {
         if let Some(known) = places.get(&network).and_then(Weak::upgrade) {
             return known;
         }
-        // Those that nobody waits for or holds.
+        // Drops those that are neither held nor waited for.
         places.retain(|_, places| places.strong_count() > 0);
         let new = Arc::new(Semaphore::new(OF_NETWORK));
         places.insert(network, Arc::downgrade(&new));
@@ -66,7 +66,7 @@ mod tests {
         assert_eq!(places.0.lock().unwrap().len(), 101);
         drop(held.swap_remove(0));
         assert!(next().await.is_ok());
-        // Nothing is kept of those who have gone.
+        // Nothing is kept for clients that have gone.
         held.clear();
         drop(places.take([10, 1, 1, 1].into()).await.unwrap());
         assert_eq!(places.0.lock().unwrap().len(), 1);

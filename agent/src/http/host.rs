@@ -1,5 +1,5 @@
-//! Whom a request means, where anybody may ask: a web page can have a browser on this host ask for what is on
-//! loopback, by a name of its own whose address it then changes (DNS rebinding).
+//! Which host a request is meant for, where access is open: a web page can make a browser on this host ask for what
+//! is on loopback, under a name of its own whose address it then changes (DNS rebinding).
 
 use std::net::IpAddr;
 
@@ -7,12 +7,12 @@ use hyper::Request;
 use hyper::header::HOST;
 use hyper::http::uri::Authority;
 
-/// Ends of names that nobody can register: RFC 6761, RFC 6762, RFC 8375, ICANN's `internal`, and those of clusters.
+/// Suffixes that cannot be registered: RFC 6761, RFC 6762, RFC 8375, ICANN's `internal`, and those of clusters.
 const PRIVATE: [&str; 7] =
     [".localhost", ".local", ".internal", ".home.arpa", ".test", ".svc", ".cluster.local"];
 
-/// Whether a request can mean this host: by an address, by a name without a dot, by `node`, or by a name that
-/// cannot be a web page's. One that says nothing comes from no browser.
+/// Whether a request can be meant for this host: by an address, a name without a dot, `node`, or a name that
+/// cannot be a web page's. One that names no host does not come from a browser.
 pub(super) fn is_meant<T>(request: &Request<T>, node: &str) -> bool {
     let authority = match (request.uri().authority(), request.headers().get(HOST)) {
         (Some(authority), _) => Some(authority.clone()),

@@ -1,4 +1,4 @@
-//! `--web.listen-address`: an address, or `:9502` for all of them.
+//! `--web.listen-address`: an address, or `:9502` for all addresses.
 
 use std::fmt;
 use std::io;
@@ -9,12 +9,12 @@ use rustix::io::Errno;
 use rustix::net::sockopt::set_ipv6_v6only;
 use tokio::net::{TcpListener, TcpSocket};
 
-/// As the standard library has it for its listeners.
+/// The same as the standard library uses for its listeners.
 const BACKLOG: u32 = 1024;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Listen {
-    /// Of IPv6 and IPv4, or of IPv4 alone on a host without the other.
+    /// All IPv6 and IPv4 addresses, or IPv4 alone on a host without IPv6.
     All(u16),
     At(SocketAddr),
 }
@@ -32,7 +32,7 @@ impl Listen {
         }
     }
 
-    /// Whether others than this host can connect.
+    /// Whether other hosts can connect.
     pub fn is_open(self) -> bool {
         match self {
             Self::All(_) => true,
@@ -41,7 +41,7 @@ impl Listen {
     }
 }
 
-/// Left out of the kernel, or switched off.
+/// Whether IPv6 is left out of the kernel, or switched off.
 fn lacks_ipv6(error: &io::Error) -> bool {
     matches!(Errno::from_io_error(error), Some(Errno::AFNOSUPPORT | Errno::ADDRNOTAVAIL))
 }
@@ -107,7 +107,7 @@ mod tests {
         let listener = Listen::All(0).bind().await.unwrap();
         let address = listener.local_addr().unwrap();
         let mut targets = vec![SocketAddr::from((Ipv4Addr::LOCALHOST, address.port()))];
-        // On a host without IPv6 there is no more to it.
+        // On a host without IPv6 that is all.
         if address.is_ipv6() {
             targets.push((Ipv6Addr::LOCALHOST, address.port()).into());
         }

@@ -1,8 +1,8 @@
 //! Basic auth: the header, and the password behind it.
 //!
-//! A check of a password takes a tenth of a second by intent. So one is under way at a time, on a
-//! thread of its own; one of each network waits for it; and what was right once is remembered, so that
-//! nobody who tries passwords keeps a scraper out.
+//! Checking a password takes a tenth of a second by design. So only one check runs at a time, on a
+//! thread of its own; at most one per network waits for it; and what was right once is remembered, so
+//! that a client trying passwords cannot keep a scraper out.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::IpAddr;
@@ -17,22 +17,22 @@ use tokio::sync::Semaphore;
 
 use super::fair::network;
 
-/// Networks of which a password is checked or waits for it.
+/// Networks with a password being checked or waiting to be.
 const QUEUE: usize = 64;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Login {
     Right,
     Wrong,
-    /// Too many are being checked.
+    /// Too many checks are pending.
     Busy,
 }
 
 pub(super) struct Logins {
-    /// Of each user, what was right last: a digest of hash and password. No more than there are
+    /// For each user, what was last right: a digest of hash and password. Never more entries than
     /// users, whatever is tried.
     right: Arc<Mutex<HashMap<String, [u8; 32]>>>,
-    /// Networks of which somebody waits.
+    /// Networks with a check in the queue.
     waiting: Mutex<HashSet<IpAddr>>,
     turn: Arc<Semaphore>,
 }
@@ -44,7 +44,7 @@ impl Default for Logins {
 }
 
 impl Logins {
-    /// `users` are hashes by name; `header` is the `Authorization` of a request `from` there.
+    /// `users` are hashes by name; `header` is the `Authorization` of a request `from` that address.
     pub(super) async fn check(
         &self,
         users: &BTreeMap<String, String>,
@@ -74,31 +74,31 @@ impl Logins {
             if is_right {
                 right.lock().unwrap_or_else(PoisonError::into_inner).insert(user, digest);
             }
-            // Not before: whoever left has not ended the work.
+            // Not before: a client that leaves does not end the work.
             drop(turn);
             is_right
         });
         if check.await.unwrap_or(false) { Login::Right } else { Login::Wrong }
     }
 
-    /// Forgets those who are no users any more.
+    /// Forgets those who are no longer users.
     pub(super) fn keep(&self, users: &BTreeMap<String, String>) {
         let mut right = self.right.lock().unwrap_or_else(PoisonError::into_inner);
         right.retain(|user, _| users.contains_key(user));
     }
 }
 
-/// A network's place in the queue, as long as it waits.
+/// A network's place in the queue, for as long as it waits.
 struct Place<'a> {
     logins: &'a Logins,
     network: IpAddr,
 }
 
 impl<'a> Place<'a> {
-    /// None if the network has one, or if there is none left.
+    /// None if the network already has one, or if none is left.
     fn of(logins: &'a Logins, network: IpAddr) -> Option<Self> {
         let mut waiting = logins.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-        // Not made before it is known: it takes itself out at its end.
+        // Made only if the insertion succeeds: it removes the network when dropped.
         (waiting.len() < QUEUE && waiting.insert(network)).then(|| Self { logins, network })
     }
 }
@@ -110,7 +110,7 @@ impl Drop for Place<'_> {
     }
 }
 
-/// Whoever is not known takes as long, with the hash of somebody else: of whom it takes longest.
+/// An unknown user takes as long as a known one, by the hash of another user: the slowest one.
 fn stand_in(users: &BTreeMap<String, String>) -> Option<&String> {
     users.values().max_by_key(|hash| hash.parse().ok().map(|hash: HashParts| hash.get_cost()))
 }
@@ -120,7 +120,7 @@ fn digest(hash: &str, password: &[u8]) -> [u8; 32] {
     Sha256::new().chain_update(hash).chain_update(password).finalize().into()
 }
 
-/// User and password of a header, which need be no UTF-8; a user that is none is nobody.
+/// User and password of a header, which need not be UTF-8; a user name that is not matches nobody.
 fn credentials(header: &[u8]) -> Option<(String, Vec<u8>)> {
     let (scheme, encoded) = header.split_at_checked(6)?;
     if !scheme.eq_ignore_ascii_case(b"basic ") {
@@ -138,7 +138,7 @@ pub(super) mod tests {
 
     use super::*;
 
-    /// Of "sesame", at the least cost.
+    /// The hash of "sesame", at the least cost.
     pub(in super::super) fn hash() -> String {
         bcrypt::hash("sesame", 4).unwrap()
     }
@@ -177,7 +177,7 @@ pub(super) mod tests {
         for (login, expected) in [
             ("alice:sesame", Login::Right),
             ("bob:sesame", Login::Right),
-            // Now from memory; and what memory must not let in.
+            // Now from memory, and what memory must not let in.
             ("alice:sesame", Login::Right),
             ("alice:sesam", Login::Wrong),
             ("alice:", Login::Wrong),
@@ -220,8 +220,8 @@ pub(super) mod tests {
         assert!(logins.right.lock().unwrap().is_empty());
     }
 
-    /// The turn is taken, so that nobody's password is checked: those who are remembered do not
-    /// wait, a few others do, and the rest are told.
+    /// The turn is taken, so no password is checked: remembered users do not wait, a few others do,
+    /// and the rest are told so.
     #[tokio::test]
     async fn those_who_try_passwords_keep_nobody_out() {
         let (logins, users) = (Arc::new(Logins::default()), users());
@@ -234,12 +234,12 @@ pub(super) mod tests {
             let (logins, users, header) = (Arc::clone(&logins), users.clone(), header.clone());
             waiting.spawn(async move { logins.check(&users, Some(&header), from).await });
         };
-        // Of loopback and of a network of IPv6 one each, whatever the address.
+        // One each from loopback and from an IPv6 network, whatever the address.
         for n in 0..20 {
             wait(&wrong, [127, 0, 1, n].into());
             wait(&wrong, Ipv6Addr::new(0xfd00, 1, 2, 3, 0, 0, 0, n.into()).into());
         }
-        // Another one who has not been here yet.
+        // Another user, not seen before.
         let bob = HeaderValue::from_str(&basic("bob:sesame")).unwrap();
         wait(&bob, [10, 0, 0, 7].into());
         while logins.waiting.lock().unwrap().len() < 3 {
@@ -253,7 +253,7 @@ pub(super) mod tests {
         results.sort_unstable_by_key(|login| *login == Login::Right);
         assert_eq!(results, [Login::Wrong, Login::Wrong, Login::Right]);
         assert!(logins.waiting.lock().unwrap().is_empty());
-        // There is an end to networks, too.
+        // The number of networks is limited, too.
         let turn = Arc::clone(&logins.turn).acquire_owned().await.unwrap();
         let mut waiting = tokio::task::JoinSet::new();
         for n in 0..QUEUE {

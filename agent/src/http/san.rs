@@ -1,6 +1,6 @@
 //! The subject alternative names of a certificate, for `client_allowed_sans`.
 //!
-//! The certificate has been verified before, so that what is not understood here can be skipped: it
+//! The certificate has already been verified, so what is not understood here can be skipped: it
 //! matches nothing.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -9,17 +9,17 @@ const SEQUENCE: u8 = 0x30;
 const BOOLEAN: u8 = 0x01;
 const OCTET_STRING: u8 = 0x04;
 const OBJECT_ID: u8 = 0x06;
-/// Of a certificate's body: `[3] EXPLICIT`.
+/// In a certificate's body: `[3] EXPLICIT`.
 const EXTENSIONS: u8 = 0xa3;
 /// 2.5.29.17
 const SUBJECT_ALT_NAME: &[u8] = &[0x55, 0x1d, 0x11];
-// Of a general name, all IMPLICIT.
+// In a general name, all IMPLICIT.
 const EMAIL: u8 = 0x81;
 const DNS: u8 = 0x82;
 const URI: u8 = 0x86;
 const IP: u8 = 0x87;
 
-/// DNS names, mail addresses, URIs and addresses, as texts.
+/// DNS names, email addresses, URIs and IP addresses, as text.
 pub(super) fn subject_alt_names(certificate: &[u8]) -> Vec<String> {
     general_names(certificate).map_or_else(Vec::new, |names| {
         Elements(names).filter_map(|(tag, value)| name(tag, value)).collect()
@@ -123,7 +123,7 @@ mod tests {
         assert!(subject_alt_names(&certificate(Vec::new())).is_empty());
         let der = certificate(vec![SanType::DnsName("a".try_into().unwrap())]);
         for end in 0..der.len() {
-            // Cut short anywhere: the outermost length does not hold any more.
+            // Cut short anywhere: the outermost length no longer holds.
             assert!(subject_alt_names(&der[..end]).is_empty(), "{end}");
         }
         for nonsense in [&[][..], &[0x30], &[0x30, 0x84, 0xff, 0xff, 0xff, 0xff], &[0xff; 64]] {

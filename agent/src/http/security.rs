@@ -1,9 +1,9 @@
-//! What `--web.config.file` asks for, as it is now: the files are read again for each connection, so
+//! What `--web.config.file` asks for at the moment: the files are read again for each connection, so
 //! that a new certificate or password needs no restart.
 //!
-//! What surprises: a file that is broken, or that would ask for less than before (no TLS, no
-//! passwords, no client certificates), changes nothing while the agent runs. A file that is being
-//! written is one of the two for a moment, and must neither open a door nor end the scrapes.
+//! Note that a file that is broken, or that would ask for less than before (no TLS, no passwords, no
+//! client certificates), changes nothing while the agent runs. A file that is being written is briefly
+//! one of the two, and must neither open a door nor end the scrapes.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -22,20 +22,20 @@ use super::config::{self, ClientAuth, Config, Pem, RateLimit};
 use super::logins::Logins;
 use super::tls::{self, Pems};
 
-/// No such file is larger.
+/// Maximum size of such a file.
 const FILE_MAX: u64 = 1 << 20;
 
-/// What holds for a connection.
+/// The configuration that applies to a connection.
 #[derive(Default)]
 pub(super) struct Current {
     config: Config,
     tls: Option<Arc<ServerConfig>>,
-    /// What it was made of, to see a change.
+    /// What it was made from, to detect a change.
     text: String,
     pems: Option<Pems>,
 }
 
-/// The safety of the HTTP side, with what it remembers.
+/// The security of the HTTP side, with what it remembers.
 pub struct Security {
     /// None: plain HTTP for everybody.
     path: Option<PathBuf>,
@@ -46,12 +46,12 @@ pub struct Security {
 
 struct State {
     current: Arc<Current>,
-    /// Why the files do not hold as they are, for as long as they do not.
+    /// Why the files as they are do not apply, for as long as they do not.
     problem: Option<String>,
 }
 
 impl Security {
-    /// As the file says, if there is one.
+    /// Loads the file, if there is one.
     pub fn load(path: Option<&Path>) -> Result<Self> {
         let current = match path {
             Some(path) => read(path, None).with_context(|| path.display().to_string())?,
@@ -73,13 +73,13 @@ impl Security {
         if self.state.lock().await.current.tls.is_some() { "https" } else { "http" }
     }
 
-    /// Whether passwords are asked for, and nothing hides them on their way.
+    /// Whether passwords are required, and nothing hides them in transit.
     pub async fn shows_passwords(&self) -> bool {
         let current = &self.state.lock().await.current;
         !current.config.users.is_empty() && current.tls.is_none()
     }
 
-    /// What holds for the next connection.
+    /// The configuration for the next connection.
     pub(super) async fn current(&self) -> Arc<Current> {
         let mut state = self.state.lock().await;
         let Some(path) = self.path.clone() else { return Arc::clone(&state.current) };
@@ -134,7 +134,7 @@ impl Current {
         &self.config.headers
     }
 
-    /// What it asks for, each no less than `before` did.
+    /// Checks that it asks for no less than `before` did, in each respect.
     fn is_no_weaker(&self, before: &Self) -> Result<()> {
         let client = |current: &Self, asks: fn(ClientAuth) -> bool| {
             current.config.tls.as_ref().is_some_and(|tls| asks(tls.client_auth))
@@ -155,7 +155,7 @@ impl Current {
     }
 }
 
-/// None: as `before`.
+/// None: same as `before`.
 fn read(path: &Path, before: Option<&Current>) -> Result<Option<Current>> {
     let text = String::from_utf8(contents(path)?).context("no UTF-8")?;
     let directory = path.parent().unwrap_or(Path::new(""));
@@ -190,7 +190,7 @@ fn pem(pem: &Pem) -> Result<Vec<u8>> {
 }
 
 fn contents(path: &Path) -> Result<Vec<u8>> {
-    // Reading a pipe would wait.
+    // Reading a pipe would block.
     ensure!(std::fs::metadata(path)?.is_file(), "no regular file");
     let mut bytes = Vec::new();
     let length = File::open(path)?.take(FILE_MAX + 1).read_to_end(&mut bytes)?;
@@ -198,7 +198,7 @@ fn contents(path: &Path) -> Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// A token bucket by the time at which it is full again.
+/// A token bucket, stored as the time at which it is full again.
 struct Bucket {
     limit: RateLimit,
     full: Instant,
@@ -215,7 +215,7 @@ impl Bucket {
     }
 }
 
-/// Warns once a minute of what anybody can make go wrong.
+/// Warns at most once a minute about what any client can make go wrong.
 #[derive(Default)]
 pub(super) struct Rarely(StdMutex<Option<(Instant, u64)>>);
 
@@ -230,7 +230,7 @@ impl Rarely {
         }
     }
 
-    /// How many others there were since the last time, if it is time to say so.
+    /// How many others there were since the last warning, if the next one is due.
     fn others(&self) -> Option<u64> {
         let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let now = Instant::now();

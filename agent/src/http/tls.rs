@@ -1,5 +1,5 @@
-//! The TLS side of a configuration: certificates and keys, what a client has to show, and what of
-//! Go's names for suites and curves rustls has.
+//! The TLS side of a configuration: certificates and keys, what a client has to show, and which of
+//! the suites and curves, by Go's names, rustls has.
 
 use std::sync::Arc;
 
@@ -23,7 +23,7 @@ use rustls::{
 use super::config::{ClientAuth, Tls};
 use super::san::subject_alt_names;
 
-/// What the files of a configuration hold.
+/// The contents of a configuration's files.
 #[derive(PartialEq, Eq)]
 pub(super) struct Pems {
     pub certificate: Vec<u8>,
@@ -55,7 +55,7 @@ pub(super) fn server_config(tls: &Tls, pems: &Pems) -> Result<ServerConfig> {
         .with_cert_resolver(Arc::new(SingleCertAndKey::from(certified)));
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     config.ignore_client_order = tls.prefer_server_cipher_suites;
-    // A resumed session would not show its certificate again; and a scrape has no use for one.
+    // A resumed session would not show its certificate again, and a scrape has no use for resumption.
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.send_tls13_tickets = 0;
     Ok(config)
@@ -71,7 +71,7 @@ fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>> {
 fn provider(tls: &Tls) -> Result<CryptoProvider> {
     let mut provider = ring::default_provider();
     if !tls.cipher_suites.is_empty() {
-        // As in Go, those of TLS 1.3 cannot be chosen.
+        // As in Go, the suites of TLS 1.3 cannot be chosen.
         let mut suites: Vec<_> = provider
             .cipher_suites
             .iter()
@@ -118,7 +118,7 @@ fn curve(name: &str) -> Result<&'static dyn SupportedKxGroup> {
 #[derive(Debug)]
 struct Clients {
     auth: ClientAuth,
-    /// For those that verify.
+    /// For the modes that verify.
     verifier: Option<Arc<dyn ClientCertVerifier>>,
     allowed_sans: Vec<String>,
     algorithms: WebPkiSupportedAlgorithms,

@@ -1,4 +1,4 @@
-//! Ways to a server, and what its errors mean.
+//! How to reach a server, and what its errors mean.
 
 use std::error::Error;
 use std::io;
@@ -13,12 +13,12 @@ use tokio::time::error::Elapsed;
 use super::Account;
 use super::feed::{Failure, Reason};
 
-/// Characters of a server's message.
+/// Maximum number of characters kept of a server's message.
 const MESSAGE_MAX: usize = 300;
 
-/// How to reach a server. A client is made anew after each failure, so whatever is in these files
-/// by then counts at once; a client by itself reads a token again each minute, as well as the
-/// certificates of a service account.
+/// How to reach a server. A new client is made after each failure, so the current contents of these
+/// files apply at once; a client itself rereads a token every minute, as well as the certificates of
+/// a service account.
 #[derive(Clone, Debug)]
 pub(super) enum Access {
     Kubeconfig(PathBuf),
@@ -26,10 +26,10 @@ pub(super) enum Access {
     Kubelet { url: String, verify: Verify, credentials: Box<Access> },
 }
 
-/// What a kubelet's certificate is held against.
+/// What a kubelet's certificate is checked against.
 #[derive(Clone, Debug)]
 pub(super) enum Verify {
-    /// What the API server's is, too.
+    /// The same as the API server's.
     Cluster,
     File(PathBuf),
     Nothing,
@@ -37,7 +37,7 @@ pub(super) enum Verify {
 
 impl Access {
     pub(super) fn client(&self) -> Result<Client, Failure> {
-        // Files that are not there yet will be: a fault of the way, not of the server.
+        // Files that are not there yet will appear: not the server's fault.
         let config = self.config().map_err(|error| Failure { reason: Reason::Other, error })?;
         Client::try_from(config).map_err(|error| {
             let reason = reason_of(&error);
@@ -66,7 +66,7 @@ impl Access {
                 let mut config = credentials.config()?;
                 config.cluster_url =
                     url.parse().with_context(|| format!("--kube.kubelet {url}"))?;
-                // A name and a proxy are for the API server.
+                // A server name and a proxy are meant for the API server.
                 config.tls_server_name = None;
                 config.proxy_url = None;
                 config.accept_invalid_certs = matches!(verify, Verify::Nothing);
@@ -76,7 +76,7 @@ impl Access {
                 config
             }
         };
-        // We try again ourselves, and count.
+        // We retry ourselves, and count.
         config.default_retry = false;
         Ok(config)
     }
@@ -94,7 +94,7 @@ impl From<::kube::Error> for Failure {
 impl From<Box<Status>> for Failure {
     fn from(status: Box<Status>) -> Self {
         let Status { code, message, .. } = *status;
-        // What stands before a server may answer with a page.
+        // Whatever stands in front of a server may answer with a page.
         let message = message.lines().next().unwrap_or_default();
         let message: String = message.chars().take(MESSAGE_MAX).collect();
         Self { reason: reason_of_code(code), error: anyhow::anyhow!("{code}: {message}") }
@@ -108,7 +108,7 @@ impl From<Elapsed> for Failure {
 }
 
 impl Failure {
-    /// Of all of an answer.
+    /// For a whole answer that cannot be decoded.
     pub(super) fn decode(error: impl Into<anyhow::Error>) -> Self {
         Self { reason: Reason::Decode, error: error.into().context("reading a list") }
     }

@@ -1,5 +1,5 @@
-//! Objects and what they are found by: a bounded map in which names outlive their objects by a
-//! little, since a connection's last records come when its pod is gone.
+//! Objects and the keys they are found by: a bounded map in which names briefly outlive their
+//! objects, since a connection's last records arrive when its pod is gone.
 
 use std::collections::{HashMap, VecDeque};
 use std::hash::Hash;
@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// Keys of objects that are gone, at most.
+/// Maximum number of keys of objects that are gone.
 const GONE_MAX: usize = 1024;
 
 /// An object's uid as a number.
@@ -21,7 +21,7 @@ pub(super) struct Generation(u32);
 pub(super) struct Directory<K, V> {
     objects: HashMap<Uid, Object<K>>,
     entries: HashMap<K, Entry<V>>,
-    /// Keys with the time they went, oldest first. Stale where a key is back.
+    /// Keys with the time at which they went, oldest first. Stale if the key is back.
     gone: VecDeque<(Instant, K)>,
     generation: Generation,
     max: usize,
@@ -55,24 +55,24 @@ impl<K: Clone + Eq + Hash, V> Directory<K, V> {
         self.entries.get(key).map(|entry| &entry.value)
     }
 
-    /// Objects that are there.
+    /// Number of objects that exist.
     pub(super) fn objects(&self) -> usize {
         self.objects.len()
     }
 
-    /// Keys, with those of objects that are gone.
+    /// Number of keys, including those of objects that are gone.
     pub(super) fn keys(&self) -> usize {
         self.entries.len()
     }
 
-    /// Takes what an object is found by now, and returns how many of its keys found no room.
+    /// Stores the keys an object is now found by, and returns how many of them found no room.
     pub(super) fn put(&mut self, uid: Uid, names: Vec<(K, V)>, now: Instant) -> usize {
         let old = self.objects.remove(&uid).map(|object| object.keys).unwrap_or_default();
         let mut keys = Vec::with_capacity(names.len());
         let mut refused = 0;
         for (key, value) in names {
             let other = self.entries.get(&key).filter(|entry| entry.owner != uid);
-            // A pod that ends is told of a few times more when its address is another's already.
+            // A few more updates arrive for a pod that ends, when its address already belongs to another.
             if other.is_some_and(|other| other.gone.is_none()) && old.contains(&key) {
                 keys.push(key);
                 continue;
@@ -102,7 +102,7 @@ impl<K: Clone + Eq + Hash, V> Directory<K, V> {
         }
     }
 
-    /// A listing begins: what is not put before it is [over](Self::end_listing) is gone.
+    /// Begins a listing: what is not put before it is [over](Self::end_listing) is gone.
     pub(super) fn begin_listing(&mut self) {
         self.generation = Generation(self.generation.0.wrapping_add(1));
     }
@@ -127,7 +127,7 @@ impl<K: Clone + Eq + Hash, V> Directory<K, V> {
         self.entries.len() < self.max
     }
 
-    /// The name stays for a while, unless another object has it already.
+    /// The name stays for a while, unless it already belongs to another object.
     fn bury(&mut self, key: K, uid: Uid, now: Instant) {
         let Some(entry) = self.entries.get_mut(&key).filter(|entry| entry.owner == uid) else {
             return;
@@ -155,7 +155,7 @@ mod tests {
     const KEEP: Duration = Duration::from_mins(5);
 
     fn after(secs: u64) -> Instant {
-        // Any instant serves: only differences count.
+        // Any instant will do: only differences count.
         static START: std::sync::OnceLock<Instant> = std::sync::OnceLock::new();
         *START.get_or_init(Instant::now) + Duration::from_secs(secs)
     }
@@ -199,7 +199,7 @@ mod tests {
         assert_eq!(names(&directory), "1=a 3=new");
     }
 
-    /// As when a pod's address is given to the next one before we hear of its end.
+    /// As when a pod's address is given to the next pod before we hear that the first has ended.
     #[test]
     fn a_key_that_was_taken_over_is_the_new_objects() {
         let mut directory = Directory::new(10);
@@ -213,7 +213,7 @@ mod tests {
         assert_eq!((names(&directory).as_str(), directory.objects()), ("", 0));
     }
 
-    /// Nor do updates of the old one on its way out take it back.
+    /// Nor do updates of the old object while it terminates take the key back.
     #[test]
     fn a_key_is_not_taken_back() {
         let mut directory = Directory::new(10);
@@ -226,7 +226,7 @@ mod tests {
         directory.remove(1, after(0));
         directory.expire(KEEP, after(1000));
         assert_eq!((names(&directory).as_str(), directory.objects()), ("1=new", 1));
-        // But whoever is there gets it when it is free, and so does whoever never had it.
+        // But an object that exists gets the key once it is free, and so does one that never had it.
         directory.put(1, vec![(1, "third")], after(1000));
         assert_eq!(names(&directory), "1=third");
         directory.remove(1, after(1000));

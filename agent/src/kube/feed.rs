@@ -1,4 +1,4 @@
-//! One kind of objects as one place tells it, with how the telling goes.
+//! One kind of object as reported by one source, with the health of that source.
 
 use std::fmt::Display;
 use std::hash::Hash;
@@ -10,16 +10,16 @@ use tokio::time::Instant;
 
 use super::directory::{Directory, Uid};
 
-/// Why something was not learnt.
+/// Why something could not be learned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reason {
     /// No right to read it.
     Forbidden,
     /// The token or certificate is not accepted, or cannot be read.
     Unauthorized,
-    /// What we knew is too old to go on from, so everything is listed again.
+    /// What we knew is too old to continue from, so everything is listed again.
     Gone,
-    /// No connection, or it broke off; a certificate that does not verify, too.
+    /// No connection, or it broke off; also a certificate that does not verify.
     Connect,
     /// An answer or an object that is not what it should be.
     Decode,
@@ -55,18 +55,18 @@ impl Reason {
     }
 }
 
-/// A try that came to nothing.
+/// A failed attempt.
 #[derive(Debug)]
 pub(super) struct Failure {
     pub reason: Reason,
     pub error: anyhow::Error,
 }
 
-/// An object, as far as it concerns us.
+/// The parts of an object that concern us.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Object<K, V> {
     pub uid: Uid,
-    /// Where a watch goes on after it.
+    /// Where a watch resumes after it.
     pub version: Option<String>,
     pub names: Vec<(K, V)>,
 }
@@ -77,14 +77,14 @@ type Decode<K, V> = fn(&str) -> serde_json::Result<Object<K, V>>;
 pub(super) struct Health {
     pub is_up: bool,
     pub last_sync: Option<SystemTime>,
-    /// That it is not up was said.
+    /// Whether it has been logged that the feed is not up.
     is_told: bool,
     /// By [`Reason`].
     pub errors: [u64; Reason::ALL.len()],
 }
 
 pub(super) struct Feed<K, V> {
-    /// Who tells.
+    /// Where the objects come from.
     pub source: &'static str,
     /// What these objects are called.
     pub kind: &'static str,
@@ -162,7 +162,7 @@ impl<K: Clone + Eq + Hash, V: Clone> Feed<K, V> {
         self.tell();
     }
 
-    /// What is known is what there is.
+    /// Records that what is known is up to date.
     pub(super) fn synced(&self) {
         let now = (self.wall_clock)();
         let was_up = {
@@ -177,10 +177,10 @@ impl<K: Clone + Eq + Hash, V: Clone> Feed<K, V> {
         self.tell();
     }
 
-    /// The first error of a row is a warning.
+    /// The first error in a row is logged as a warning.
     pub(super) fn failed(&self, failure: &Failure) {
         self.count(failure.reason, 1);
-        // To list again is a part of the trade.
+        // Having to list again is normal.
         let is_down = failure.reason != Reason::Gone;
         let is_news = is_down && {
             let mut health = self.lock_health();
@@ -199,7 +199,7 @@ impl<K: Clone + Eq + Hash, V: Clone> Feed<K, V> {
         }
     }
 
-    /// One object that cannot be read does not concern the others.
+    /// Counts one object that cannot be read; this does not affect the others.
     pub(super) fn leave_out(&self, error: &dyn Display) {
         log::debug!("{}, {}: an object is left out: {error}", self.source, self.kind);
         self.count(Reason::Decode, 1);

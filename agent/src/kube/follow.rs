@@ -19,13 +19,13 @@ use super::access::Access;
 use super::feed::{Failure, Feed, Reason};
 use crate::memory;
 
-/// Objects to a page, which is in memory as text.
+/// Objects per page; a page is held in memory as text.
 const PAGE: u32 = 100;
-/// A watch ends after at most as long, and is begun again: below the five minutes that kube allows.
+/// A watch ends after at most this long, and is started again: less than the five minutes that kube allows.
 const WATCH_SECS: u32 = 290;
-/// Less by chance, so that a fleet's agents do not begin again all at once.
+/// At most this much less, at random, so that a fleet's agents do not all start again at once.
 const WATCH_SECS_LESS: u32 = 50;
-/// After as many failures in a row everything is listed, whatever the errors were.
+/// After this many failures in a row everything is listed again, whatever the errors were.
 const LIST_AFTER: u32 = 3;
 
 /// Which objects to follow.
@@ -33,7 +33,7 @@ const LIST_AFTER: u32 = 3;
 pub(super) struct Selection {
     pub path: &'static str,
     pub fields: Option<String>,
-    /// Few enough to be listed from the server's memory, in one piece. A server reads pages from its
+    /// Few enough to be listed from the server's memory, in one piece. For pages, a server reads its
     /// database.
     pub is_small: bool,
 }
@@ -62,22 +62,22 @@ impl Backoff {
     }
 }
 
-/// Any number.
+/// A random number.
 fn chance() -> u32 {
-    // Each has keys of its own.
+    // Each state has keys of its own.
     RandomState::new().hash_one(()) as u32
 }
 
-/// Where to go on.
+/// Where to continue.
 #[derive(Debug, Default)]
 struct Position {
     /// Watch from here; list if there is none.
     version: Option<String>,
-    /// The server's memory was too old once.
+    /// Whether the server's memory was once too old.
     is_strict: bool,
 }
 
-/// What is followed, from where to where.
+/// What is followed, where it comes from, and where it goes.
 pub(super) struct Follower<'a, K, V> {
     pub feed: &'a Feed<K, V>,
     pub access: &'a Access,
@@ -102,7 +102,7 @@ impl<K: Clone + Eq + Hash, V: Clone> Follower<'_, K, V> {
         }
     }
 
-    /// Until something fails.
+    /// Runs until something fails.
     async fn go_on(
         &self,
         position: &mut Position,
@@ -120,7 +120,7 @@ impl<K: Clone + Eq + Hash, V: Clone> Follower<'_, K, V> {
             let version = position.version.insert(version);
             let begun = Instant::now();
             self.watch(&client, version, backoff).await?;
-            // A server that ends each watch at once is not asked more often than one that fails.
+            // A server that ends each watch immediately is not asked more often than one that fails.
             tokio::time::sleep_until(begun + self.pace.retry[0]).await;
         }
     }
@@ -158,7 +158,7 @@ impl<K: Clone + Eq + Hash, V: Clone> Follower<'_, K, V> {
         }
     }
 
-    /// Until the server ends it.
+    /// Watches until the server ends it.
     async fn watch(
         &self,
         client: &Client,
@@ -182,7 +182,7 @@ impl<K: Clone + Eq + Hash, V: Clone> Follower<'_, K, V> {
                     feed.leave_out(&error);
                     continue;
                 }
-                // An object that is not an event passes for a `Status`, all of whose fields may be
+                // An object that is not an event parses as a `Status`, whose fields may all be
                 // missing.
                 Err(::kube::Error::Api(status)) if status.code == 0 => {
                     feed.leave_out(&"not an event");

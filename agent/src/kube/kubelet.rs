@@ -1,5 +1,5 @@
-//! Asks the kubelet for the pods of its node, now and then: nothing there can be watched. A pod that
-//! comes and goes between two questions has no name.
+//! Asks the kubelet for the pods of its node from time to time: nothing there can be watched. A pod
+//! that comes and goes between two requests has no name.
 
 use std::convert::Infallible;
 
@@ -22,7 +22,7 @@ pub(super) async fn poll(pods: &LocalPods, access: &Access, pace: &Pace) -> Infa
     }
 }
 
-/// Until something fails.
+/// Runs until something fails.
 async fn go_on(
     pods: &LocalPods,
     access: &Access,

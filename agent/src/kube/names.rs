@@ -1,4 +1,4 @@
-//! What the rest of the agent asks.
+//! The interface for the rest of the agent.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -33,25 +33,25 @@ pub struct Remote {
     pub pod: Option<Box<str>>,
 }
 
-/// How a source of names does.
+/// The state of a source of names.
 #[derive(Clone, Debug)]
 pub struct SourceStatus {
     pub source: &'static str,
     /// Whether the last try succeeded, for all kinds of objects.
     pub is_up: bool,
-    /// The last time that everything known was what there was; the oldest of all kinds.
+    /// The last time that what is known was up to date; the oldest of all kinds.
     pub last_sync: Option<SystemTime>,
-    /// With those that never happened.
+    /// Including those that never happened.
     pub errors: Vec<(Reason, u64)>,
     pub objects: Vec<(&'static str, usize)>,
 }
 
-/// What a pod of this node is found by.
+/// The key a pod of this node is found by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum LocalKey {
     Container([u8; 32]),
     Uid(u128),
-    /// A static pod's cgroup is named by the hash of its manifest.
+    /// A static pod's cgroup is named after the hash of its manifest.
     Hash(u128),
 }
 
@@ -70,7 +70,7 @@ pub(super) struct Feeds {
 
 struct Shared {
     feeds: Arc<Feeds>,
-    /// Ends the thread that learns, when the last of us goes.
+    /// Ends the learning thread when the last of us is dropped.
     _stop: oneshot::Sender<()>,
 }
 
@@ -97,14 +97,14 @@ impl Names {
         let by_uid = || {
             let uid = pod_uid?;
             let number = number_of(uid)?;
-            // Of two forms, so that nobody's annotation can be taken for somebody else's uid.
+            // Two kinds of key, so that one pod's annotation cannot be taken for another pod's uid.
             let key = if is_hash(uid) { LocalKey::Hash } else { LocalKey::Uid };
             pods.get(&key(number))
         };
         by_container().or_else(by_uid)
     }
 
-    /// The remote end of a connection, by options that must be set.
+    /// The remote end of a connection; only with options that must be set.
     pub fn remote(&self, ip: IpAddr, port: u16) -> Option<Arc<Remote>> {
         let ip = ip.to_canonical();
         let feeds = &self.0.feeds;
@@ -129,7 +129,7 @@ impl Names {
         sources
     }
 
-    /// Marked as changed whenever something was learnt, for those who wait for it.
+    /// Marked as changed whenever something has been learned, for those waiting for it.
     pub fn changes(&self) -> watch::Receiver<()> {
         self.0.feeds.changed.subscribe()
     }
@@ -146,7 +146,7 @@ where
     match sources.iter_mut().find(|source| source.source == feed.source) {
         Some(source) => {
             source.is_up &= health.is_up;
-            // None is older than any time.
+            // None counts as older than any time.
             source.last_sync = source.last_sync.min(health.last_sync);
             for (sum, (_, count)) in source.errors.iter_mut().zip(errors) {
                 sum.1 += count;
@@ -174,7 +174,7 @@ pub(super) fn is_hash(uid: &str) -> bool {
     !uid.contains(['-', '_'])
 }
 
-/// Exactly as many hexadecimal digits as there is room for.
+/// Parses exactly as many hexadecimal digits as fit.
 pub(super) fn hex<const N: usize>(text: &str) -> Option<[u8; N]> {
     let digit = |byte: u8| char::from(byte).to_digit(16);
     let mut bytes = [0; N];

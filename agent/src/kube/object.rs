@@ -1,5 +1,5 @@
-//! From JSON to what objects are found by. Only the few fields that are needed are read; the rest is
-//! skipped where it stands.
+//! From JSON to the keys objects are found by. Only the few fields that are needed are read; the rest
+//! is skipped in place.
 
 use std::borrow::Cow;
 use std::net::IpAddr;
@@ -48,7 +48,7 @@ struct Labels {
 
 #[derive(Deserialize)]
 struct Annotations {
-    /// Of a static pod: what its cgroup is named by.
+    /// For a static pod: what its cgroup is named after.
     #[serde(rename = "kubernetes.io/config.hash")]
     config_hash: Option<String>,
 }
@@ -145,8 +145,8 @@ impl PodObject<'_> {
         owners.find(|owner| owner.controller == Some(true))
     }
 
-    /// The hash that the cgroup of a static pod is named by. The API server shows such a pod as the
-    /// node's, with a uid of its own; to the kubelet the hash is the uid. Anybody can write an
+    /// The hash that the cgroup of a static pod is named after. The API server shows such a pod as owned
+    /// by the node, with a uid of its own; to the kubelet the hash is the uid. Anybody can write an
     /// annotation.
     fn static_hash(&self) -> Option<&str> {
         let hash = self.metadata.annotations.as_ref()?.config_hash.as_deref()?;
@@ -196,8 +196,8 @@ pub(super) fn local_pod(json: &str) -> serde_json::Result<Object<LocalKey, Named
     Ok(Object { uid, version: pod.metadata.resource_version, names })
 }
 
-/// A pod anywhere. One with the host's network has the node's address, which is no pod's, and one
-/// that has ended has none.
+/// A pod anywhere. One on the host's network has the node's address, which belongs to no pod, and
+/// one that has ended has none.
 pub(super) fn remote_pod(json: &str) -> serde_json::Result<Object<Address, Arc<Remote>>> {
     let pod: PodObject<'_> = serde_json::from_str(json)?;
     let uid = pod.metadata.number()?;

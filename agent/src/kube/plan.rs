@@ -1,4 +1,4 @@
-//! From the flags to what is asked of whom.
+//! From the flags to which source is asked for what.
 
 use std::iter;
 use std::net::{IpAddr, SocketAddr};
@@ -23,19 +23,19 @@ const API_SERVER: &str = "apiserver";
 #[derive(Debug)]
 pub(super) struct Plan {
     local: Local,
-    /// To the API server.
+    /// Access to the API server.
     api: Access,
     remote: RemoteNames,
 }
 
-/// Who tells this node's pods.
+/// Where this node's pods are listed.
 #[derive(Debug)]
 enum Local {
     ApiServer { node: String },
     Kubelet(Access),
 }
 
-/// Nothing if there is nobody to ask and nobody has asked for it.
+/// None if there is no source to ask and names were not requested.
 pub(super) fn plan(config: &Config) -> Result<Option<Plan>> {
     let Config { flags, account, .. } = config;
     let api = match (&flags.config, account) {
@@ -68,7 +68,7 @@ pub(super) fn plan(config: &Config) -> Result<Option<Plan>> {
         }
         return Ok(None);
     };
-    // Reads a kubeconfig; of what Kubernetes mounts nothing, which may be late.
+    // Reads a kubeconfig, but nothing that Kubernetes mounts, which may come late.
     let kubelet = match &local {
         Local::Kubelet(access) => Some(access),
         Local::ApiServer { .. } => None,
@@ -124,7 +124,7 @@ fn default_url(ip: IpAddr) -> String {
 }
 
 impl Plan {
-    /// Begins to learn, on a thread of its own, until nobody has the names any more.
+    /// Starts learning, on a thread of its own, until the last copy of the names is dropped.
     pub(super) fn start(self, config: &Config) -> Result<Names> {
         let pace = config.pace;
         let changed = Arc::new(watch::Sender::new(()));
@@ -189,7 +189,7 @@ impl Plan {
             let selection = Selection { path, fields, is_small: false };
             match (Follower { feed, access: &self.api, selection, pace }).follow().await {}
         };
-        // Those that have ended have no address any more.
+        // Those that have ended no longer have an address.
         let living = Some("status.phase!=Succeeded,status.phase!=Failed".to_owned());
         tokio::join!(
             pods,

@@ -1,14 +1,14 @@
-//! The workload of a pod: what somebody on call knows it by. Pure.
+//! The workload of a pod: the name that somebody on call knows it by. Pure.
 
 use std::time::{Duration, UNIX_EPOCH};
 
-/// What a pod says of where it comes from.
+/// What a pod says about where it comes from.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Origin<'a> {
     pub pod: &'a str,
     /// Kind and name of the owner that controls it.
     pub owner: Option<(&'a str, &'a str)>,
-    /// The label that a Deployment, or an Argo Rollout, gives to pods and `ReplicaSet`.
+    /// The label that a Deployment, or an Argo Rollout, puts on pods and `ReplicaSet`.
     pub template_hash: Option<&'a str>,
     /// RFC 3339.
     pub created: Option<&'a str>,
@@ -16,7 +16,7 @@ pub(super) struct Origin<'a> {
     pub static_on: Option<&'a str>,
 }
 
-/// A `CronJob` may start a missed run later, and a Job may start its pod again.
+/// A `CronJob` may start a missed run later, and a Job may restart its pod.
 const LATE: Duration = Duration::from_hours(24 * 31);
 /// Clocks differ.
 const EARLY: Duration = Duration::from_mins(2);
@@ -39,8 +39,8 @@ fn without_suffix<'a>(name: &'a str, suffix: &str) -> Option<&'a str> {
     name.strip_suffix(suffix)?.strip_suffix('-').filter(|name| !name.is_empty())
 }
 
-/// A `CronJob` names its Jobs with the scheduled minute since 1970. A Job that somebody named with a
-/// number keeps its name, since that number hardly is the minute before the pod's creation.
+/// A `CronJob` names its Jobs after the scheduled minute since 1970. A Job that somebody named with a
+/// number keeps its name, since that number is hardly the minute before the pod's creation.
 /// <https://github.com/kubernetes/kubernetes/blob/v1.33.0/pkg/controller/cronjob/utils.go#L272-L275>
 fn cron_job<'a>(job: &'a str, created: Option<&str>) -> Option<&'a str> {
     let (name, digits) = job.rsplit_once('-').filter(|(name, _)| !name.is_empty())?;
@@ -107,7 +107,7 @@ mod tests {
 
     #[test]
     fn a_cron_job_is_known_by_the_minute_of_its_job() {
-        // Noon was 29_381_040 minutes after 1970.
+        // Noon was 29_381_040 minutes after the start of 1970.
         let job = |name, created| Origin {
             pod: "x",
             owner: Some(("Job", name)),

@@ -1,7 +1,7 @@
-//! Families and series as they are said, once for all formats: to prometheus-client, which writes the
-//! text, or to [`super::protobuf`].
+//! Writes families and series, in the same way for all formats: to prometheus-client, which writes
+//! the text, or to [`super::protobuf`].
 //!
-//! A family's name goes without the endings that its kind and unit give it.
+//! A family's name is given without the suffixes that its kind and unit add.
 
 use std::fmt::{self, Display, Write as _};
 use std::time::{Duration, UNIX_EPOCH};
@@ -29,7 +29,7 @@ pub(super) enum MetricEncoder<'a> {
     Protobuf(&'a mut dyn Messages),
 }
 
-/// A value; in text it is written as what it is.
+/// A value; in text it is written in its own type.
 pub(super) trait Number: EncodeCounterValue + EncodeGaugeValue {
     fn as_f64(&self) -> f64;
 }
@@ -48,11 +48,11 @@ pub(super) struct Distribution<'a> {
     pub(super) sum: f64,
     pub(super) count: u64,
     pub(super) buckets: &'a [(f64, u64)],
-    /// Where the format has them.
+    /// If the format has them.
     pub(super) native: Option<&'a Native>,
 }
 
-/// What has labels.
+/// A set of labels.
 pub(super) trait LabelSet {
     fn each(&self, label: &mut Label<'_>) -> fmt::Result;
 }
@@ -105,7 +105,7 @@ impl MetricEncoder<'_> {
         match (self, exemplar) {
             (Self::Text(out), None) => out.encode_counter::<NoLabelSet, _, u64>(value, None),
             (Self::Text(out), Some(Exemplar { labels, time })) => {
-                // Only such a counter gives one away.
+                // Only such a counter provides an exemplar.
                 let counter = CounterWithExemplar::<_>::default();
                 counter.inc_by(1, Some(labels.as_slice()), UNIX_EPOCH.checked_add(*time));
                 out.encode_counter(value, counter.get().1.as_ref())
@@ -138,7 +138,7 @@ impl MetricEncoder<'_> {
 }
 
 impl Number for u64 {
-    /// Counts above 2^53 are rounded, as Prometheus does it.
+    /// Counts above 2^53 are rounded, as in Prometheus.
     #[expect(clippy::cast_precision_loss, reason = "Prometheus has nothing else")]
     fn as_f64(&self) -> f64 {
         *self as f64
@@ -157,7 +157,7 @@ impl<V: Display, const N: usize> LabelSet for [(&str, V); N] {
     }
 }
 
-/// One after the other.
+/// One after another.
 impl<A: LabelSet, B: LabelSet> LabelSet for (&A, B) {
     fn each(&self, label: &mut Label<'_>) -> fmt::Result {
         self.0.each(label)?;

@@ -1,4 +1,4 @@
-//! The latest race of a series, as an exemplar: what leads on to a proxy's log or to a capture.
+//! The latest race of a series, as an exemplar: the lead to a proxy's log or to a capture.
 
 use std::time::Duration;
 
@@ -6,7 +6,7 @@ use finrace_logic::table::Example;
 
 use super::encoding::Exemplar;
 
-/// Characters in the names and values of an exemplar's labels, by `OpenMetrics`.
+/// Maximum number of characters in the names and values of an exemplar's labels, by `OpenMetrics`.
 const MOST: usize = 128;
 
 /// Labels that find no room are left out. `epoch` is the wall clock at time 0.
@@ -29,7 +29,7 @@ pub(super) fn exemplar(example: &Example, epoch: Duration) -> Exemplar {
     });
     let labels = labels.collect();
     let time = epoch + Duration::from_nanos(time.0);
-    // As fine as Prometheus keeps it.
+    // To the precision that Prometheus keeps.
     Exemplar { labels, time: Duration::new(time.as_secs(), time.subsec_millis() * 1_000_000) }
 }
 

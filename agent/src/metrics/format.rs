@@ -1,4 +1,4 @@
-//! The formats that Prometheus and its kin read, and the older text as it is made from the newer.
+//! The formats that Prometheus and its kin read, and the conversion of the newer text to the older.
 
 use std::fmt::Write as _;
 
@@ -25,16 +25,16 @@ impl Format {
     }
 }
 
-/// Makes the older text of the newer one, some lines at a time. Samples are written alike in both;
-/// what differs is the name in HELP and TYPE.
+/// Makes the older text from the newer one, a few lines at a time. Samples are the same in both;
+/// only the name in HELP and TYPE differs.
 #[derive(Debug, Default)]
 pub(super) struct ToText004 {
-    /// What HELP said: the name in it depends on the TYPE that comes next.
+    /// What HELP said: the name in it depends on the TYPE that follows.
     help: String,
 }
 
 impl ToText004 {
-    /// Whole lines.
+    /// Converts whole lines.
     pub(super) fn convert(&mut self, openmetrics: &str, out: &mut String) {
         for line in openmetrics.lines() {
             if let Some(help) = line.strip_prefix("# HELP ") {

@@ -1,4 +1,4 @@
-//! Rows and ports with the labels of their series: which of them, and what to do where two have the
+//! Rows and ports with the labels of their series: which labels, and what to do when two have the
 //! same.
 
 use std::borrow::Cow;
@@ -37,7 +37,7 @@ pub enum Label {
     Container,
 }
 
-/// Which labels series of peers and ports have, and who knows the names in them.
+/// Which labels the series of peers and ports have, and where the names in them come from.
 #[derive(Clone, Debug)]
 pub struct Naming {
     pub labels: Vec<Label>,
@@ -45,20 +45,20 @@ pub struct Naming {
     past: Past,
 }
 
-/// What rows and ports had counted that left, by the labels of their series. A series goes on as long
-/// as there is another row with these labels, and must not go back.
+/// The counts of rows and ports that have left, by the labels of their series. A series continues as
+/// long as there is another row with these labels, and must never decrease.
 #[derive(Clone, Debug, Default)]
 struct Past(Arc<Mutex<HashMap<Labels, Counts>>>);
 
 impl Past {
-    /// Each change is whole, so what a panic leaves behind is true.
+    /// Each change is atomic, so the state that a panic leaves behind is valid.
     fn lock(&self) -> MutexGuard<'_, HashMap<Labels, Counts>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Default for Naming {
-    /// All labels, and nobody has a name.
+    /// All labels, and no names of owners.
     fn default() -> Self {
         Self::new(Label::value_variants().to_vec(), Who::default())
     }
@@ -69,7 +69,7 @@ impl Naming {
         Self { labels, who, past: Past::default() }
     }
 
-    /// Takes in what has left; once for each scrape.
+    /// Adds what has left; called once per scrape.
     pub(super) fn remember(&self, export: &mut Export) {
         let mut past = self.past.lock();
         self.remember_all(&mut past, mem::take(&mut export.rows.left));
@@ -83,7 +83,7 @@ impl Naming {
         }
     }
 
-    /// Which labels say what a row or a port is about: its name, the peer's address, the server's port.
+    /// Which labels identify a row or a port: its name, the peer's address, the server's port.
     fn named<K: Called>(&self) -> [bool; 3] {
         if K::NAME == RowKey::NAME {
             [Label::Peer, Label::PeerIp, Label::ServerPort].map(|label| self.has(label))
@@ -112,7 +112,7 @@ impl Naming {
         }
     }
 
-    /// Of the sum of what has no series of its own.
+    /// The labels for the sum of what has no series of its own.
     fn labels_of_others<K: Called>(&self, role: &'static str) -> Labels {
         let named = self.named::<K>();
         let [value, ip, port] = named.map(|is_there| is_there.then(|| "other".into()));
@@ -134,7 +134,7 @@ impl Naming {
         self.labels.contains(&label)
     }
 
-    /// The names that are wanted.
+    /// The names that were chosen.
     fn chosen(&self, end: End) -> End {
         let End { namespace, workload, pod, container } = end;
         End {
@@ -146,14 +146,14 @@ impl Naming {
     }
 }
 
-/// Labels of a row or a port; in the order of these fields.
+/// Labels of a row or a port; sorted in the order of these fields.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct Labels {
     /// Sums of what has no series of its own come last.
     is_other: bool,
     netns: Option<u32>,
     role: &'static str,
-    /// `peer` or `server_port`, and which.
+    /// `peer` or `server_port`; the value follows.
     name: &'static str,
     value: Option<Box<str>>,
     /// The peer's address.
@@ -211,7 +211,7 @@ pub(super) struct Line<'a> {
     pub(super) counts: Cow<'a, Counts>,
     /// See [`Shown::withheld`].
     pub(super) withheld: u64,
-    /// None of a mixture.
+    /// None for a mixture.
     pub(super) judged: Option<Judged>,
 }
 
@@ -222,7 +222,7 @@ pub(super) struct Judged {
     pub(super) verdict: Option<State>,
     /// Idle timeouts to set, in seconds: the client's, the server's.
     pub(super) advised: [Option<f64>; 2],
-    /// A client's row has the same problem.
+    /// Whether a client's row has the same problem.
     pub(super) is_other_end: bool,
 }
 
@@ -236,7 +236,7 @@ pub(super) trait Called {
     fn role(&self) -> Role;
     fn netns(&self) -> u32;
     fn owner(&self) -> Owner;
-    /// The other end, if it is one.
+    /// The other end, if there is a single one.
     fn remote(&self) -> Option<Endpoint>;
     fn value(&self) -> String;
     fn server_port(&self) -> u16;
@@ -298,7 +298,7 @@ impl Called for PortKey {
     }
 }
 
-/// Those that are shown, in order, and what sums up the others; no two with the same labels.
+/// The lines that are shown, in order, and the sums of the others; no two with the same labels.
 pub(super) fn lines<'a, K: Called>(level: &'a Level<K>, naming: &Naming) -> Vec<Line<'a>> {
     let shown = level.shown.iter().map(|row| {
         let Shown { key, counts, process, process_owner, .. } = row;
@@ -325,7 +325,7 @@ pub(super) fn lines<'a, K: Called>(level: &'a Level<K>, naming: &Naming) -> Vec<
     lines
 }
 
-/// Adds what those had counted that left; what was under labels that nobody has any more goes to the
+/// Adds the counts of those that have left; counts under labels that no longer exist go to the
 /// others.
 fn add_past<K: Called>(lines: &mut [Line<'_>], naming: &Naming) {
     let mut past = naming.past.lock();
@@ -355,7 +355,7 @@ fn find(lines: &[Line<'_>], labels: &Labels) -> Option<usize> {
 }
 
 impl Line<'_> {
-    /// Adds one with the same labels.
+    /// Adds a line with the same labels.
     fn join(&mut self, other: &mut Self) {
         self.counts.to_mut().absorb(&other.counts);
         self.withheld += other.withheld;
@@ -367,8 +367,8 @@ impl Line<'_> {
 }
 
 impl Judged {
-    /// Of both: the timeouts that more closes agree on, the races of both, the worse verdict, and the
-    /// advice that helps both: clients are to be below all servers, servers above all clients.
+    /// Combines both: the timeouts that more closes agree on, the races of both, the worse verdict, and
+    /// the advice that helps both: clients must be below all servers, servers above all clients.
     fn with(mut self, mut other: Self) -> Self {
         for (one, other) in self.timeouts.iter_mut().zip(&mut other.timeouts) {
             let closes = |timeout: &Option<Population>| timeout.map_or(0, |found| found.count);
@@ -380,7 +380,7 @@ impl Judged {
             (Some(one), Some(other)) => Some(one + other),
             (one, other) => one.or(other),
         };
-        // The worst come first.
+        // The worst comes first.
         self.verdict = self.verdict.into_iter().chain(other.verdict).min();
         let ([client, server], [other_client, other_server]) = (self.advised, other.advised);
         self.advised = [

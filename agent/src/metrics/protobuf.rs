@@ -1,12 +1,12 @@
-//! The protobuf format of Prometheus, which alone has native histograms: messages `MetricFamily`, each
-//! after its length. Field numbers are those of
+//! The protobuf format of Prometheus, the only one with native histograms: `MetricFamily` messages,
+//! each preceded by its length. Field numbers are those of
 //! <https://github.com/prometheus/client_model/blob/v0.6.2/io/prometheus/client/metrics.proto>.
 //!
-//! prometheus-client can write it, too, but only as a whole: it makes an object of each series, then of
-//! them the bytes of all; and its build needs protoc, or many crates in its place. Here no series is kept.
+//! prometheus-client can write it, too, but only as a whole: it makes an object of each series, then
+//! turns all of them into bytes; and its build needs protoc, or many crates instead. Here no series is kept.
 //!
-//! What surprises: a family's length comes before it, and a family may be most of the exposition. So
-//! all is encoded twice: at first only the lengths are kept, and then nothing but a block at a time.
+//! Note that a family's length comes before it, and a family may be most of the exposition. So
+//! everything is encoded twice: the first pass keeps only the lengths, the second only a block at a time.
 
 #[cfg(test)]
 mod tests;
@@ -33,13 +33,13 @@ pub(super) fn encode(scrape: &Scrape, out: &mut Out<'_>) -> fmt::Result {
 /// Encodes to find the length of each family.
 #[derive(Default)]
 struct Lengths {
-    /// In order; 0 for one without series.
+    /// In order; 0 for a family without series.
     families: Vec<usize>,
     head: usize,
     message: Message,
 }
 
-/// Encodes once these are known.
+/// Encodes once the lengths are known.
 struct Protobuf<'a, 'b> {
     lengths: std::vec::IntoIter<usize>,
     message: Message,
@@ -47,7 +47,7 @@ struct Protobuf<'a, 'b> {
     out: &'a mut Out<'b>,
 }
 
-/// What is done with a family or a series that is whole.
+/// What is done with a complete family or series.
 pub(super) trait Messages {
     fn message(&mut self) -> &mut Message;
     fn begin(&mut self, head: &[u8]) -> fmt::Result;
@@ -100,7 +100,7 @@ impl Messages for Protobuf<'_, '_> {
     }
 }
 
-/// Field of a family.
+/// Field number in a family.
 const METRIC: u32 = 4;
 
 /// A series in the making.
@@ -134,7 +134,7 @@ impl dyn Messages + '_ {
         self.begin(&head)
     }
 
-    /// Of the series whose value is next.
+    /// Adds a label to the series whose value comes next.
     pub(super) fn label(&mut self, name: &str, value: &dyn Display) {
         let Message { metric, nested, text, .. } = self.message();
         pair(metric, (name, value), nested, text);
@@ -179,7 +179,7 @@ impl dyn Messages + '_ {
         self.end(7)
     }
 
-    /// The value is whole, and so the series is.
+    /// Completes the value, and with it the series.
     fn end(&mut self, field: u32) -> fmt::Result {
         let Message { metric, value, .. } = self.message();
         bytes(metric, field, value);
@@ -191,7 +191,7 @@ impl dyn Messages + '_ {
     }
 }
 
-/// The native part of a histogram. By the threshold, which is not 0, a reader knows that there is one.
+/// The native part of a histogram. Its threshold, which is not 0, tells a reader that there is one.
 fn sparse(histogram: &mut Vec<u8>, native: &Native, nested: &mut Vec<u8>) {
     whole(histogram, 5, zigzag(native.schema().into()));
     double(histogram, 6, ZERO_THRESHOLD);
@@ -226,7 +226,7 @@ fn sparse(histogram: &mut Vec<u8>, native: &Native, nested: &mut Vec<u8>) {
     bytes(histogram, 13, nested);
 }
 
-/// A message of a label's name and value; field 1 wherever there are labels.
+/// A message with a label's name and value; field 1 wherever there are labels.
 fn pair(
     out: &mut Vec<u8>,
     (name, value): (&str, &dyn Display),
@@ -241,7 +241,7 @@ fn pair(
     bytes(out, 1, nested);
 }
 
-/// A message `google.protobuf.Timestamp`.
+/// A `google.protobuf.Timestamp` message.
 fn timestamp(out: &mut Vec<u8>, field: u32, time: Duration) {
     let mut message = Vec::new();
     whole(&mut message, 1, time.as_secs());
@@ -259,7 +259,7 @@ fn double(out: &mut Vec<u8>, field: u32, value: f64) {
     out.extend(value.to_le_bytes());
 }
 
-/// A string, a message, or numbers in a row.
+/// A string, a message, or packed numbers.
 fn bytes(out: &mut Vec<u8>, field: u32, value: &[u8]) {
     varint(out, u64::from(field) << 3 | 2);
     varint(out, value.len() as u64);

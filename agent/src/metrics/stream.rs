@@ -1,4 +1,4 @@
-//! The exposition as it is written: in small pieces, so that it is nowhere as a whole.
+//! The exposition as it is written: in small pieces, so that it never exists as a whole.
 
 use std::fmt;
 use std::io::{self, Write};
@@ -17,10 +17,10 @@ use super::{Naming, Scrape, Status, encoding, protobuf};
 /// The size of the pieces that are sent.
 pub const CHUNK: usize = 64 * 1024;
 
-/// What is encoded is converted and compressed in pieces of about this size.
+/// Encoded text is converted and compressed in pieces of about this size.
 pub(super) const BLOCK: usize = 8 * 1024;
 
-/// Writes all of it, a chunk after the other, until `send` takes no more.
+/// Writes all of it, one chunk after another, until `send` accepts no more.
 pub fn write(
     mut table: Export,
     status: Status,
@@ -41,7 +41,7 @@ pub fn write(
     chunks.finish()
 }
 
-/// The same in one text.
+/// The same as one text.
 pub(super) fn to_text(table: Export, status: Status, naming: Naming, format: Format) -> String {
     String::from_utf8(to_bytes(table, status, naming, format)).unwrap_or_default()
 }
@@ -66,7 +66,7 @@ fn encode(scrape: Scrape, writer: &mut dyn Write) -> io::Result<()> {
     out.error.and(encoded.map_err(io::Error::other))
 }
 
-/// Where it goes, and the error that ended it, which encoders do not pass on.
+/// Where the output goes, and the error that ended it, which encoders do not pass on.
 pub(super) struct Out<'a> {
     writer: &'a mut dyn Write,
     error: io::Result<()>,
@@ -79,7 +79,7 @@ impl Out<'_> {
     }
 }
 
-/// Takes the text of the encoder, and hands on whole lines in the format asked for.
+/// Takes the encoder's text, and passes on whole lines in the requested format.
 struct Sink<'a, 'b> {
     text: String,
     to_text004: Option<ToText004>,
@@ -101,7 +101,7 @@ impl<'a, 'b> Sink<'a, 'b> {
         self.pass_on()
     }
 
-    /// All whole lines that there are.
+    /// Passes on all complete lines.
     fn pass_on(&mut self) -> fmt::Result {
         let end = self.text.rfind('\n').map_or(0, |at| at + 1);
         let lines = self.text.get(..end).unwrap_or_default();

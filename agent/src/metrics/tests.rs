@@ -32,7 +32,7 @@ fn origin(role: Role, ip: impl Into<IpAddr>, process: Option<&str>) -> Origin {
     }
 }
 
-/// A proxy between a server that closes first and some clients, with less room than peers.
+/// A proxy between a server that closes first and some clients, with room for fewer peers than there are.
 fn busy() -> (Table, Status) {
     busy_keeping(Keeps::default())
 }
@@ -130,7 +130,7 @@ pub(super) fn busy_keeping(keeps: Keeps) -> (Table, Status) {
     (table, status)
 }
 
-/// `GOLDEN=write cargo test` writes the expected files anew: read the diff.
+/// `GOLDEN=write cargo test` rewrites the expected files: read the diff.
 fn check(name: &str, expected: &str, (mut table, status): (Table, Status), format: Format) {
     let text = encode(&mut table, status, format);
     if std::env::var_os("GOLDEN").is_some_and(|value| value == "write") {
@@ -174,7 +174,7 @@ fn the_documentation_names_them_all() {
     }
 }
 
-/// Made of what the encoder writes, as long as that was one text.
+/// Converts the encoder's output as one text, as was done before it came in pieces.
 fn to_text004(openmetrics: &str) -> String {
     let mut out = String::new();
     let mut lines = openmetrics.lines().peekable();
@@ -200,7 +200,7 @@ fn to_text004(openmetrics: &str) -> String {
     out
 }
 
-/// Only where they are kept, and only in the formats that have them.
+/// Only if they are kept, and only in the formats that have them.
 #[test]
 fn exemplars_are_the_latest_races() {
     let all = Keeps { native: true, examples: true };
@@ -223,7 +223,7 @@ fn exemplars_are_the_latest_races() {
          process=\"{process}\"}} 1.0 1700000009.0"
     );
     assert!(found.contains(&expected), "{expected}\n{found:#?}");
-    // Of each series with races one, of the rows and of the ports; of nothing else.
+    // One for each series with races, of rows and of ports; none for anything else.
     assert!(found.iter().all(|line| line.contains("races_total{")) && found.len() == 6);
 }
 
@@ -238,7 +238,7 @@ pub(super) fn crowd(peers: u32) -> Table {
     table
 }
 
-/// The chunks of a scrape with room for so many series.
+/// The chunks of a scrape with room for `series_max` series.
 pub(super) fn chunks(
     table: &mut Table,
     series_max: usize,
@@ -297,7 +297,7 @@ fn series_have_a_limit() {
     let own = series(&encode(&mut empty().0, status.clone(), Format::OpenMetrics));
     assert_eq!(own, status.series());
     let mut crowds = [crowd(1000), crowd(1000)];
-    // Of whom each has a timeout, a verdict and advice.
+    // Each of these has a timeout, a verdict and advice.
     for (second, peer) in (0..6).flat_map(|second| (0..1000).map(move |peer| (second, peer))) {
         let origin = origin(Role::Client, Ipv4Addr::from_bits(0x0a00_0000 + peer), None);
         let time = Nanos(second * 10_000_000_000);
@@ -378,7 +378,7 @@ fn ends_are_named_and_labels_chosen() {
             ),
         ]
     );
-    // Those that differ in no label are one: sums, the timeout that most closes tell.
+    // Lines with the same labels are one: counts are summed, and the timeout with the most closes is taken.
     let few = text(&[Label::Workload]);
     assert_eq!(
         series_of(&few, counts),
@@ -393,7 +393,7 @@ fn ends_are_named_and_labels_chosen() {
         series_of(&text(&[]), "finrace_closes_total{role=\"client\""),
         ["finrace_closes_total{role=\"client\",closer=\"peer\",how=\"fin\",evidence=\"idle\"} 18"]
     );
-    // What sums up the others has no labels left to tell it by.
+    // The sum of the others has no labels left to identify it.
     assert!(!few.contains("\"other\""), "{few}");
     for text in [all, few, text(&[]), text(&[Label::Peer])] {
         let mut names: Vec<_> = text
@@ -409,7 +409,7 @@ fn ends_are_named_and_labels_chosen() {
     }
 }
 
-/// What a scrape says of a table with these labels.
+/// What a scrape says about a table with these labels.
 fn labelled(table: &mut Table, labels: &[Label]) -> String {
     let export = Collection::begin(table, 10_000, None).finish(table);
     let naming = Naming::new(labels.to_vec(), Who::default());
@@ -429,12 +429,12 @@ fn the_peers_address_and_the_servers_port_are_labels_of_their_own() {
         });
     };
     let (v4, v6) = ([10, 0, 0, 5].into(), "fd00::5".parse().unwrap());
-    // It gives way to the others.
+    // This one gives way to the others.
     reuse(Role::Server, [10, 0, 0, 6].into(), 8080);
     reuse(Role::Client, v4, 8080);
     reuse(Role::Client, v4, 9090);
     reuse(Role::Client, v6, 8080);
-    // Alike in all but who is the server.
+    // The same except for which end is the server.
     reuse(Role::Server, v4, 8080);
     reuse(Role::Server, v6, 8080);
     let mut check = |labels: &[Label], expected: &[&str]| {
@@ -479,7 +479,7 @@ fn the_peers_address_and_the_servers_port_are_labels_of_their_own() {
             "role='server',peer_ip='other',server_port='other'",
         ],
     );
-    // Those that differ in no label are one.
+    // Lines with the same labels are one.
     check(
         &[Label::ServerPort],
         &[
@@ -535,7 +535,7 @@ fn the_value_to_set_is_a_metric() {
             "finrace_advised_idle_timeout_seconds{role=\"server\",peer_ip=\"10.0.0.4\",side=\"server\"} 165.0",
         ]
     );
-    // Of several that are one, what is good for all.
+    // For several that are one, the value that is good for all.
     assert_eq!(
         series_of(&labelled(&mut table, &[]), &format!("{name}{{")),
         [
@@ -560,7 +560,7 @@ fn buckets_that_cannot_be_filled_are_left_out() {
             ("finrace_reuse_gap", least, count),
             ("finrace_idle_before_close", least, count),
             ("finrace_port_reuse_gap", least, count),
-            // What takes a round trip has nothing to do with it.
+            // What takes a round trip is not affected.
             ("finrace_close_wait", "0.0001", 13),
         ] {
             let buckets = series_of(&text, &format!("{name}_seconds_bucket"));
@@ -581,7 +581,7 @@ fn buckets_that_cannot_be_filled_are_left_out() {
 fn owners_that_have_the_same_name_are_one() {
     let (mut table, _) = owned();
     let export = Collection::begin(&mut table, 10_000, None).finish(&mut table);
-    // Nobody knows them.
+    // The names of their owners are not known.
     let text = stream::to_text(export, Status::default(), Naming::default(), Format::OpenMetrics);
     let counts = series_of(&text, "finrace_reuse_gap_seconds_count");
     assert_eq!(counts.len(), 2, "{counts:?}");
@@ -596,7 +596,7 @@ fn sum_of(text: &str, start: &str) -> u64 {
 
 #[test]
 fn no_series_goes_back_when_one_of_its_rows_leaves() {
-    // Two pods of a workload, one of which is seen no more.
+    // Two pods of a workload, one of which is no longer seen.
     let mut table = Table::new(10, Duration::from_millis(200), Nanos(0));
     table.forget_after(Duration::from_secs(100));
     let at = |secs: u64| Nanos(secs * 1_000_000_000);
@@ -630,7 +630,7 @@ fn no_series_goes_back_when_one_of_its_rows_leaves() {
         assert_eq!((series_of(&text, &of_netns).len(), sum_of(&text, peers)), (0, 13), "{text}");
         assert_eq!(sum_of(&text, ports), 13);
     }
-    // Another one begins anew.
+    // Another one starts again from zero.
     reuse(&mut table, 901, 3);
     let text = scrape(&mut table, 902);
     assert_eq!((sum_of(&text, &of_netns), sum_of(&text, peers)), (1, 14), "{text}");
@@ -648,7 +648,7 @@ fn a_row_that_gives_way_while_others_are_taken_is_counted_once() {
     let mut added = 0;
     for step in 0..40 {
         let mut collection = Collection::begin(&mut table, 10_000, None);
-        // At another point of the collection each time, somebody comes and another leaves.
+        // Each time at a different point of the collection, one peer comes and another leaves.
         for _ in 0..step % 13 {
             collection.step(&mut table);
         }

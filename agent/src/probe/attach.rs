@@ -33,7 +33,7 @@ pub struct Forced {
     pub job: Job,
     /// `None`: the job is left unserved.
     pub hook: Option<Hook>,
-    /// Only there; `None`: wherever the hook goes.
+    /// Only at this place; `None`: wherever the hook goes.
     pub attach_to: Option<String>,
 }
 
@@ -50,7 +50,7 @@ impl Forced {
 pub enum Outcome {
     /// It serves the job.
     Taken,
-    /// A better one serves it. In a survey it was tried, too, and works.
+    /// A better one serves the job. In a survey this one was also tried, and works.
     Spare,
     /// Not worth trying, and why.
     PassedOver(String),
@@ -63,7 +63,7 @@ pub enum Outcome {
 pub struct Tried {
     pub choice: Choice,
     pub outcome: Outcome,
-    /// What the verifier went through, by program; in a survey only.
+    /// Instructions that the verifier processed, by program; only in a survey.
     pub instructions: Vec<(&'static str, u32)>,
 }
 
@@ -82,13 +82,13 @@ impl Serving {
         self.taken().or(self.with.as_ref())
     }
 
-    /// The choice that was made for this very job.
+    /// The choice made for this job itself.
     pub fn taken(&self) -> Option<&Choice> {
         let taken = self.tried.iter().find(|tried| tried.outcome == Outcome::Taken);
         taken.map(|tried| &tried.choice)
     }
 
-    /// What is not seen with this choice, or without any.
+    /// What goes unseen with this choice, or without any.
     pub fn loses(&self) -> Option<&'static str> {
         self.by().map_or_else(|| Some(self.job.loses()), |choice| choice.misses)
     }
@@ -105,7 +105,7 @@ impl Serving {
     }
 }
 
-/// Attached programs, and the way to their records.
+/// Attached programs, and access to their records.
 pub struct Attached {
     pub links: Vec<Link>,
     pub serving: Vec<Serving>,
@@ -121,15 +121,15 @@ pub struct Records {
     pub log: Option<aya_log::EbpfLogger<&'static dyn log::Log>>,
 }
 
-/// A program at its place; dropped, it is taken away.
+/// An attached program; dropping this detaches it.
 pub struct Link {
     _link: Box<dyn Any + Send>,
 }
 
-/// Attaches what the plan offers, best first. What is attached stays so without the `Kernel`.
+/// Attaches what the plan offers, best first. What is attached stays attached without the `Kernel`.
 ///
 /// # Errors
-/// If a required job cannot be served, or any by the hook that is forced for it; the chain names
+/// If a required job cannot be served, or any job by the hook forced for it; the chain names
 /// each program tried and why it was refused.
 pub fn attach(
     features: &mut Features,
@@ -149,8 +149,8 @@ pub fn attach(
     Ok((kernel, Attached { links, serving, records, skips }))
 }
 
-/// Attaches every choice that the plan offers, one after the other, and lets go of each: nothing
-/// stays. Otherwise as [`attach`].
+/// Attaches every choice that the plan offers, one after another, and detaches each: nothing
+/// stays. Otherwise like [`attach`].
 pub fn survey(
     features: &mut Features,
     layout: Layout,
@@ -224,7 +224,7 @@ fn serve(
     Ok(serving)
 }
 
-/// An object with its maps, and what it takes to put its programs in.
+/// An object with its maps, and what it takes to load its programs.
 pub struct Kernel {
     ebpf: Ebpf,
     /// Without it there are no typed arguments, and the plan offers none.
@@ -232,7 +232,7 @@ pub struct Kernel {
 }
 
 impl Kernel {
-    /// Our own programs with this kernel's offsets. Makes the maps; no program is in yet.
+    /// Opens our own programs with this kernel's offsets. Creates the maps; loads no program yet.
     pub fn open(features: &Features, layout: Layout, threshold: Duration) -> Result<Self> {
         rights::raise_memlock(features);
         let settings = Settings {
@@ -272,7 +272,7 @@ impl Kernel {
         Ok(Self { ebpf, btf: btf.context("parsing the kernel's BTF")? })
     }
 
-    /// Asks the verifier whether it knows that the sk of `tcp_send_reset` may be NULL.
+    /// Finds out whether the verifier knows that the sk of `tcp_send_reset` may be NULL.
     fn prove(&mut self, features: &mut Features) {
         if features.has_kernel_btf && features.tracepoints.tcp_send_reset == Some(3) {
             features.reset_sk_nullable = Answer::from(self.load(Hook::TpBtf, PROOF)).knows_null();
@@ -305,7 +305,7 @@ impl Kernel {
         Ok(links)
     }
 
-    /// Puts a program into the kernel, to be attached there and nowhere else.
+    /// Loads a program into the kernel, for attachment at this place and nowhere else.
     pub fn load(&mut self, hook: Hook, Part { program, attach_to: to }: Part) -> Result<()> {
         let btf = self.btf.as_ref().context("the kernel has no BTF of its own");
         let kernel = find(&mut self.ebpf, program)?;
@@ -318,11 +318,11 @@ impl Kernel {
         .with_context(|| format!("loading {program}"))
     }
 
-    /// Attaches a program that was loaded.
+    /// Attaches a loaded program.
     pub fn attach_part(&mut self, hook: Hook, part: Part) -> Result<Link> {
         let Part { program, attach_to: to } = part;
         let kernel = find(&mut self.ebpf, program)?;
-        /// Takes the link out of the program, which would keep it.
+        /// Takes the link out of the program, which would otherwise keep it.
         macro_rules! link {
             ($kind:ty, $($argument:expr),*) => {{
                 let program = typed::<$kind>(kernel)?;
@@ -339,7 +339,7 @@ impl Kernel {
         .with_context(|| format!("attaching {program} to {to}"))
     }
 
-    /// Detaches and unloads what of a choice is in the kernel.
+    /// Detaches and unloads whatever part of a choice is in the kernel.
     fn unload(&mut self, choice: &Choice) -> Result<()> {
         for Part { program, .. } in &choice.parts {
             let kernel = find(&mut self.ebpf, program)?;
@@ -359,12 +359,12 @@ impl Kernel {
         Ok(())
     }
 
-    /// What the kernel knows of a program that was loaded.
+    /// What the kernel knows about a loaded program.
     pub fn info(&mut self, program: &str) -> Result<ProgramInfo> {
         find(&mut self.ebpf, program)?.info().with_context(|| format!("asking about {program}"))
     }
 
-    /// Takes what programs write into out of the object.
+    /// Takes out of the object what the programs write to.
     fn records(&mut self) -> Result<Records> {
         let ebpf = &mut self.ebpf;
         let log = aya_log::EbpfLogger::init(ebpf)
@@ -378,7 +378,7 @@ impl Kernel {
         })
     }
 
-    /// The counters of the programs that serve.
+    /// The counters of the serving programs.
     fn skips(&mut self, serving: &[Serving]) -> Result<Skips> {
         let mut skips = Skips::default();
         for choice in serving.iter().filter_map(Serving::taken) {
@@ -390,7 +390,7 @@ impl Kernel {
         Ok(skips)
     }
 
-    /// What the verifier goes through for each program of a choice that works.
+    /// Instructions that the verifier processes for each program of a working choice.
     fn instructions(&mut self, choice: &Choice) -> Result<Vec<(&'static str, u32)>> {
         let mut counts: Vec<(&'static str, u32)> = Vec::new();
         for part in &choice.parts {
@@ -439,7 +439,7 @@ mod tests {
     use super::*;
     use crate::probe::plan::tests::{linux_6_1, linux_6_18};
 
-    /// Serves with a kernel that refuses these programs: a line for each job, or the error.
+    /// The result with a kernel that refuses these programs: a line for each job, or the error.
     fn served(features: &Features, forced: &[Forced], refused: &[&str]) -> String {
         let serving = serve(&plan(features), forced, |choice| {
             let hit = choice.parts.iter().find(|part| refused.contains(&part.program));
@@ -490,7 +490,7 @@ mod tests {
         assert!(count >= 6 + 3 * 4, "{count}");
         assert_eq!(patch::apply(&mut changed, &layout, &settings), 0);
 
-        // r0 = call of kernel function 812; without it, of a helper.
+        // r0 = call of kernel function 812, or of a helper without it.
         let call = |layout: &Layout| {
             let mut call = [0x85, 0x20, 0, 0, 0, 0, 0, 0];
             call[4..].copy_from_slice(&patch::RDONLY_CAST_ID.to_le_bytes());
@@ -500,7 +500,7 @@ mod tests {
         assert_eq!(call(&layout), [0x85, 0x20, 0, 0, 0x2C, 3, 0, 0]);
         let without = Layout { rdonly_cast_id: ABSENT, ..layout };
         assert_eq!(call(&without), [0x85, 0, 0, 0, 137, 0, 0, 0]);
-        // r2 = *(u8 *)(r1 + 18); what only looks like it stays.
+        // r2 = *(u8 *)(r1 + 18); what only looks like it stays as it is.
         let mut load = [0x71, 0x12, 0x01, 0x7F, 0, 0, 0, 0];
         patch::apply(&mut load, &layout, &settings);
         assert_eq!(load, [0x71, 0x12, 18, 0, 0, 0, 0, 0]);

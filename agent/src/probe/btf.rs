@@ -1,4 +1,4 @@
-//! Pure: reads BTF, the kernel's description of its own types, as far as finrace asks: members
+//! Pure: reads BTF, the kernel's description of its own types, as far as finrace needs it: members
 //! of structures, parameters of tracepoints, names of functions.
 //! Format: <https://docs.kernel.org/6.12/bpf/btf.html>.
 
@@ -11,10 +11,10 @@ const MAGIC: u32 = 0xEB9F;
 /// Bytes of the header's fields that are read here; a longer header is legal.
 const HEADER_BYTES: usize = 24;
 const POINTER_BYTES: u64 = 8;
-/// Longest chain of typedefs and qualifiers (or of arrays) that is followed; a cycle ends here.
+/// Longest chain of typedefs and qualifiers (or of arrays) that is followed; this also ends cycles.
 const MAX_CHAIN: usize = 32;
 
-/// BTF kinds that are looked at by name; the rest are only stepped over.
+/// BTF kinds that are referred to by name; the rest are only skipped.
 mod kind {
     pub(super) const INT: u8 = 1;
     pub(super) const PTR: u8 = 2;
@@ -37,11 +37,11 @@ mod kind {
 const QUALIFIERS: [u8; 5] =
     [kind::TYPEDEF, kind::VOLATILE, kind::CONST, kind::RESTRICT, kind::TYPE_TAG];
 
-/// Where a member lies, in bits from the start of the struct that was asked for.
+/// Where a member lies, in bits from the start of the requested struct.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Bits {
     pub offset: u64,
-    /// Of a bit-field its own width, else that of its type.
+    /// The width of a bit-field, otherwise that of the type.
     pub width: u64,
 }
 
@@ -61,7 +61,7 @@ struct Type {
     name: u32,
     /// Size of the type, or the id of the one it refers to.
     argument: u32,
-    /// Where what follows the common part begins.
+    /// Where the part after the common one begins.
     body: usize,
 }
 
@@ -184,7 +184,7 @@ impl Btf {
 
     fn find_member(&self, ty: Type, name: &str) -> Option<Member> {
         let mut pending = vec![(ty, 0)];
-        // Each type once: what it does not hold the first time it never holds, and a cycle ends.
+        // Each type once: what it does not contain the first time it never contains, and cycles end.
         let mut seen = HashSet::new();
         while let Some((ty, base)) = pending.pop() {
             for member in self.members(ty) {

@@ -1,9 +1,9 @@
-//! From the id of a cgroup to what it is: its directory is looked for where cgroups of version 2 are
+//! From the id of a cgroup to what it is: its directory is searched for where cgroups of version 2 are
 //! mounted.
 //!
-//! The id is the inode number of the directory, so it takes a walk through all of them to find one.
-//! A walk is made when there are sockets whose cgroup is not known yet, not too often, and in turns, so
-//! that the rings need not wait for it.
+//! The id is the inode number of the directory, so finding one takes a walk through all of them. A walk
+//! is made when there are sockets whose cgroup is not yet known, not too often, and in turns, so that
+//! the rings need not wait for it.
 
 use std::collections::VecDeque;
 use std::fs;
@@ -23,7 +23,7 @@ use rustix::fs::statfs;
 use crate::clock::monotonic;
 use crate::who::{Unnamed, Who};
 
-/// Where systemd mounts cgroups of version 2: alone, or beside those of version 1.
+/// Where systemd mounts cgroups of version 2: alone, or alongside those of version 1.
 const MOUNTS: [&str; 2] = ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"];
 
 /// `CGROUP2_SUPER_MAGIC` (v6.12 `include/uapi/linux/magic.h`).
@@ -32,23 +32,23 @@ const CGROUP2: u64 = 0x6367_7270;
 /// Id of the root of the hierarchy: no socket of a container or unit has it.
 const ROOT: u64 = 1;
 
-/// Links of a directory without another one within, each of which is one more
+/// Link count of a directory without subdirectories, each of which adds one
 /// (`kernfs_refresh_inode`, v6.12 fs/kernfs/inode.c).
 const EMPTY: u64 = 2;
 
-/// Ids that are remembered, and for how long at least, in use or not.
+/// How many ids are remembered, and for how long at least, in use or not.
 const MOST: usize = 16_384;
 const KEPT: Duration = Duration::from_mins(10);
 
-/// From one walk to the next, at least this long, and so many times as long as it took: 5 % of a
-/// processor while short-lived containers come and go.
+/// Time from one walk to the next: at least this long, and at least this many times as long as the walk
+/// took: 5 % of a processor while short-lived containers come and go.
 const PAUSE: Duration = Duration::from_millis(200);
 const PAUSE_TIMES: u32 = 20;
 
-/// How long a walk may take until it lets the rings have their turn: they fill meanwhile.
+/// How long a walk may run before the rings get their turn: they fill up in the meantime.
 const TURN: Duration = Duration::from_millis(10);
 
-/// Directories of a walk.
+/// Maximum number of directories in a walk.
 const MOST_DIRECTORIES: usize = 65_536;
 
 /// Where the hierarchy of the host is.
@@ -56,10 +56,10 @@ const MOST_DIRECTORIES: usize = 65_536;
 pub struct Mount(PathBuf);
 
 impl Mount {
-    /// The directory that was given, else where it usually is.
+    /// The given directory, or else the usual places.
     ///
     /// # Errors
-    /// If there is none, or only the part that a container has for itself.
+    /// If there is none, or only the part that belongs to a container alone.
     pub fn find(given: Option<&Path>) -> Result<Self> {
         match given {
             Some(path) => Self::at(path),
@@ -79,7 +79,7 @@ impl Mount {
         let kind = statfs(path).with_context(|| format!("{}", name()))?.f_type;
         ensure!(kind.cast_unsigned() == CGROUP2, "{} has no cgroups of version 2", name());
         let root = fs::metadata(path).with_context(|| format!("{}", name()))?;
-        // The one of a container has nothing in it, unless that container is a node itself.
+        // A container's own cgroup has nothing in it, unless that container is itself a node.
         let is_useful = root.ino() == ROOT || root.nlink() > EMPTY;
         ensure!(is_useful, "{} is the cgroup of this container alone", name());
         Ok(Self(path.to_owned()))
@@ -91,7 +91,7 @@ pub struct Cgroups {
     mount: Option<Mount>,
     who: Who,
     known: Recent<u64, Owner>,
-    /// As it was when `known` began.
+    /// The value when `known` was started.
     forgotten: u32,
     walk: Option<Walk>,
     next_walk: Nanos,
@@ -99,7 +99,7 @@ pub struct Cgroups {
 
 /// A walk through the directories, which may take several turns.
 struct Walk {
-    /// The nearest to the root first: who makes many below one of them keeps nobody else nameless.
+    /// The nearest to the root first: many directories below one of them cannot leave the others nameless.
     directories: VecDeque<PathBuf>,
     wanted: HashSet<u64>,
     seen: usize,
@@ -112,7 +112,7 @@ impl Cgroups {
         Self { mount, who, known, forgotten, walk: None, next_walk: Nanos(0) }
     }
 
-    /// Tells each event whose socket it is.
+    /// Sets the owner of each event's socket.
     pub fn name(&mut self, events: &mut [Event], now: Nanos) {
         if self.mount.is_none() {
             return;
@@ -156,10 +156,10 @@ impl Cgroups {
         });
         if is_over && let Some(Walk { wanted, seen, took, .. }) = self.walk.take() {
             self.next_walk = now + PAUSE.max(took * PAUSE_TIMES);
-            // One that there was no time to find is looked for again.
+            // An id that there was no time to find is searched for again.
             if seen < MOST_DIRECTORIES && !wanted.is_empty() {
                 self.who.count(Unnamed::Gone, wanted.len());
-                // An id is never used again, so they need not be looked for again.
+                // Ids are never reused, so these need not be searched for again.
                 for id in wanted {
                     self.known.insert(id, now, Owner::UNKNOWN);
                 }
@@ -173,12 +173,12 @@ impl Walk {
         Self { directories: [mount.clone()].into(), wanted, seen: 0, took: Duration::ZERO }
     }
 
-    /// Gives the path of each directory that is wanted; false if it has to go on another time.
+    /// Reports the path of each wanted directory; false if the walk has to continue another time.
     fn go(&mut self, mount: &Path, mut found: impl FnMut(u64, &str)) -> bool {
         let start = monotonic();
         let is_over = loop {
             let Some(directory) = self.directories.pop_front() else { break true };
-            // One that has just gone has nothing in it.
+            // A directory that has just gone has nothing in it.
             if let Err(error) = self.look_into(mount, &directory, &mut found) {
                 log::debug!("reading {}: {error}", directory.display());
             }
@@ -200,7 +200,7 @@ impl Walk {
         directory: &Path,
         found: &mut impl FnMut(u64, &str),
     ) -> io::Result<()> {
-        // Most have no other directory within, only some sixty files.
+        // Most have no subdirectory, only some sixty files.
         if fs::symlink_metadata(directory)?.nlink() == EMPTY {
             return Ok(());
         }
@@ -220,8 +220,8 @@ impl Walk {
     }
 }
 
-/// What a process belongs to, as its file `cgroup` in `/proc` has it, for hosts where sockets do not
-/// tell: of version 2, else of systemd's own hierarchy, else of any that says more than a path.
+/// What a process belongs to, according to its file `cgroup` in `/proc`, for hosts where sockets do not
+/// show it: from version 2, else from systemd's own hierarchy, else from any that says more than a path.
 pub fn of_process(text: &str) -> Option<Place> {
     let lines = || {
         text.lines().filter_map(|line| {
@@ -239,7 +239,7 @@ pub fn of_process(text: &str) -> Option<Place> {
 mod tests {
     use super::*;
 
-    /// A directory of this test, with these directories in it; gone with it.
+    /// A directory for one test, with the given directories in it; removed when dropped.
     struct Tree(PathBuf);
 
     impl Tree {
@@ -283,14 +283,14 @@ mod tests {
         };
         let at = |secs| Nanos(0) + Duration::from_secs(secs);
         assert_eq!(name(tree.id("a.slice/b.service"), at(1)), "b.service");
-        // Not twice at once; then those below, too. Its unit stays one that has gone.
+        // No second walk right away; then those below are found, too, by their unit. One that has gone stays known.
         assert_eq!(name(tree.id("a.slice/c.service/d"), at(1)), "");
         assert_eq!(name(tree.id("a.slice/c.service/d"), at(2)), "c.service");
         let gone = tree.id("e");
         assert_eq!(name(gone, at(3)), "e");
         fs::remove_dir(tree.0.join("e")).unwrap();
         assert_eq!(name(gone, at(4)), "e");
-        // The root, none, and one that is nowhere.
+        // The root, no cgroup, and one that does not exist.
         for id in [0, ROOT, u64::MAX, u64::MAX] {
             assert_eq!(name(id, at(5)), "");
         }
@@ -311,7 +311,7 @@ mod tests {
         for number in 0..20_000 {
             who.owner(Place::of(&format!("/{number}.service")).unwrap());
         }
-        // A walk that was interrupted goes on at the next turn.
+        // An interrupted walk continues at the next turn.
         assert_eq!((2..100).find_map(name).as_deref(), Some("b.service"));
     }
 
@@ -326,7 +326,7 @@ mod tests {
         let mut found = Vec::new();
         while !walk.go(&tree.0, |_, path| found.push(path.to_owned())) {}
         assert_eq!((found, walk.seen), (vec!["z.service".to_owned()], 1));
-        // What is nowhere takes the whole of it, in as many turns as needed.
+        // An id that does not exist takes the whole walk, in as many turns as needed.
         let mut walk = Walk::new(&Mount(tree.0.clone()), HashSet::from_iter([u64::MAX]));
         while !walk.go(&tree.0, |_, _| panic!("found")) {}
         assert_eq!((walk.seen, walk.wanted.len()), (1 + 3 + 2 * 300 + 1, 1));
@@ -353,7 +353,7 @@ mod tests {
         let hybrid = "9:name=systemd:/system.slice/a.service\n4:memory:/system.slice\n0::/\n";
         check(hybrid, Some("a.service"));
         check("5:pids:/docker/<id>\n4:memory:/docker/<id>\n", Some("abababababab"));
-        // A hierarchy of somebody's own says nothing.
+        // A custom hierarchy says nothing.
         check("4:memory:/somebody/limits\n9:name=systemd:/\n0::/\n", None);
         check("0::/\n", None);
         check("garbage", None);

@@ -15,7 +15,7 @@ const OPTIONS: [&str; 4] = [
     "CONFIG_DYNAMIC_FTRACE_WITH_DIRECT_CALLS",
 ];
 
-/// What of [`OPTIONS`] is built in.
+/// Which of [`OPTIONS`] are built in.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
     pub path: PathBuf,
@@ -23,7 +23,7 @@ pub struct Config {
 }
 
 impl Config {
-    /// From the kernel itself, else from where distributions put it.
+    /// Reads it from the kernel itself, or else from where distributions put it.
     pub fn read(proc: &Path, boot: &Path, release: &str) -> Option<Self> {
         let embedded = proc.join("config.gz");
         let installed = boot.join(format!("config-{release}"));
@@ -43,7 +43,7 @@ impl Config {
         Self { path, on: OPTIONS.into_iter().filter(is_on).collect() }
     }
 
-    /// Whether the kernel was built without `option`, which is one of those that are looked at.
+    /// Whether `option` is one of those examined and the kernel was built without it.
     pub fn lacks(&self, option: &str) -> bool {
         OPTIONS.contains(&option) && !self.on.contains(&option)
     }

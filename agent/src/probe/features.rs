@@ -1,8 +1,8 @@
 //! What this kernel and these rights offer, read once at start as plain data.
 //!
 //! Little here is a promise: securityfs is rarely mounted in containers, and a function in BTF
-//! may still refuse a probe. What only an attempt tells is in [`Trials`]; what counts in the end is
-//! whether a program loads and attaches.
+//! may still refuse a probe. What only an attempt can show is in [`Trials`]; what counts in the end
+//! is whether a program loads and attaches.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -34,29 +34,29 @@ pub struct Features {
     pub release: String,
     /// As Rust and `uname -m` name it: `x86_64`, `aarch64`.
     pub arch: &'static str,
-    /// Where the offsets come from: the kernel's own BTF, or a file given in its place.
+    /// Where the offsets come from: the kernel's own BTF, or a file given instead.
     pub btf_path: PathBuf,
     /// Why there is no usable BTF; `None`: it was read and understood.
     pub btf_problem: Option<String>,
-    /// Whether the kernel shows BTF of its own, against which it checks typed arguments.
+    /// Whether the kernel exposes its own BTF, against which it checks typed arguments.
     pub has_kernel_btf: bool,
     pub tracepoints: Tracepoints,
     /// Those of [`FUNCTIONS`] that the kernel has.
     pub functions: Vec<&'static str>,
     pub has_kprobes: bool,
-    /// `None`: neither the kernel nor the file system tells.
+    /// `None`: found neither in the kernel nor in the file system.
     pub config: Option<Config>,
     pub trials: Trials,
     pub lockdown: Lockdown,
     /// Effective capabilities, one bit each.
     pub capabilities: u64,
-    /// The highest capability that the kernel knows; `None` where it does not tell.
+    /// The highest capability that the kernel knows; `None` if it does not report it.
     pub cap_last_cap: Option<u32>,
     /// Effective user id.
     pub uid: u32,
     /// Jiffies per second.
     pub hz: u32,
-    /// The sysctl: 0 allowed, 1 forbidden for good, 2 forbidden; `None` where there is none.
+    /// The sysctl: 0 allowed, 1 forbidden for good, 2 forbidden; `None` if it does not exist.
     pub unprivileged_bpf_disabled: Option<u8>,
     /// The sysctl: 0 interpreted, 1 compiled, 2 with a trace; `None` where it cannot be read.
     pub bpf_jit_enable: Option<u8>,
@@ -76,7 +76,7 @@ pub struct Tracepoints {
     pub tcp_send_reset: Option<usize>,
 }
 
-/// Kernel functions that programs go to.
+/// Kernel functions that programs attach to.
 pub const FUNCTIONS: [&str; 5] = [
     "tcp_sendmsg_locked",
     "tcp_sendmsg",
@@ -97,7 +97,7 @@ pub enum Lockdown {
 }
 
 impl Features {
-    /// Reads everything but [`Self::trials`]. The BTF comes along, since the layout is resolved
+    /// Reads everything but [`Self::trials`]. The BTF is returned, too, since the layout is resolved
     /// from it next; with `btf_file` it is read from there.
     pub fn read(roots: Roots<'_>, btf_file: Option<&Path>) -> Result<(Self, Option<Btf>)> {
         let release_path = roots.proc.join("sys/kernel/osrelease");
@@ -203,7 +203,7 @@ fn hz(secs: i64, nanos: i64) -> Result<u32> {
 mod tests {
     use super::*;
 
-    /// A directory with these files, gone when dropped.
+    /// A directory with the given files, removed when dropped.
     struct Tree(PathBuf);
 
     impl Tree {

@@ -1,4 +1,4 @@
-//! Pure: the kernel's BTF to the field offsets that the programs need.
+//! Pure: from the kernel's BTF to the field offsets that the programs need.
 //!
 //! Rust has no CO-RE, so offsets are looked up here and frozen in the programs' `.rodata`. Two
 //! kernels of one version differ by configuration alone: nothing is ever derived from a version.
@@ -16,7 +16,7 @@ pub struct Resolved {
     pub lost: Vec<Lost>,
 }
 
-/// An optional field that this kernel lacks, and what cannot be told without it.
+/// An optional field that this kernel lacks, and what cannot be seen without it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Lost {
     pub field: String,
@@ -39,7 +39,7 @@ pub fn resolve(btf: &Btf) -> Result<Resolved> {
     let (sk_cgroup, sk_cgroup_is_val) = of.cgroup("the container or unit of an end");
     let (msg_buffer, msg_iter_type, msg_iter_type_bits) = of.message(WORDS);
     let (rx_opt_flags, saw_tstamp_bit, tstamp_ok_bit) = of.timestamp_flags(TIMESTAMPS);
-    // One line per field: struct, path, the bits that are read at least, and what is lost without.
+    // One line per field: struct, path, the minimum number of bits read, and what is lost without it.
     let layout = Layout {
         skc_daddr: of.required("sock_common", "skc_daddr", 32),
         skc_rcv_saddr: of.required("sock_common", "skc_rcv_saddr", 32),
@@ -135,15 +135,15 @@ struct Resolver<'a> {
 }
 
 impl Resolver<'_> {
-    /// Byte offset of a member that can be read as `bits` at a byte boundary. Wider is fine
-    /// (little-endian: its low bytes come first), narrower would read its neighbour.
+    /// Byte offset of a member that can be read as `bits` at a byte boundary. A wider member is fine
+    /// (little-endian: its low bytes come first); with a narrower one, its neighbour would be read.
     fn offset(&self, strukt: &str, path: &str, bits: u64) -> Option<u32> {
         let found = self.btf.member(strukt, path)?;
         let fits = found.offset.is_multiple_of(8) && found.width >= bits;
         fits.then_some(found.offset / 8)?.try_into().ok()
     }
 
-    /// Bits of a member, 0 where there is none.
+    /// Bits of a member, 0 if there is none.
     fn width(&self, strukt: &str, path: &str) -> u32 {
         self.btf.member(strukt, path).and_then(|found| found.width.try_into().ok()).unwrap_or(0)
     }
@@ -160,8 +160,8 @@ impl Resolver<'_> {
         offset.unwrap_or_else(|| self.lose(format!("{strukt}.{path}"), loses))
     }
 
-    /// Byte offsets of a message's buffer and of what kind it is, and that kind's bits: the first of the
-    /// names that these have had.
+    /// Byte offsets of a message's buffer and of the buffer's kind, and the bits of that kind: by the
+    /// first that exists of the names that these have had.
     fn message(&mut self, loses: &'static str) -> (u32, u32, u32) {
         let buffers = ["msg_iter.ubuf", "msg_iter.__iov", "msg_iter.iov"];
         let kinds = ["msg_iter.iter_type", "msg_iter.type"];
@@ -174,12 +174,12 @@ impl Resolver<'_> {
         }
     }
 
-    /// A field of a kernel feature that may not be built in; without it nothing is lost.
+    /// A field of a kernel feature that need not be built in; without it nothing is lost.
     fn if_built(&self, strukt: &str, path: &str, bits: u64) -> u32 {
         self.offset(strukt, path, bits).unwrap_or(ABSENT)
     }
 
-    /// Byte offset of what leads to a socket's cgroup, and whether that is `val`: see
+    /// Byte offset of the field that leads to a socket's cgroup, and whether that is `val`: see
     /// [`Layout::sk_cgroup`].
     fn cgroup(&mut self, loses: &'static str) -> (u32, u32) {
         let leads = |path| self.offset("sock", path, 64);
@@ -325,7 +325,7 @@ mod tests {
             "[532, 16, 575, 1264, 176, 264] [-1, -1, -1] [200, 56, 672, 0] \
              lost: tcp_sock.rx_opt.saw_tstamp, tstamp_ok, tcp_sock.srtt_us",
         );
-        // RHEL 8: a bit-field of 8 bits, a byte.
+        // RHEL 8: a bit-field of 8 bits is a byte.
         check(
             &[("sk_protocol=u16@4256", "sk_protocol=u32@4264:8")],
             "[533, 8, 575, 1264, 176, 264] [188, 0, 1] [200, 56, 672, 0] lost: ",

@@ -1,7 +1,7 @@
-//! Which ports were listened on before the start, in every network namespace that has a process.
+//! Finds the ports listened on before the start, in every network namespace that has a process.
 //!
-//! `/proc/PID/net/tcp` of one process per namespace; its listening sockets come first
-//! (`tcp_seq_start`, v6.12 `net/ipv4/tcp_ipv4.c`), so the reading stops at the first other line.
+//! It reads `/proc/PID/net/tcp` of one process per namespace; listening sockets come first
+//! (`tcp_seq_start`, v6.12 `net/ipv4/tcp_ipv4.c`), so reading stops at the first other line.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
@@ -15,7 +15,7 @@ const LISTEN: &str = "0A";
 /// A listening port in a network namespace (inode number), once per listening socket.
 pub type Listener = (u32, u16);
 
-/// Reads what can be read; a process that leaves meanwhile is passed over.
+/// Reads what can be read; a process that exits in the meantime is skipped.
 pub fn read(proc: &Path) -> Vec<Listener> {
     let mut seen = BTreeSet::new();
     let mut listeners = Vec::new();

@@ -10,7 +10,7 @@ use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
 
 const BYTES: usize = loss::COUNT as usize * size_of::<u64>();
 
-/// Read through memory, not through bpf(2), which asks for capabilities before 5.19 (c8644cd0efe7).
+/// Read through memory, not through bpf(2), which requires capabilities before 5.19 (c8644cd0efe7).
 pub struct Losses {
     counts: *mut std::ffi::c_void,
 }

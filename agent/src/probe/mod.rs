@@ -1,4 +1,4 @@
-//! The kernel side as the agent sees it: what there is, what is used of it, and its records.
+//! The kernel side as the agent sees it: what it offers, what of that is used, and its records.
 
 pub mod attach;
 pub mod btf;

@@ -16,14 +16,14 @@ use crate::who::Who;
 /// Inode of the first pid namespace (v6.12 `include/linux/proc_ns.h`, since 3.8).
 const PROC_PID_INIT_INO: u64 = 0xEFFF_FFFC;
 
-/// How long a name is believed: process ids are reused, and processes rename themselves.
+/// How long a name is trusted: process ids are reused, and processes rename themselves.
 const FRESH: Duration = Duration::from_secs(10);
 
-/// Names that are looked up at a time, some 10 us each: the rings wait meanwhile.
+/// Names looked up at a time, some 10 us each: the rings wait in the meantime.
 const MOST: usize = 50;
 
-/// Names of processes by id, a few seconds old at most. A process that is gone, or that another
-/// pid namespace hides, keeps the name of its thread.
+/// Names of processes by id, at most a few seconds old. A process that is gone, or is hidden in
+/// another pid namespace, keeps the name of its thread.
 pub struct Names {
     /// Whether the kernel's process ids are those of our `/proc`.
     in_first_namespace: bool,
@@ -32,10 +32,10 @@ pub struct Names {
     who: Who,
 }
 
-/// What `/proc` says of a process.
+/// What `/proc` says about a process.
 struct Process {
     name: Option<[u8; 16]>,
-    /// Once it has been asked for.
+    /// Set once it has been asked for.
     owner: Option<Owner>,
 }
 
@@ -46,8 +46,8 @@ impl Names {
         Self { in_first_namespace, known: HashMap::default(), since: Nanos(0), who }
     }
 
-    /// Puts the process' name in place of the thread's; that one stays where there is no time. Where
-    /// the socket does not tell whose it is, its process does.
+    /// Replaces the thread's name with the process's; the thread's stays if there is no time. If the
+    /// socket does not reveal its owner, its process does.
     pub fn replace(&mut self, events: &mut [Event], now: Nanos) {
         if !self.in_first_namespace {
             return;

@@ -1,7 +1,7 @@
-//! Pure: what a kernel and the rights offer, to the programs worth trying for each job.
+//! Pure: from what a kernel and the rights offer to the programs worth trying for each job.
 //!
 //! A plan is an offer, not a promise: the loader tries a job's choices in order until one loads
-//! and attaches. Whatever is not worth a trial is in the plan too, with the reason.
+//! and attaches. Choices that are not worth trying are in the plan, too, with the reason.
 
 use std::fmt;
 
@@ -14,12 +14,12 @@ pub enum Job {
     Write,
     State,
     ResetReceived,
-    /// The end of sockets that were reset while nobody looked.
+    /// The end of sockets that were reset while the application was not looking.
     Destroy,
     Retransmit,
     ResetSent,
-    /// Resets without a full socket: the one thing that tells of a late request when our socket
-    /// is in TIME_WAIT or gone.
+    /// Resets without a full socket: the only sign of a late request when our socket is in
+    /// TIME_WAIT or gone.
     TimeWait,
 }
 
@@ -34,7 +34,7 @@ impl Job {
         Self::TimeWait,
     ];
 
-    /// Without these there are no classes, and so no run.
+    /// Without these jobs there are no classes, and so no run.
     pub fn is_required(self) -> bool {
         matches!(self, Self::State | Self::ResetReceived)
     }
@@ -51,7 +51,7 @@ impl Job {
         }
     }
 
-    /// What is not known while no program serves this job.
+    /// What remains unknown while no program serves this job.
     pub fn loses(self) -> &'static str {
         match self {
             Self::Write => {
@@ -159,7 +159,7 @@ impl Choice {
         self.parts.iter().map(|part| part.attach_to).collect::<Vec<_>>().join(", ")
     }
 
-    /// Their programs, each once.
+    /// The programs of the parts, each once.
     pub fn programs(&self) -> String {
         let mut programs: Vec<_> = self.parts.iter().map(|part| part.program).collect();
         programs.dedup();
@@ -178,7 +178,7 @@ struct Candidate {
     job: Job,
     hook: Hook,
     parts: &'static [Part],
-    /// How many of a tracepoint's parameters the program reads, counted to the last one it touches.
+    /// How many of a tracepoint's parameters the program reads, counted up to the last one it touches.
     parameters: usize,
     /// Calls `bpf_probe_read_kernel`, whatever its hook.
     probe_reads: bool,
@@ -231,7 +231,7 @@ const CANDIDATES: &[Candidate] = {
         candidate(Destroy, RawTp, &[part("fr_dest_raw", "tcp_destroy_sock")]).reading(1),
         candidate(Retransmit, TpBtf, &[part("fr_retr_btf", "tcp_retransmit_skb")]).reading(1),
         candidate(Retransmit, RawTp, &[part("fr_retr_raw", "tcp_retransmit_skb")]).reading(1),
-        // The packet's headers have no type: they are read by helper, or not at all.
+        // The packet's headers have no type: they are read by a helper, or not at all.
         candidate(ResetSent, TpBtf, &[part("fr_srst_btf", "tcp_send_reset")])
             .reading(3)
             .with_probe_reads(),
@@ -254,34 +254,34 @@ const CANDIDATES: &[Candidate] = {
 
 /// What send(2) and its like call; the caller of `tcp_sendmsg_locked`.
 const OUTER: &str = "tcp_sendmsg";
-/// Writes of `sendfile`, kTLS and sockmap go through it before 6.5 (c5c37af6ecad, 1d7e4538a546).
+/// Before 6.5, writes of `sendfile`, kTLS and sockmap go through it (c5c37af6ecad, 1d7e4538a546).
 const SENDPAGES: &str = "do_tcp_sendpages";
 /// In a module, or not built at all, where the kernel's own BTF lacks it.
 const V6_RESET: &str = "tcp_v6_send_reset";
 /// The one program for resets sent that reads no headers.
 const HEADERLESS: &str = "fr_srst_dir";
-/// `tcp_send_reset` tells of resets without a full socket since 19822a980e19; the reason, its third
-/// parameter, came right after (b533fb9cf4f7), both in 6.10.
+/// `tcp_send_reset` has reported resets without a full socket since 19822a980e19; the reason, its
+/// third parameter, came right after (b533fb9cf4f7), both in 6.10.
 const TELLS_ALL: usize = 3;
 
-/// A choice, and why it is not worth trying, if so.
+/// A choice, and why it is not worth trying, if it is not.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Offer {
     pub choice: Choice,
     pub obstacle: Option<String>,
 }
 
-/// What there is for one job.
+/// What is available for one job.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct JobPlan {
     pub job: Job,
-    /// Best first: those without an obstacle are to be tried in this order.
+    /// Best first: those without an obstacle should be tried in this order.
     pub offers: Vec<Offer>,
-    /// The job whose program does this one's work, too.
+    /// The job whose program also does this one's work.
     pub served_with: Option<Job>,
 }
 
-/// What there is for each job, in the order of [`Job::ALL`].
+/// What is available for each job, in the order of [`Job::ALL`].
 pub fn plan(features: &Features) -> [JobPlan; Job::ALL.len()] {
     Job::ALL.map(|job| {
         let candidates = CANDIDATES.iter().filter(|candidate| candidate.job == job);
@@ -348,8 +348,8 @@ impl Candidate {
         }
     }
 
-    /// A raw tracepoint program that touches a parameter which the tracepoint has not loads, but
-    /// does not attach, so the counts decide, never the version: vendor kernels backport.
+    /// A raw tracepoint program that touches a parameter the tracepoint does not have loads, but does
+    /// not attach, so the counts decide, never the version: vendor kernels backport.
     fn bad_tracepoint(&self, features: &Features) -> Option<String> {
         let (known, place) = (features.tracepoints, self.parts.first()?.attach_to);
         let found = match self.job {
@@ -440,8 +440,8 @@ pub(super) mod tests {
         Features { functions: FUNCTIONS.to_vec(), ..kernel("6.1.176", None, 2) }
     }
 
-    /// What is worth trying, in order: a line for each job, choices apart by `|`, a choice by its
-    /// programs, `write` by its places.
+    /// Checks what is worth trying, in order: a line for each job, choices separated by `|`, each shown
+    /// by its programs, those of `write` by their places.
     #[track_caller]
     fn check(features: &Features, expected: &str) {
         let job = |job: &JobPlan| {
@@ -462,7 +462,7 @@ pub(super) mod tests {
         assert_eq!(lines, expected);
     }
 
-    /// Why a program is passed over; empty: it is not.
+    /// Checks why a program is passed over; empty: it is not.
     #[track_caller]
     fn check_why(features: &Features, program: &str, place: &str, expected: &str) {
         let plan = plan(features);
@@ -564,7 +564,7 @@ pub(super) mod tests {
                  | fentry tcp_sendmsg | kprobe tcp_sendmsg\n{rest}"
             ),
         );
-        // The outer function does not see kTLS, but where do_tcp_sendpages does.
+        // The outer function does not see kTLS, except where do_tcp_sendpages does.
         let misses = |features: &Features, place: &str| {
             let [write, ..] = plan(features);
             let mut offers = write.offers.into_iter().map(|offer| offer.choice);
@@ -627,7 +627,7 @@ pub(super) mod tests {
         check(&unknown, expected);
         let why = "this kernel refuses bpf_probe_read_kernel";
         check_why(&unknown, "fr_srst_raw3", "tcp_send_reset", why);
-        // Never where a stray segment could crash the node.
+        // Never if a stray segment could crash the node.
         let refused = Features { reset_sk_nullable: Some(false), ..features };
         let [.., reset_sent, _] = plan(&refused);
         assert!(reset_sent.offers.iter().all(|offer| offer.obstacle.is_some()));

@@ -1,4 +1,4 @@
-//! Capabilities and limits: what a start needs, how to come by it, and how to let go of it.
+//! Capabilities and limits: what a start needs, how to get it, and how to give it up.
 
 use std::error::Error;
 use std::io;
@@ -25,7 +25,7 @@ const CAP_BPF: u32 = 39;
 /// what is missing; with `+ep` the kernel would not even execute it.
 ///
 /// # Errors
-/// If the kernel refuses what it permits, which it never does of its own.
+/// If the kernel refuses what it permits, which it never does on its own.
 pub fn raise() -> Result<()> {
     let useful = CapabilitySet::BPF
         | CapabilitySet::PERFMON
@@ -53,9 +53,9 @@ pub fn missing_to_load(features: &Features) -> Vec<&'static str> {
         .collect()
 }
 
-/// Capabilities that a run needs and this process has not. `CAP_SYS_RESOURCE` is among them where
+/// Capabilities that a run needs and this process lacks. `CAP_SYS_RESOURCE` is among them where
 /// maps count against `RLIMIT_MEMLOCK`; since the limit may have been raised from outside, lacking
-/// that one alone is no reason not to try.
+/// only that one is no reason not to try.
 pub fn missing(features: &Features) -> Vec<&'static str> {
     let mut missing = missing_to_load(features);
     if counts_memlock(features) && !has(features, CAP_SYS_RESOURCE) {
@@ -64,7 +64,7 @@ pub fn missing(features: &Features) -> Vec<&'static str> {
     missing
 }
 
-/// One line that says how `binary` comes by the capabilities it needs on this kernel.
+/// One line that says how `binary` can get the capabilities it needs on this kernel.
 pub fn remedy(features: &Features, binary: &Path) -> String {
     if features.cap_last_cap.is_some_and(|last| last < CAP_BPF) {
         return "this kernel does not know them (Linux has them since 5.8): run as root".to_owned();
@@ -77,9 +77,9 @@ pub fn remedy(features: &Features, binary: &Path) -> String {
     )
 }
 
-/// What a refusal to load may come from besides the program, in brackets; empty if nothing is known.
+/// What may have caused a refusal to load, apart from the program, in brackets; empty if unknown.
 pub fn why_refused(features: &Features, error: &(dyn Error + 'static)) -> String {
-    // Nothing that always stops a start is missing by then: only what may.
+    // Nothing that always prevents a start is missing by then, only what may prevent it.
     let missing = missing(features).join(", ");
     if !missing.is_empty() {
         return format!(" (missing {missing}: try ulimit -l unlimited)");
@@ -99,13 +99,13 @@ pub fn why_refused(features: &Features, error: &(dyn Error + 'static)) -> String
 }
 
 /// Whether maps count against `RLIMIT_MEMLOCK`, which only `CAP_SYS_RESOURCE` raises: before 5.11,
-/// as far as the release tells.
+/// judging by the release.
 fn counts_memlock(features: &Features) -> bool {
     version(&features.release).is_some_and(|version| version < (5, 11))
 }
 
 /// Raises the limit where it counts. A limit that cannot be raised may still be high enough; if not,
-/// the maps say so.
+/// creating the maps fails.
 pub fn raise_memlock(features: &Features) {
     let unlimited = Rlimit { current: None, maximum: None };
     if counts_memlock(features)
@@ -116,12 +116,12 @@ pub fn raise_memlock(features: &Features) {
 }
 
 /// Gives up every capability of this thread and of those it starts, for good: rings, counters and
-/// links work on without.
+/// links continue to work without them.
 ///
 /// # Errors
-/// If the kernel refuses to take capabilities away, which it never does of its own.
+/// If the kernel refuses to take capabilities away, which it never does on its own.
 pub fn drop_all() -> Result<()> {
-    // Only with CAP_SETPCAP; without it, no new privileges means the same for us.
+    // Works only with CAP_SETPCAP; without it, no_new_privs has the same effect for us.
     for capability in CapabilitySet::all().iter() {
         remove_capability_from_bounding_set(capability).ok();
     }
@@ -196,7 +196,7 @@ mod tests {
     #[test]
     fn what_is_permitted_is_raised_and_no_more() {
         // Capability sets belong to threads: this one's are like those of a file with `+p`. Without
-        // rights of its own the test has none to raise, and sees that none come from nowhere.
+        // rights of its own the test has none to raise, and sees that none appear from nowhere.
         let raised = std::thread::spawn(|| {
             let mut sets = capabilities(None).unwrap();
             sets.effective = CapabilitySet::empty();

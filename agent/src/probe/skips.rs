@@ -1,9 +1,9 @@
 //! Runs of our programs that the kernel skipped.
 //!
-//! A BPF program does not run while one of its kind runs on the same CPU already: a softirq in the
-//! middle of it, or, where programs can be preempted, another task. The kernel counts what it leaves
-//! out (`recursion_misses`, since 5.12: 9ed9e9ba2337), and such a run might have had something to
-//! tell.
+//! A BPF program does not run while one of its kind is already running on the same CPU: in a softirq
+//! in the middle of it, or, where programs can be preempted, in another task. The kernel counts the
+//! runs it skips (`recursion_misses`, since 5.12: 9ed9e9ba2337), and such a run might have had
+//! something to report.
 
 use std::fs;
 use std::os::fd::{AsRawFd as _, OwnedFd};
@@ -19,7 +19,7 @@ impl Skips {
         self.0.push((job, program));
     }
 
-    /// Skipped runs of each job since the start; nothing where the kernel does not tell.
+    /// Skipped runs of each job since the start; empty if the kernel does not report them.
     pub fn read(&self) -> Vec<(Job, u64)> {
         let mut skips: Vec<(Job, u64)> = Vec::new();
         for (job, program) in &self.0 {

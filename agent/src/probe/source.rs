@@ -1,9 +1,9 @@
 //! Drains the rings into batches of events, in the order of their stamps.
 //!
 //! The kernel side does not wake us for each record, only when a ring is a quarter full; so a
-//! thread looks after them every 100 ms, too. It does nothing but move records out of the rings: a
-//! run loop that is busy must not keep it from them. A batch is complete up to its `until`: all
-//! records stamped before are in it or in earlier ones.
+//! thread also checks the rings every 100 ms. It does nothing but move records out of the rings: a
+//! busy run loop must not keep it from that. A batch is complete up to its `until`: all records
+//! stamped before are in it or in earlier ones.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -31,20 +31,20 @@ use crate::who::Who;
 /// How long a record may wait for its reader.
 pub const TICK: Duration = Duration::from_millis(100);
 
-/// A record is stamped before its place in the ring is reserved; this much later it is there.
+/// A record is stamped before its place in the ring is reserved; it is there by this much later.
 const IN_FLIGHT: Duration = Duration::from_millis(1);
 
-/// How long the rings are left alone when no more events may wait.
+/// How long the rings are left alone when the backlog is full.
 const PAUSE: Duration = Duration::from_millis(1);
 
-/// Records that are taken from one ring before the other gets its turn; a third of what it holds.
+/// Records taken from one ring before the other gets its turn; a third of what it holds.
 const TURN: usize = 2_048;
 
-/// Events that may wait for the run loop, at 248 bytes each: a tenth of a second at a million a
-/// second. Beyond, records wait in the rings, and are lost there, and counted, when these are full.
+/// Events that may wait for the run loop, at 248 bytes each: a tenth of a second at a million per
+/// second. Beyond that, records wait in the rings, and are lost there, and counted, when these are full.
 const BACKLOG: usize = 100_000;
 
-/// So many that waited have left memory behind that is worth giving back.
+/// A backlog of this many events has left memory behind that is worth giving back.
 const BURST: usize = 10_000;
 
 /// What one turn found.
@@ -52,18 +52,18 @@ const BURST: usize = 10_000;
 pub struct Batch {
     /// Sorted by time.
     pub events: Vec<Event>,
-    /// Everything stamped before has been delivered.
+    /// Everything stamped before this has been delivered.
     pub until: Nanos,
-    /// Records that are none, by reason.
+    /// Records that could not be decoded, by reason.
     pub malformed: Vec<DecodeError>,
     /// Records that found their ring full since the start, by [`loss`] index.
     pub lost: [u64; loss::COUNT as usize],
-    /// Bytes in each ring, as they were last counted, by [`loss`] index too.
+    /// Bytes in each ring when last counted, also by [`loss`] index.
     pub waited: [u64; loss::COUNT as usize],
     _held: Held,
 }
 
-/// The share of a batch in the events that wait, until it is dropped.
+/// A batch's share of the waiting events, until it is dropped.
 #[derive(Debug, Default)]
 struct Held {
     events: usize,
@@ -85,7 +85,7 @@ pub struct Source {
 impl Source {
     /// Starts to read; batches arrive at the receiver at least every [`TICK`].
     ///
-    /// `mount` is where cgroups are looked up, if anywhere; what is found `who` keeps.
+    /// `mount` is where cgroups are looked up, if anywhere; `who` keeps what is found.
     pub fn start(
         records: Records,
         mount: Option<Mount>,
@@ -103,7 +103,7 @@ impl Source {
         Ok((Self { stop, thread: Some(thread) }, receiver))
     }
 
-    /// Asks for the last batch: what is in the rings now, and then the end of the channel.
+    /// Asks for the last batch, of what is in the rings now, and then the end of the channel.
     pub fn stop(&self) {
         if let Err(error) = rustix::io::write(&self.stop, &1_u64.to_ne_bytes()) {
             log::error!("writing to an eventfd: {error}");
@@ -142,7 +142,7 @@ impl Wakeups {
         Ok(Self(epoll))
     }
 
-    /// Returns whether the end was asked for.
+    /// Returns whether the end was requested.
     fn wait(&self, most: Duration) -> bool {
         let most = Timespec { tv_sec: 0, tv_nsec: most.subsec_nanos().into() };
         let mut events = Vec::with_capacity(RINGS + 1);
@@ -172,7 +172,7 @@ fn read(
             std::thread::sleep(PAUSE);
         }
         let now = monotonic();
-        // The tick has woken us, not a ring.
+        // We were woken by the tick, not by a ring.
         let is_calm = now.since(reader.reached) >= TICK;
         let is_all = reader.turn([&mut records.races, &mut records.measures], now);
         let is_last = asked_to_stop.is_some_and(|asked| reader.reached >= asked);
@@ -183,7 +183,7 @@ fn read(
         if let Some(log) = &mut records.log {
             log.flush();
         }
-        // A closed channel is an ordinary end: the run loop has left.
+        // A closed channel is an ordinary end: the run loop has ended.
         if sender.send(batch).is_err() || is_last {
             return;
         }
@@ -205,26 +205,26 @@ impl Ring for RingBuf<MapData> {
     }
 }
 
-/// What is on its way from the rings to the run loop.
+/// What is in transit from the rings to the run loop.
 #[derive(Default)]
 struct Reader {
     merge: Merge,
     malformed: Vec<DecodeError>,
     fills: [Fill; RINGS],
-    /// All records stamped before, and in flight no more, have been read.
+    /// All records that were stamped before this and are no longer in flight have been read.
     reached: Nanos,
     /// Events in batches that are not dropped yet.
     waiting: Arc<AtomicUsize>,
-    /// Many have waited since memory was last given back.
+    /// Whether many events have waited since memory was last given back.
     had_burst: bool,
 }
 
-/// How full a ring was at one time, which may take several turns to find out.
+/// How full a ring was at a given time, which may take several turns to find out.
 #[derive(Clone, Copy, Default)]
 struct Fill {
-    /// With the ring's own 8 for each record.
+    /// Including the ring's own 8 bytes per record.
     bytes: u64,
-    /// That time; none if all that was there then has been counted.
+    /// That time; None if everything that was there then has been counted.
     at: Option<Nanos>,
 }
 
@@ -243,12 +243,12 @@ impl Reader {
         self.waiting.load(Ordering::Relaxed) >= BACKLOG
     }
 
-    /// Whether many have waited, and do no more; once for each burst.
+    /// Whether many events have waited and no longer do; true once per burst.
     fn is_after_burst(&mut self) -> bool {
         self.waiting.load(Ordering::Relaxed) < TURN && std::mem::take(&mut self.had_burst)
     }
 
-    /// Takes from each ring what is there at `now`, or what a turn allows; whether that is all.
+    /// Takes from each ring what is there at `now`, or what a turn allows; returns whether that is all.
     fn turn<R: Ring>(&mut self, rings: [&mut R; RINGS], now: Nanos) -> bool {
         let mut reached = now;
         let mut is_all = true;
@@ -285,7 +285,7 @@ impl Reader {
         is_all
     }
 
-    /// A batch of what can have no older neighbours any more; of everything, if it is the last.
+    /// A batch of the events that can no longer have older neighbours; of everything, if it is the last.
     fn cut(&mut self, is_last: bool) -> Batch {
         let until = before(self.reached, IN_FLIGHT);
         let events = self.merge.take(if is_last { Nanos(u64::MAX) } else { until });
@@ -326,7 +326,7 @@ mod tests {
 
     const MILLI: u64 = 1_000_000;
 
-    /// What a record takes there.
+    /// Bytes that a record takes in a ring.
     const IN_RING: u64 = RECORD_SIZE as u64 + 8;
 
     fn times(batch: &Batch) -> Vec<u64> {
@@ -343,7 +343,7 @@ mod tests {
         assert_eq!(times(&batch), [10, 20, 29].map(|milli| milli * MILLI));
         assert_eq!((batch.until, batch.malformed.len()), (Nanos(29 * MILLI), 1));
         assert_eq!(batch.waited, [2 * IN_RING, 3 * IN_RING]);
-        // The youngest has waited for its neighbours; what comes meanwhile was not there before.
+        // The youngest has waited for its neighbours; what has arrived since was not there before.
         measures.0.extend([30 * MILLI - 1, 41 * MILLI]);
         assert!(reader.turn([&mut races, &mut measures], Nanos(40 * MILLI)));
         let batch = reader.cut(false);

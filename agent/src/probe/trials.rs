@@ -1,14 +1,14 @@
-//! What only an attempt tells: kinds of maps and programs, and helpers that lockdown takes away.
+//! What only an attempt can show: kinds of maps and programs, and helpers that lockdown takes away.
 
 use aya::maps::MapType;
 use aya::programs::{ProgramError, ProgramType};
 use aya::sys::{BpfHelper, is_helper_supported, is_map_supported, is_program_supported};
 
-/// What the kernel took when it was tried; `None`: the attempt itself failed, so that nothing is
-/// known, and the programs proper will show it.
+/// What the kernel accepted when tried; `None`: the attempt itself failed, so nothing is known, and
+/// the actual programs will show it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Trials {
-    /// Maps of type ring buffer (5.8).
+    /// Maps of the ring buffer type (5.8).
     pub ring_buffer: Option<bool>,
     pub raw_tracepoint: Option<bool>,
     pub kprobe: Option<bool>,

@@ -1,4 +1,4 @@
-//! What the verifier says of a program beyond yes and no.
+//! What the verifier says about a program beyond yes and no.
 
 use anyhow::{Context as _, Result};
 use aya::programs::ProgramError;
@@ -26,8 +26,8 @@ impl From<Result<()>> for Answer {
 }
 
 impl Answer {
-    /// Asked with a program that dereferences a pointer without a test: whether the verifier knows
-    /// that it may be NULL. `None`: refused for another reason, which proves nothing.
+    /// For a program that dereferences a pointer without checking it: whether the verifier knows that
+    /// it may be NULL. `None`: refused for another reason, which proves nothing.
     pub(super) fn knows_null(&self) -> Option<bool> {
         match self {
             Self::Accepted => Some(false),
@@ -43,13 +43,13 @@ impl Answer {
     }
 }
 
-/// Instructions that the verifier goes through while `load` loads a program, which it must be able
-/// to do. The kernel tells it of loaded programs only since 5.16; its log tells it always, but aya
-/// hands a log out only with an error. So the load is made to fail after the verifier has said
-/// yes: it finds no free file descriptor. `None`: the log does not say.
+/// Instructions that the verifier processes while `load` loads a program, which must be able to load.
+/// The kernel reports this for loaded programs only since 5.16; its log always does, but aya returns
+/// a log only with an error. So the load is made to fail after the verifier has said yes: it finds no
+/// free file descriptor. `None`: the log does not say.
 ///
 /// # Errors
-/// If the limit of file descriptors can be neither lowered nor restored.
+/// If the limit of file descriptors cannot be lowered or restored.
 pub(super) fn instructions(load: impl FnOnce() -> Result<()>) -> Result<Option<u32>> {
     let before = getrlimit(Resource::Nofile);
     let none = Rlimit { current: Some(0), ..before };
@@ -75,9 +75,9 @@ mod tests {
              R1 invalid mem access 'trusted_ptr_or_null_'\nprocessed 2 insns (limit 1000000)",
         );
         assert_eq!(knows.knows_null(), Some(true));
-        // It takes the argument as never NULL: the crash that this is about.
+        // It assumes that the argument is never NULL: the crash that this is about.
         assert_eq!(Answer::Accepted.knows_null(), Some(false));
-        // Refused for another reason, or never seen: nothing is proved.
+        // Refused for another reason, or never seen: this proves nothing.
         let other = refused("access beyond struct sock at off 1644 size 4\nprocessed 2 insns");
         assert_eq!(other.knows_null(), None);
         assert_eq!(refused("").knows_null(), None);

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::document::{PeerReport, SCHEMA};
 
-/// Of an earlier report, what a later one is compared with.
+/// The parts of an earlier report that a later one is compared with.
 #[derive(Debug, Deserialize)]
 pub(super) struct Before {
     seconds: f64,
@@ -48,7 +48,7 @@ pub(super) struct Against {
 
 impl Before {
     /// # Errors
-    /// Not JSON, or not a report of a version that has verdicts.
+    /// If it is not JSON, or not a report of a version that has verdicts.
     pub(super) fn parse(text: &str) -> anyhow::Result<Self> {
         let Head { schema } = serde_json::from_str(text)?;
         anyhow::ensure!(
@@ -58,7 +58,7 @@ impl Before {
         Ok(serde_json::from_str(text)?)
     }
 
-    /// None for a peer that was not there.
+    /// None for a peer that was not in the earlier report.
     pub(super) fn compare(&self, now: &PeerReport, seconds: f64) -> Option<Against> {
         let fits = |b: &&PeerBefore| b.role == now.role && b.peer == now.peer;
         let all = || self.peers.iter().chain(&self.ports).filter(fits);
@@ -67,7 +67,7 @@ impl Before {
     }
 }
 
-/// Of the later report, what the comparison takes.
+/// The parts of the later report that the comparison uses.
 struct Now<'a> {
     state: State,
     seconds: f64,
@@ -126,10 +126,10 @@ fn still_bad(before: &PeerBefore, now: &Now<'_>) -> String {
     }
 }
 
-/// The order of closing has turned: is that enough to call it fixed?
+/// The order of closing has reversed: is that enough to call it fixed?
 ///
-/// With n closes that are all by the client, the server's share is under 1 - 0.05^(1/n), 19 times
-/// in 20. With races that came at a rate of r, none in time t is chance with e^-rt.
+/// With n closes, all by the client, the server's share is under 1 - 0.05^(1/n), 19 times in 20.
+/// With races at a rate of r, the probability of none in time t by chance is e^-rt.
 fn turned(before: &PeerBefore, seconds_before: f64, now: &Now<'_>) -> (&'static str, String) {
     let races_before = before.causes.get("idle").copied().unwrap_or(0);
     #[expect(clippy::cast_precision_loss, reason = "a count of races")]

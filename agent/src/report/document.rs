@@ -1,4 +1,4 @@
-//! The report as its JSON form has it. Durations are in seconds.
+//! The report in its JSON form. Durations are in seconds.
 
 use std::borrow::Borrow;
 use std::collections::BTreeMap;
@@ -24,7 +24,7 @@ use crate::clock::{Clock, rfc3339};
 use crate::event_line::EndNames;
 use crate::who::Who;
 
-/// Version of the JSON form; a change that breaks a reader raises it.
+/// Version of the JSON form; a change that breaks readers raises it.
 pub(super) const SCHEMA: &str = "finrace.report/3";
 
 #[derive(Debug, Serialize)]
@@ -38,7 +38,7 @@ pub(super) struct Document {
     hooks: BTreeMap<&'static str, &'static str>,
     pub(super) lost: BTreeMap<&'static str, u64>,
     pub(super) peers: Vec<PeerReport>,
-    /// The same events summed by port, whatever the peer: they outlive evicted peers.
+    /// The same events summed by port, for all peers: these sums outlive evicted peers.
     ports: Vec<PeerReport>,
 }
 
@@ -50,15 +50,15 @@ pub(super) struct PeerReport {
     pub(super) peer: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) process: Option<String>,
-    /// Left out where neither process nor port tells.
+    /// Left out if neither process nor port reveals it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) protocol: Option<&'static str>,
-    /// Who the two ends are, as far as it is known.
+    /// The owners of the two ends, as far as known.
     #[serde(with = "EndNames", skip_serializing_if = "End::is_empty")]
     pub(super) client: End,
     #[serde(with = "EndNames", skip_serializing_if = "End::is_empty")]
     pub(super) server: End,
-    /// Of a server's row the client's, where that is on this host: it tells of the same problem.
+    /// For a server's row the client's, if that is on this host: it reports the same problem.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) other_end: Option<OtherEnd>,
     pub(super) verdict: &'static str,
@@ -78,20 +78,20 @@ pub(super) struct PeerReport {
     /// When each class was last seen, RFC 3339.
     pub(super) last_seen: BTreeMap<&'static str, String>,
     pub(super) causes: BTreeMap<&'static str, u64>,
-    /// How long ago the peer's FIN had come, of requests that were written after one: `[low, high, count]`.
+    /// How long ago the peer's FIN had arrived, for requests written after one: `[low, high, count]`.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(super) fin_ages: Buckets,
-    /// Whether an application can have read the lost requests: `never` ones may be sent again.
+    /// Whether an application can have read the lost requests: those with `never` may be sent again.
     pub(super) read: BTreeMap<&'static str, u64>,
     pub(super) incidents: BTreeMap<&'static str, u64>,
-    /// Races of this side that are counted at the client's row, whose end is on this host too.
+    /// Races of this side that are counted in the client's row, whose end is also on this host.
     pub(super) seen: u64,
     pub(super) idle_timeout: BTreeMap<&'static str, Timeout>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) drop_limit: Option<DropLimit>,
     pub(super) advice: Vec<AdviceReport>,
     pub(super) alternatives: Vec<AlternativeReport>,
-    /// What other idle timeouts of the client would give, where there is something to gain.
+    /// What other idle timeouts of the client would result in, if there is something to gain.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) what_if: Option<WhatIf>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -109,7 +109,7 @@ pub(super) struct OtherEnd {
     pub(super) peer: String,
 }
 
-/// Who closed idle connections, of late. The client is the side that sends requests.
+/// Which side recently closed idle connections. The client is the side that sends requests.
 #[derive(Debug, Serialize)]
 pub(super) struct Order {
     pub(super) client_first: u32,
@@ -125,11 +125,11 @@ pub(super) struct ExposureReport {
     pub(super) rtt_seconds: f64,
     #[serde(skip_serializing_if = "Option::is_none")]
     reaction_seconds: Option<f64>,
-    /// Gaps just before the close that the figure rests on.
+    /// Gaps just before the close, on which the figure is based.
     gaps: f64,
     /// Share of all gaps in the last tenth before the timeout.
     pub(super) share_near: f64,
-    /// Requests were lost after a FIN that our pool had not noticed, nor any other before.
+    /// Whether requests were lost after a FIN that our pool had not noticed, nor any other before.
     #[serde(skip)]
     pub(super) is_unwatched: bool,
 }
@@ -138,17 +138,17 @@ pub(super) struct ExposureReport {
 #[derive(Debug, Serialize)]
 pub(super) struct Closes {
     pub(super) total: u64,
-    /// Those that were made up between the two ends.
+    /// Those made up by something between the two ends.
     #[serde(skip_serializing_if = "is_zero")]
     pub(super) by_middlebox: u64,
     pub(super) by_evidence: BTreeMap<&'static str, u64>,
     /// Idle time at those closes that ended an idle connection.
     pub(super) idle: Quantiles,
-    /// As those of reuses, with closes that a farewell announced.
+    /// Like those of reuses; includes closes announced by a farewell.
     pub(super) buckets: Buckets,
 }
 
-/// Lower and upper bound in seconds, count; of the last hour or two.
+/// Lower and upper bound in seconds, count; over the last hour or two.
 pub(super) type Buckets = Vec<(f64, f64, u32)>;
 
 #[derive(Debug, Serialize)]
@@ -200,7 +200,7 @@ fn is_zero(count: &u64) -> bool {
     *count == 0
 }
 
-/// After how long something forgets a connection without a word.
+/// After how long something silently forgets a connection.
 #[derive(Debug, Serialize)]
 pub(super) struct DropLimit {
     pub(super) passed_seconds: f64,
@@ -238,7 +238,7 @@ pub(super) struct AlternativeReport {
 pub(super) struct Run {
     pub(super) clock: Clock,
     pub(super) now: Nanos,
-    /// What the wall clock says now, from which other times are reckoned: as those of events are.
+    /// What the wall clock says now, from which other times are reckoned, like those of events.
     pub(super) wall: SystemTime,
     /// The gap from which a write counts as a reuse.
     pub(super) threshold: Duration,
@@ -246,7 +246,7 @@ pub(super) struct Run {
 }
 
 impl Document {
-    /// Of all peers, with roll-ups by port.
+    /// A report on all peers, with roll-ups by port.
     pub(super) fn of(
         run: &Run,
         table: &Table,
@@ -264,7 +264,7 @@ impl Document {
         Self { ports, ..Self::of_peers(run, kernel, hooks, lost, peers) }
     }
 
-    /// Without roll-ups.
+    /// A report without roll-ups.
     pub(super) fn of_peers(
         run: &Run,
         kernel: String,
@@ -349,7 +349,7 @@ impl Run {
         PeerReport { client, server, other_end, ..report }
     }
 
-    /// The sums of what has no row of its own.
+    /// The sums for what has no row of its own.
     fn of_port(&self, key: &PortKey, port: &Port) -> PeerReport {
         let (stats, process) = (&port.stats, port.stats.actor());
         let names = Names::of_many(key.role, process);
@@ -371,7 +371,7 @@ impl Run {
         others.into_iter().filter(|other| !other.is_empty())
     }
 
-    /// What was seen is that of `stats`, what is said of it that of the teller.
+    /// What was seen comes from `stats`, what is said about it from the teller.
     fn report(
         &self,
         end: Reported,
@@ -464,7 +464,7 @@ impl Run {
     }
 }
 
-/// Whose idle timeout that end's is.
+/// Which side's idle timeout that end's is.
 fn side_of(role: Role, end: Closer) -> Side {
     let [server, _] = role.sides();
     if end == server { Side::Server } else { Side::Client }
@@ -487,7 +487,7 @@ impl PeerReport {
         self.last_seen = last.into_iter().map(|(class, time)| (class, rfc3339(time))).collect();
     }
 
-    /// Of peers without a row of their own the cause of a loss is not known.
+    /// For peers without a row of their own, the cause of a loss is unknown.
     fn assess_others(&mut self) {
         let lost = self.total_races();
         if lost > 0 {
@@ -591,7 +591,7 @@ fn fin_ages(stats: &Stats) -> Buckets {
     buckets.into_iter().map(of).filter(|(.., count)| *count > 0).collect()
 }
 
-/// To microseconds.
+/// Rounds to microseconds.
 fn rounded(buckets: &[Bucket]) -> Buckets {
     let micros = |value: f64| (value * 1e6).round() / 1e6;
     buckets.iter().map(|b| (micros(b.low), micros(b.high), b.count)).collect()

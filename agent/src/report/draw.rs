@@ -12,7 +12,7 @@ const WIDTH: usize = 60;
 
 const BARS: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
 
-/// A timeout to be marked: what stands for it, its seconds, and whose it is.
+/// A timeout to mark: its sign, its seconds, and whose it is.
 pub(super) struct Mark<'a> {
     pub(super) sign: char,
     pub(super) seconds: f64,
@@ -26,27 +26,27 @@ pub(super) struct Scale {
 }
 
 impl Scale {
-    /// From the least to the greatest of these; none where there is no stretch between them.
+    /// From the least to the greatest of these; None if they do not differ.
     pub(super) fn over(values: impl Iterator<Item = f64>) -> Option<Self> {
         let all = values.filter(|value| *value > 0.0);
         let (least, most) = all.fold((f64::INFINITY, 0.0_f64), |(a, b), v| (a.min(v), b.max(v)));
-        // A little room, so that a mark at the end can be seen to be one.
+        // A little room, so that a mark at the end is recognizable as one.
         (least < most).then_some(Self { least: least / 1.05, most: most * 1.05 })
     }
 
-    /// Where a value is, from 0 to 1 of the scale.
+    /// Where a value is on the scale, from 0 to 1.
     pub(super) fn place(&self, value: f64) -> f64 {
         (value / self.least).ln() / (self.most / self.least).ln()
     }
 
-    /// How many values come into each of so many columns.
+    /// How many values fall into each of `N` columns.
     pub(super) fn columns<const N: usize>(&self, buckets: &[(f64, f64, u32)]) -> [f64; N] {
         let mut counts = [0.0_f64; N];
         #[expect(clippy::cast_precision_loss, reason = "a few dozens")]
         let column = |value| self.place(value) * N as f64;
         for (low, high, count) in buckets {
             let (from, to) = (column(*low).max(0.0), column(*high));
-            // A bucket lies in several columns, each of which has its part.
+            // A bucket may span several columns, each of which gets its part.
             for (cell, left) in counts.iter_mut().zip((0_u32..).map(f64::from)) {
                 let part = (to.min(left + 1.0) - from.max(left)).max(0.0) / (to - from);
                 *cell += part * f64::from(*count);
@@ -56,11 +56,11 @@ impl Scale {
     }
 }
 
-/// A line of bars for each of `rows` that has any, a scale with marks, what the marks are, each with the label
-/// before it; nothing where there is nothing.
+/// A line of bars for each of `rows` that has any, a scale with marks, and the meaning of the marks, each with the
+/// label before it; empty if there is nothing to show.
 ///
-/// Rows are a label, and lower and upper bounds in seconds with counts. The scale is logarithmic, bars
-/// are of the square root of the count, so that a few gaps near a timeout are not lost to sight.
+/// Rows are a label, and lower and upper bounds in seconds with counts. The scale is logarithmic; the
+/// height of bars is the square root of the count, so that a few gaps near a timeout remain visible.
 pub(super) fn gaps<'a>(rows: &[(&'a str, &Buckets)], marks: &[Mark<'_>]) -> Vec<(&'a str, String)> {
     let buckets = rows.iter().flat_map(|(_, buckets)| *buckets);
     let bounds = buckets.flat_map(|(low, high, _)| [*low, *high]);

@@ -1,8 +1,8 @@
 //! The status page of `finrace serve`, and its JSON forms: docs/status.md.
 //!
-//! What surprises: who is worst is found by the event loop, a row at a time between batches, and
-//! the few rows that are shown are copied then. All the rest (documents, charts, HTML) is made on
-//! another thread.
+//! Note that the event loop finds the worst peers, a row at a time between batches, and then copies
+//! the few rows that are shown. Everything else (documents, charts, HTML) is made on another
+//! thread.
 
 mod chart;
 mod html;
@@ -26,7 +26,7 @@ use crate::who::Who;
 pub use html::SECURITY_POLICY;
 pub use incidents::Incidents;
 
-/// What the agent knows of itself.
+/// What the agent knows about itself.
 #[derive(Clone, Debug)]
 pub struct About {
     pub status: Status,
@@ -47,12 +47,12 @@ impl About {
     }
 }
 
-/// An answer under way in the event loop.
+/// An answer in progress in the event loop.
 #[derive(Debug)]
 pub struct Visit {
     ask: Ask,
     about: About,
-    /// None where no row is shown, nor counted.
+    /// None if rows are neither shown nor counted.
     survey: Option<Survey>,
     request: Request,
 }
@@ -65,12 +65,12 @@ impl Visit {
         Self { ask, about, survey, request }
     }
 
-    /// Does one row; false once all are done.
+    /// Processes one row; false once all are done.
     pub fn step(&mut self, table: &mut Table) -> bool {
         self.survey.as_mut().is_some_and(|survey| survey.step(table))
     }
 
-    /// Answers, by a thread of its own.
+    /// Answers, on a thread of its own.
     pub fn answer(self, table: &mut Table) {
         let Self { ask, about, survey, mut request } = self;
         let picture = survey.map(|survey| survey.finish(table));

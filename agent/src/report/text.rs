@@ -1,4 +1,4 @@
-//! The report for people: a block for each peer with something to say, a line for the others.
+//! The report for people: a block for each peer with something to report, a line for the others.
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
@@ -13,16 +13,16 @@ use super::draw::{self, Mark};
 use crate::app::missing;
 use crate::output::{seconds, visible};
 
-/// Where the text of a block begins.
+/// Indentation of a block's text.
 const INDENT: &str = "  ";
 
-/// Width of the words before what they are about.
+/// Width of the label column.
 const LABEL: usize = 14;
 
-/// Peers of which too little was seen: so many have a line.
+/// How many peers of which too little was seen get a line.
 const UNKNOWN_SHOWN: usize = 5;
 
-/// Columns of a block; addresses and lines to be pasted may go beyond.
+/// Columns of a block; addresses and lines for pasting may exceed them.
 const WIDTH: usize = 98;
 
 impl Document {
@@ -87,7 +87,7 @@ impl PeerReport {
         }
     }
 
-    /// `10 up to 1 ms, 3 up to 100 ms, 2 over 60 s`: of requests that met a FIN.
+    /// `10 up to 1 ms, 3 up to 100 ms, 2 over 60 s`: for requests that met a FIN.
     pub(super) fn fin_ages_text(&self) -> String {
         let time = |bound: f64| seconds(Duration::try_from_secs_f64(bound).unwrap_or_default());
         let texts = self.fin_ages.iter().map(|(low, high, count)| {
@@ -215,7 +215,7 @@ impl PeerReport {
         lines.join("\n")
     }
 
-    /// Whose closes tell the idle timeout of the side that answers.
+    /// Whose closes reveal the idle timeout of the side that answers.
     pub(super) fn server_closer(&self) -> &'static str {
         if self.role == "server" { "local" } else { "peer" }
     }
@@ -226,7 +226,7 @@ impl PeerReport {
 }
 
 impl ExposureReport {
-    /// Beside the sum of what is to be expected in an hour.
+    /// Details to go with the number of races expected per hour.
     pub(super) fn to_text(&self, per_hour: f64, gaps: u64) -> String {
         let window = seconds(Duration::try_from_secs_f64(self.window_seconds).unwrap_or_default());
         let lost = if self.is_unwatched {
@@ -244,7 +244,7 @@ impl ExposureReport {
     }
 }
 
-/// Lines of a block: the label before the first, words not broken.
+/// Lines of a block: the label precedes the first, words are not broken.
 fn wrapped(label: &str, text: &str) -> Vec<String> {
     let mut lines = vec![format!("{INDENT}{label:<LABEL$}")];
     let mut is_first = true;

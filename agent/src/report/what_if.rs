@@ -1,5 +1,5 @@
-//! What another idle timeout of the requesting side would give: a curve for the page, a few lines for
-//! the terminal, an array for JSON.
+//! What other idle timeouts of the requesting side would result in: a curve for the page, a few lines
+//! for the terminal, an array for JSON.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ const USUAL: [f64; 25] = [
     120.0, 180.0, 240.0, 300.0, 600.0, 900.0, 1800.0, 3600.0,
 ];
 
-/// Of the lines in text, those that lose nothing, without the one that is advised.
+/// Number of shorter timeouts among the lines of text, which lose nothing; excludes the advised one.
 const SHORTER: usize = 3;
 
 #[derive(Debug, Serialize)]
@@ -29,7 +29,7 @@ pub(super) struct WhatIf {
 #[derive(Debug, Serialize)]
 pub(super) struct Given {
     pub(super) races_per_hour: f64,
-    /// In place of idle connections that were closed.
+    /// To replace idle connections that were closed.
     pub(super) connects_per_second: f64,
 }
 
@@ -38,7 +38,7 @@ pub(super) struct Row {
     pub(super) seconds: f64,
     #[serde(flatten)]
     pub(super) given: Given,
-    /// It is the value that is proposed.
+    /// Whether this is the proposed value.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub(super) advised: bool,
 }
@@ -51,7 +51,7 @@ impl From<Choice> for Given {
 
 impl WhatIf {
     /// `steps` are where something changes: the timeouts of the other side, from the earliest to the latest
-    /// close at each. `advised` is what is proposed for this one.
+    /// close at each. `advised` is what is proposed for this side.
     pub(super) fn of(
         grounds: &Grounds,
         steps: impl Iterator<Item = f64>,
@@ -76,11 +76,11 @@ impl WhatIf {
         (!timeouts.is_empty()).then_some(Self { as_it_is, timeouts, first_step })
     }
 
-    /// A few of them: the one that is proposed, the next shorter ones that a person would set, and how it
-    /// is.
+    /// A few of them: the proposed one, the next shorter ones that a person would set, and the current
+    /// state.
     pub(super) fn to_lines(&self) -> Vec<String> {
         let proposed = self.timeouts.iter().find(|row| row.advised);
-        // Just below the other side's timeout a clock or a busy loop decides.
+        // Just below the other side's timeout, a clock or a busy loop decides the outcome.
         let limit = proposed.map_or(0.9 * self.first_step, |row| row.seconds);
         let usual = self.timeouts.iter().filter(|row| USUAL.contains(&row.seconds));
         let shorter = usual.rev().filter(|row| row.seconds < limit).take(SHORTER);

@@ -6,7 +6,7 @@ fn read(text: &str) -> Result<Config> {
     parse(&text.replace("HASH", HASH), Path::new("/etc/finrace"))
 }
 
-/// As one line of text: what was understood, or what was said against it.
+/// Checks the result as one line of text: what was understood, or the error.
 fn check(text: &str, expected: &str) {
     let said = match read(text) {
         Ok(config) => show(&config),
@@ -68,7 +68,7 @@ fn what_is_understood() {
     check("rate_limit:\n  interval: 0s\n", "; None");
 }
 
-/// That Prometheus takes it, too, `cargo xtask rules` says.
+/// `cargo xtask rules` checks that Prometheus accepts it, too.
 #[test]
 fn the_example_is_understood() {
     let example = include_str!("../../../../deploy/prometheus/web.yaml");
@@ -88,7 +88,7 @@ fn what_is_refused() {
     check("http_server_config:\n  http3: true\n", "http3");
     check("tls_server_config:\n  key_file: a\n", "cert or cert_file is missing");
     check("tls_server_config:\n  cert_file: a\n", "key or key_file is missing");
-    // The toolkit speaks plain HTTP then.
+    // The toolkit would speak plain HTTP then.
     check("tls_server_config:\n  min_version: TLS13\n", "cert or cert_file is missing");
     check(&tls("- cert: c\n"), "cert and cert_file are both there");
     check(&tls("- client_auth_type: Require\n"), "client_auth_type `Require` is not one of");

@@ -11,7 +11,7 @@ use crate::http::tests::{agent, exchange, start};
 
 const READY: &str = "GET /-/ready HTTP/1.1\r\nhost: a\r\n\r\n";
 
-/// A connection on which nothing is said.
+/// A connection on which nothing is sent.
 async fn silent(address: SocketAddr) -> TcpStream {
     TcpStream::connect(address).await.unwrap()
 }
@@ -28,12 +28,12 @@ async fn those_that_say_nothing_are_closed() {
     assert!(began.elapsed() >= 2 * HEADER_TIMEOUT, "{:?}", began.elapsed());
 }
 
-/// However many there are.
+/// No matter how many there are.
 #[tokio::test(start_paused = true)]
 async fn those_that_say_nothing_keep_nobody_out() {
     let server = start(1, agent).await;
     let began = Instant::now();
-    // Somebody else, who came before them.
+    // Another client, which came before them.
     let socket = TcpSocket::new_v4().unwrap();
     socket.bind("127.0.0.2:0".parse().unwrap()).unwrap();
     let mut slow = socket.connect(server.address).await.unwrap();
@@ -43,7 +43,7 @@ async fn those_that_say_nothing_keep_nobody_out() {
     }
     let answer = exchange(server.address, READY).await;
     assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
-    // The oldest was closed for the others.
+    // The oldest was closed to make room for the others.
     assert_eq!(all[0].read(&mut [0; 1]).await.unwrap_or(0), 0);
     for stream in [&mut slow, all.last_mut().unwrap()] {
         stream.write_all(READY.as_bytes()).await.unwrap();
@@ -71,7 +71,7 @@ async fn requests_above_the_limit_wait() {
     let exchanges = [0; 3].map(|_| tokio::spawn(exchange(server.address, READY)));
     was_asked.recv().await.unwrap();
     was_asked.recv().await.unwrap();
-    // The third may have come or not: it is not let through.
+    // Whether or not the third has arrived, it is not let through.
     for _ in 0..100 {
         tokio::task::yield_now().await;
     }
@@ -101,7 +101,7 @@ async fn headers_have_limits() {
     }
 }
 
-/// A page that has its name point to 127.0.0.1 learns nothing.
+/// A web page whose name points to 127.0.0.1 learns nothing.
 #[tokio::test]
 async fn another_host_is_not_answered_for() {
     let server = start(MAX_REQUESTS, agent).await;
@@ -119,6 +119,6 @@ async fn http_1_0_is_spoken() {
     let server = start(MAX_REQUESTS, agent).await;
     let answer = exchange(server.address, "GET /metrics HTTP/1.0\r\n\r\n").await;
     assert!(answer.starts_with("HTTP/1.0 200 OK\r\n"), "{answer}");
-    // Without chunks, of which that version knows nothing.
+    // Without chunks, which that version does not know.
     assert!(answer.ends_with("\r\n\r\nText004, false\n"), "{answer}");
 }

@@ -14,10 +14,10 @@ use super::*;
 use crate::http::logins::tests::{basic, hash};
 use crate::http::tests::{Server, agent, exchange, start_with};
 
-/// A directory of its own with the configuration in it.
+/// A separate directory with the configuration in it.
 struct Place {
     path: PathBuf,
-    /// Those that serve as long as it is there.
+    /// Servers that run for as long as it exists.
     servers: Mutex<Vec<Server>>,
 }
 
@@ -51,7 +51,7 @@ impl Place {
         address
     }
 
-    /// What a start says against it.
+    /// Checks the error with which a start refuses it.
     #[track_caller]
     fn refuses(&self, expected: &str) {
         let error = self.load().err().map(|error| format!("{error:#}")).unwrap_or_default();
@@ -95,7 +95,7 @@ async fn passwords_alone() {
     check(&login("alice:sesame"), " 200 ").await;
     check(&login("alice:sesame"), " 200 ").await;
     check(&login("alice:open"), " 401 ").await;
-    // All of it is protected, and what there is is not told either.
+    // Every path is protected, and which ones exist is not revealed either.
     for path in ["/", "/-/healthy", "/-/ready", "/nothing", "/api/v1/status"] {
         let answer = exchange(address, &format!("GET {path} HTTP/1.1\r\nhost: a\r\n\r\n")).await;
         assert!(answer.starts_with("HTTP/1.1 401 Unauthorized\r\n"), "{path}: {answer}");
@@ -114,10 +114,10 @@ async fn tls_alone() {
     Client::new(&authority).only(&[&TLS12]).check(address, " 200 ").await;
     Client::new(&authority).only(&[&TLS13]).check(address, " 200 ").await;
     Client::new(&Authority::new("other")).check(address, "UnknownIssuer").await;
-    // Not asked for one, a client shows none.
+    // A client that is not asked for a certificate shows none.
     let stranger = Authority::new("other").client("prometheus", |_| {});
     Client::new(&authority).with(&stranger).check(address, " 200 ").await;
-    // Plain HTTP is told so, and what is neither gets nothing.
+    // Plain HTTP gets an answer that says so; what is neither gets none.
     let answer = exchange(address, "GET /metrics HTTP/1.1\r\nhost: a\r\n\r\n").await;
     assert!(answer.starts_with("HTTP/1.1 400 Bad Request\r\n"), "{answer}");
     assert!(answer.ends_with("this is an HTTPS port, and the request was HTTP\n"), "{answer}");
@@ -137,7 +137,7 @@ async fn versions_and_suites() {
     Client::new(&authority).only(&[&TLS12]).check(address, " 200 ").await;
     Client::new(&authority).only(&[&TLS13]).check(address, "ProtocolVersion").await;
 
-    // The key is an elliptic curve's, so that nothing is left but TLS 1.3.
+    // The key is an elliptic-curve key, so nothing is left but TLS 1.3.
     let suite = "  cipher_suites: [TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256]\n";
     place.config(&format!("{TLS}{suite}  curve_preferences: [CurveP384]\n"));
     let address = place.start().await;
@@ -163,7 +163,7 @@ async fn client_certificates() {
         params.not_after = date_time_ymd(2002, 1, 1);
     });
     let foreign = other.client("prometheus", |_| {});
-    // Of the same name as ours, signed by another.
+    // With the same name as ours, signed by another authority.
     let namesake = Authority::new("ours").client("prometheus", |_| {});
     let client = || Client::new(&authority);
 
@@ -256,7 +256,7 @@ async fn a_certificate_is_renewed_while_it_runs() {
     let address = place.start().await;
     Client::new(&old).check(address, " 200 ").await;
     let server = new.server();
-    // The one is there, the other not yet: what was there before still holds.
+    // The certificate is there, the key not yet: what was there before still holds.
     place.write("tls.crt", &server.certificate);
     Client::new(&old).check(address, " 200 ").await;
     place.write("tls.key", &server.key);
@@ -323,7 +323,7 @@ async fn nothing_falls_open_while_it_runs() {
     check("no file").await;
 }
 
-/// That a certificate is there, and that it is verified, are two things, and neither may go.
+/// Requiring a certificate and verifying it are two separate demands, and neither may be dropped.
 #[tokio::test]
 async fn a_certificate_is_asked_for_no_less_while_it_runs() {
     let authority = Authority::new("ours");
@@ -347,7 +347,7 @@ async fn a_certificate_is_asked_for_no_less_while_it_runs() {
     client().check(address, " 200 ").await;
     client().with(&foreign).check(address, "alert: ").await;
 
-    // More may be asked for.
+    // Asking for more is allowed.
     config("RequireAndVerifyClientCert\n  client_ca_file: ca.crt");
     client().check(address, "CertificateRequired").await;
     client().with(&foreign).check(address, "alert: ").await;

@@ -107,7 +107,7 @@ type Sparse = (String, i64, u64, BTreeMap<i64, i64>);
 /// What was read.
 #[derive(Default)]
 struct Exposition {
-    /// HELP and TYPE as in 0.0.4, and samples in between, with their values.
+    /// HELP and TYPE as in 0.0.4, with the samples and their values in between.
     lines: Vec<(String, f64)>,
     native: Vec<Sparse>,
     /// Series and labels, value, and time.
@@ -170,7 +170,7 @@ impl Exposition {
         self.exemplars.push((series, labels(exemplar), one(exemplar, 2).number(), time));
     }
 
-    /// The native part, whose counts must be those of the classic one.
+    /// Reads the native part, whose counts must match those of the classic one.
     fn sparse(&mut self, series: String, count: u64, histogram: &[(u64, Value<'_>)]) {
         if all(histogram, 6).next().is_none() {
             assert!(histogram.iter().all(|(field, _)| *field <= 3), "{series}");
@@ -252,7 +252,7 @@ fn a_large_one_comes_in_chunks_and_with_gzip() {
     assert!(unpacked == plain.concat());
 }
 
-/// Whatever lies between the buckets.
+/// No matter what lies between the buckets.
 #[test]
 fn spans_lead_to_the_buckets() {
     for millis in [&[0][..], &[1, 1, 1, 5], &[0, 800, 800, 900, 1000, 1090], &[1, 60_000, 62_000]] {

@@ -1,7 +1,7 @@
-//! How long connections were idle, before they were used again and before they were closed, with the
-//! idle timeouts of both sides drawn in: the picture of the race.
+//! How long connections were idle before they were reused and before they were closed, with the idle
+//! timeouts of both sides drawn in: the picture of the race.
 //!
-//! Bars stretch with the page, text does not: on a phone it is as large as on a desk. So positions
+//! Bars stretch with the page, text does not: it is as large on a phone as on a desktop. So positions
 //! are percentages, and bars are in boxes of their own.
 
 use std::fmt::Write as _;
@@ -19,13 +19,13 @@ use crate::report::what_if::{Given, WhatIf};
 /// Bars across a chart.
 const COLUMNS: usize = 72;
 
-/// Of bars, in pixels.
+/// Height of the bars, in pixels.
 const HEIGHT: u32 = 40;
 
-/// A line of text.
+/// Height of a line of text.
 const LINE: u32 = 16;
 
-/// Marks of the axis, in seconds: those that come first have the first choice.
+/// Marks of the axis, in seconds: earlier ones take precedence.
 const TICKS: [(f64, &str); 36] = [
     (0.01, "10 ms"),
     (0.1, "100 ms"),
@@ -65,14 +65,14 @@ const TICKS: [(f64, &str); 36] = [
     (90.0, "90 s"),
 ];
 
-/// Bars with what they are.
+/// Bars with their title.
 struct Panel<'a> {
     title: String,
     class: &'static str,
     buckets: &'a Buckets,
 }
 
-/// What other timeouts of the client would give: a line, whose greatest value is as high as the box.
+/// What other timeouts of the client would result in: a line whose greatest value is as high as the box.
 struct Curve {
     title: String,
     class: &'static str,
@@ -103,7 +103,7 @@ struct Mark {
     seconds: f64,
 }
 
-/// Nothing where nothing was seen. `id` is the peer's on the page. What another timeout would give is
+/// None if nothing was seen. `id` is the peer's on the page. What other timeouts would result in is
 /// drawn if `has_curves`.
 pub(super) fn chart(peer: &PeerReport, id: &str, name: &str, has_curves: bool) -> Option<Markup> {
     let sides = [("server", peer.server_closer()), ("client", peer.client_closer())];
@@ -205,7 +205,7 @@ pub(super) fn chart(peer: &PeerReport, id: &str, name: &str, has_curves: bool) -
     })
 }
 
-/// The same for those who do not see it.
+/// The same as text, for readers who cannot see the chart.
 fn describe(panels: &[Panel<'_>], curves: &[Curve], marks: &[Mark]) -> String {
     let panels = panels.iter().map(|Panel { title, buckets, .. }| {
         let least = buckets.first().map_or(0.0, |(low, ..)| *low);
@@ -217,7 +217,7 @@ fn describe(panels: &[Panel<'_>], curves: &[Curve], marks: &[Mark]) -> String {
     panels.chain(curves).chain(marks).collect::<Vec<_>>().join("; ") + "."
 }
 
-/// Around all bars. Heights are square roots, so that a few gaps near a timeout can be seen.
+/// The outline of all bars. Heights are square roots, so that a few gaps near a timeout are visible.
 fn outline(scale: &Scale, buckets: &Buckets) -> String {
     let counts = scale.columns::<COLUMNS>(buckets);
     let tallest = counts.iter().copied().fold(0.0, f64::max).sqrt();
@@ -236,7 +236,7 @@ fn outline(scale: &Scale, buckets: &Buckets) -> String {
     path
 }
 
-/// Through all points, as far as they are on the scale.
+/// A line through all points that are on the scale.
 fn line(scale: &Scale, points: &[(f64, f64)]) -> String {
     let highest = points.iter().map(|(_, value)| *value).fold(0.0, f64::max);
     let mut path = String::new();
@@ -253,7 +253,7 @@ fn line(scale: &Scale, points: &[(f64, f64)]) -> String {
     path
 }
 
-/// Those that have room beside each other.
+/// The marks that fit next to each other.
 fn ticks(scale: &Scale) -> Vec<(f64, &'static str)> {
     let mut chosen: Vec<(f64, &str)> = Vec::new();
     for (seconds, text) in TICKS {

@@ -20,15 +20,15 @@ use crate::report::document::PeerReport;
 
 const STYLE: &str = include_str!("style.css");
 
-/// Nothing is loaded, nothing runs, nobody frames it. The style is known by its digest.
+/// Nothing is loaded, nothing runs, and no site may frame it. The style is identified by its digest.
 pub const SECURITY_POLICY: &str = "default-src 'none'; style-src \
     'sha256-ob/gM+OOQgUGujrsaaUGxRhT1Kr7SSFF0Utx4dCa2LE='; base-uri 'none'; \
     form-action 'none'; frame-ancestors 'none'";
 
-/// The worst peers, of which more is said.
+/// How many of the worst peers are shown in more detail.
 const LONG: usize = 10;
 
-/// What all parts of the page are made of.
+/// What all parts of the page are made from.
 struct View<'a> {
     about: &'a About,
     ask: Ask,
@@ -37,7 +37,7 @@ struct View<'a> {
     peers: Vec<PeerReport>,
 }
 
-/// None where one peer was asked for that is not there.
+/// None if a single peer was requested and does not exist.
 pub(super) fn page(about: &About, ask: Ask, picture: &Picture) -> Option<String> {
     let run = about.run(picture);
     let peers: Vec<_> = picture.rows.iter().map(|row| run.of_row(row)).collect();
@@ -69,7 +69,7 @@ pub(super) fn page(about: &About, ask: Ask, picture: &Picture) -> Option<String>
     };
     let style = html! { style { (PreEscaped(STYLE)) } };
     let body = body.into_string();
-    // Of a whole page, which has no such character of its own.
+    // Applied to the whole page, which has no such character of its own.
     let body = visible(&body);
     let (head, rest) = body.split_once("</head>").unwrap_or((&body, ""));
     let doctype = DOCTYPE.into_string();
@@ -101,7 +101,7 @@ impl View<'_> {
         }
     }
 
-    /// Peers by verdict, each once: those on this host have two rows, of which the client's counts.
+    /// Peers by verdict, each counted once: those on this host have two rows, of which the client's counts.
     fn tally(&self) -> Vec<(State, u64)> {
         self.picture.states.iter().map(|(state, number)| (*state, *number as u64)).collect()
     }
@@ -179,7 +179,7 @@ impl View<'_> {
         }
     }
 
-    /// Units of a host, or containers of a pod, that use one server are rows of one peer.
+    /// Units of a host, or containers of a pod, that use the same server are rows of one peer.
     fn one(&self) -> Markup {
         html! {
             nav aria-label="Up" { a href="/" { "← All peers" } }
@@ -215,7 +215,7 @@ impl View<'_> {
         }
     }
 
-    /// What this agent does not see: silence about it would be taken for health.
+    /// What this agent does not see: silence about it would be mistaken for health.
     fn blindness(&self) -> Markup {
         let status = &self.about.status;
         let blind = status.hooks.iter().filter(|hook| hook.loses.is_some()).count()
@@ -233,7 +233,7 @@ impl View<'_> {
         }
     }
 
-    /// The client's row of a server's.
+    /// The client's row that belongs to a server's.
     fn other_end(&self, peer: &PeerReport) -> Option<&PeerReport> {
         let client = peer.other_end.as_ref()?;
         self.peers
@@ -241,7 +241,7 @@ impl View<'_> {
             .find(|other| other.netns == Some(client.netns) && other.peer == client.peer)
     }
 
-    /// Those with a verdict, then those of which too little was seen.
+    /// Peers with a verdict, then those of which too little was seen.
     fn others(&self, peers: &[&PeerReport], is_rest: bool) -> Markup {
         let (unknown, known): (Vec<&PeerReport>, Vec<_>) =
             peers.iter().partition(|peer| peer.state == State::Unknown);
@@ -287,7 +287,7 @@ impl View<'_> {
         }
     }
 
-    /// The time of day, with the date if it is another one.
+    /// The time of day, with the date if it is not today's.
     fn time(&self, time: SystemTime) -> Markup {
         let (stamp, now) = (rfc3339(time), rfc3339(self.now));
         let short =
@@ -297,7 +297,7 @@ impl View<'_> {
     }
 }
 
-/// Where there are many: each in a line, with what to set.
+/// For when there are many: each on a line, with what to set.
 fn overview(bad: &[&PeerReport]) -> Markup {
     html! {
         section aria-labelledby="overview" {

@@ -1,4 +1,4 @@
-//! The latest incidents, for whoever looks at what has just happened.
+//! The latest incidents, for anyone who wants to see what has just happened.
 
 use std::cmp::Reverse;
 use std::collections::VecDeque;
@@ -7,8 +7,8 @@ use std::time::SystemTime;
 use finrace_logic::model::{Incident, Observation};
 use finrace_logic::peer::{Peer, RowKey};
 
-/// Races that are kept, and other incidents: a busy proxy may say farewell a hundred times a
-/// second, and that must not push out a race.
+/// How many races are kept, and how many other incidents: a busy proxy may say farewell a hundred
+/// times a second, and that must not push out a race.
 const RACES: usize = 100;
 const OTHERS: usize = 50;
 
@@ -18,12 +18,12 @@ type Timed = (SystemTime, Incident);
 pub struct Incidents {
     races: VecDeque<Timed>,
     others: VecDeque<Timed>,
-    /// Races since the start, those that are not kept any more too.
+    /// Races since the start, including those no longer kept.
     total: u64,
 }
 
 impl Incidents {
-    /// Takes what is an incident.
+    /// Adds the observation if it is an incident.
     pub fn add(&mut self, observation: Observation, time: SystemTime) {
         let Observation::Incident(incident) = observation else { return };
         let is_race = incident.class.is_race();
@@ -36,18 +36,18 @@ impl Incidents {
         kept.push_back((time, incident));
     }
 
-    /// Requests that were lost since the start. Other than the table's counts, which leave with
-    /// rows, it never gets less.
+    /// Requests lost since the start. Unlike the table's counts, which leave with their rows, it never
+    /// decreases.
     pub(super) const fn total_races(&self) -> u64 {
         self.total
     }
 
-    /// When a request was lost last.
+    /// When a request was last lost.
     pub(super) fn last_race(&self) -> Option<SystemTime> {
         self.races.iter().map(|(time, _)| *time).max()
     }
 
-    /// The newest first; races, or the others, or both; of one peer, or of all.
+    /// The newest first; races, other incidents, or both; of one peer, or of all.
     pub(super) fn newest(&self, which: Which, only: Option<(u32, Peer)>) -> Vec<&Timed> {
         let races = self.races.iter().filter(|_| which != Which::Others);
         let others = self.others.iter().filter(|_| which != Which::Races);

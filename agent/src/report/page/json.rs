@@ -32,7 +32,7 @@ struct StatusReport<'a> {
     lost: BTreeMap<&'static str, u64>,
     reuse_threshold_seconds: f64,
     races: u64,
-    /// Each problem once, where both ends are on this host.
+    /// Each problem counts once if both ends are on this host.
     verdicts: BTreeMap<&'static str, usize>,
     peers: usize,
     peers_max: usize,
@@ -83,7 +83,7 @@ pub(super) fn status(about: &About, picture: &Picture) -> String {
     })
 }
 
-/// None where one peer was asked for that is not there.
+/// None if a single peer was requested and does not exist.
 pub(super) fn peers(about: &About, ask: Ask, picture: &Picture) -> Option<String> {
     let run = about.run(picture);
     let peers: Vec<_> = picture.rows.iter().map(|row| run.of_row(row)).collect();
@@ -108,7 +108,7 @@ pub(super) fn events(about: &About, ask: Ask) -> String {
     json(&EventsReport { schema: "finrace.events/1", events })
 }
 
-/// Plain data with names for keys: there is nothing that JSON cannot hold.
+/// Plain data with names as keys: nothing that JSON cannot represent.
 fn json(value: &impl Serialize) -> String {
     output::json(value, true).unwrap_or_default() + "\n"
 }

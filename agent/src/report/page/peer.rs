@@ -13,9 +13,9 @@ use crate::report::document::{PeerReport, Quantiles, Timeout};
 /// An end of a connection, as a heading names it.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct End {
-    /// Who it is, as far as that is known.
+    /// Its owner, as far as known.
     pub(super) owner: Option<String>,
-    /// How it is reached; of a client only the address is known.
+    /// How it is reached; for a client only the address is known.
     pub(super) address: Option<String>,
 }
 
@@ -34,7 +34,7 @@ pub(super) fn ends(peer: &PeerReport) -> [End; 2] {
     }
 }
 
-/// `shop/cart (nginx)`, `nginx.service`, `nginx`: the workload, and the process where it adds to that.
+/// `shop/cart (nginx)`, `nginx.service`, `nginx`: the workload, and the process if that adds anything.
 fn called(owner: &owner::End, process: Option<&str>) -> Option<String> {
     let name = [&owner.workload, &owner.pod, &owner.container].into_iter().flatten().next();
     let name = name.map(|name| match &owner.namespace {
@@ -85,7 +85,7 @@ pub(super) fn between(peer: &PeerReport) -> Markup {
     }
 }
 
-/// Where all of a peer is shown, with others that have the same peer.
+/// Link to everything about a peer, together with other rows of the same peer.
 pub(super) fn link(peer: &PeerReport) -> String {
     let netns = peer.netns.map_or_else(String::new, |netns| format!("&netns={netns}"));
     format!("/?peer={}{netns}", encoded(&peer.peer))
@@ -95,14 +95,14 @@ pub(super) fn badge(peer: &PeerReport) -> Markup {
     html! { strong class={ "verdict " (peer.verdict) } { (peer.verdict) } }
 }
 
-/// How much is said of a peer.
+/// How much is said about a peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Detail {
-    /// Fifty of them are a page.
+    /// Fifty of these fit on a page.
     Short,
     /// With what else would help, and what is easily confused with the setting.
     Long,
-    /// With all that there is to say of that.
+    /// With everything there is to say about that.
     All,
 }
 
@@ -149,8 +149,8 @@ pub(super) fn body(peer: &PeerReport, id: &str, detail: Detail) -> Markup {
     }
 }
 
-/// The setting as code, what is said of it in brackets as it is; nothing where it says itself what
-/// is code.
+/// The setting as code, its remark in brackets as it is; unchanged if the line itself marks what is
+/// code.
 fn quoted(line: &str) -> String {
     match line.split_once(" (") {
         _ if line.contains('`') => line.to_owned(),
@@ -173,7 +173,7 @@ fn guesses(peer: &PeerReport) -> Markup {
     }
 }
 
-/// What was counted, in a line each.
+/// What was counted, one line each.
 fn facts(peer: &PeerReport) -> Markup {
     let races = peer.races.iter().map(|(class, count)| {
         let last = peer.last_seen.get(class).and_then(|time| time.get(..19));
@@ -200,7 +200,7 @@ fn facts(peer: &PeerReport) -> Markup {
     }
 }
 
-/// All that the verdict rests on.
+/// Everything the verdict is based on.
 pub(super) fn evidence(peer: &PeerReport) -> Markup {
     let sides = [("server", peer.server_closer()), ("client", peer.client_closer())];
     html! {

@@ -16,7 +16,7 @@ use crate::metrics::Hook;
 
 const ALL: Ask = Ask { form: Form::Page, limit: LIMIT, only: None };
 
-/// When the page is made, since the start.
+/// When the page is made, counted from the start.
 const NOW: Duration = Duration::from_secs(40);
 
 /// What an agent has seen.
@@ -76,7 +76,7 @@ impl World {
         Self { table: Table::new(500, Duration::from_millis(200), Nanos(0)), about }
     }
 
-    /// The first peer's connections, as a unit has them.
+    /// The first peer's connections, owned by a unit.
     fn owned(&self, unit: &str) -> Origin {
         let place = Place { unit: Some(unit.into()), ..Place::default() };
         let owner = self.about.who.owner(place);
@@ -89,7 +89,7 @@ impl World {
         self.about.incidents.add(observation, time);
     }
 
-    /// Reuses up to a timeout, at which `closer` closes.
+    /// Adds reuses up to a timeout, at which `closer` closes.
     fn traffic(&mut self, origin: Origin, closer: Closer, timeout: u64) {
         for round in 0..30 {
             let time = at(10_000 + round * 1000);
@@ -111,7 +111,7 @@ impl World {
         }));
     }
 
-    /// One that races, one that is exposed, one that is safe, one hardly seen.
+    /// One peer that races, one that is exposed, one that is safe, one hardly seen.
     fn busy() -> Self {
         let mut world = Self::new();
         let nginx = |number| origin(Role::Client, number, Some("nginx"));
@@ -150,7 +150,7 @@ fn only(peer: &str) -> Ask {
     Ask::parse(Form::Page, &query).expect("a query")
 }
 
-/// `GOLDEN=write cargo test` writes the expected files anew: read the diff.
+/// `GOLDEN=write cargo test` rewrites the expected files: read the diff.
 fn check(name: &str, expected: &str, page: &str) {
     let (before, rest) = page.split_once("<style>").expect("a style");
     let (_, rest) = rest.split_once("</style>").expect("the end of it");
@@ -173,7 +173,7 @@ fn golden() {
     check("peer.html", include_str!("../../golden/peer.html"), &peer);
 }
 
-/// Every element is closed, in order, and every id is there once.
+/// Checks that every element is closed, in order, and that every id occurs once.
 fn balanced(page: &str) {
     let (mut open, mut ids) = (Vec::new(), Vec::new());
     for part in page.split('<').skip(1) {
@@ -237,7 +237,7 @@ fn the_worst_are_shown() {
     assert_eq!(verdicts, ["racing", "exposed"]);
     let page = world.page(Ask { limit: 2, ..ALL });
     assert!(page.contains("These are the worst 2 of 4 peers."), "{page}");
-    // The numbers are those of all.
+    // The numbers are those of all peers.
     assert!(page.contains("1 safe"), "{page}");
     let gone = Ask { form: Form::Peers, ..only("10.0.1.99:8080") };
     let picture = world.picture(gone);
@@ -303,7 +303,7 @@ fn what_a_middlebox_closes_is_told_as_such() {
         let peer = &json["peers"][0];
         assert_eq!(peer["closes"][end]["by_middlebox"], 30, "{role}");
         assert_eq!(peer["closes"][end]["total"], 30, "{role}");
-        // What has such a limit, and no server with such a default.
+        // Guesses name what has such a limit, and no server with such a default.
         let guesses = peer["idle_timeout"][end]["default_of"].to_string();
         assert!(guesses.contains("AWS Network Load Balancer"), "{role} {guesses}");
         let sentence = peer["sentence"].as_str().unwrap();
@@ -328,7 +328,7 @@ fn a_peer_on_this_host_is_one_problem() {
     let page = world.page(ALL);
     assert!(page.contains("<h1 id=\"answer\">1 peer is at risk</h1>"), "{page}");
     assert!(page.contains("The other end of "), "{page}");
-    // Another host's client of the same server is not it.
+    // A client of the same server on another host is a different peer.
     let stranger = Origin { remote: origin(Role::Server, 9, None).remote, ..server };
     world.traffic(stranger, Closer::Local, 2000);
     assert!(world.page(ALL).contains("2 peers are at risk"));
@@ -337,7 +337,7 @@ fn a_peer_on_this_host_is_one_problem() {
 #[test]
 fn the_process_at_the_far_end_is_known_if_that_is_here() {
     const HERE: [u8; 4] = [10, 0, 1, 2];
-    // The other host has this address; the same, if it is this one.
+    // The other host has this address, or the same one if it is this host.
     let rows = |other: [u8; 4], port| {
         let mut world = World::new();
         let process = |name: &str| Process { name: name.into(), pid: 8, owner: Owner::UNKNOWN };
@@ -372,7 +372,7 @@ fn the_process_at_the_far_end_is_known_if_that_is_here() {
     };
     let [client, server] = rows(HERE, 34567);
     assert_eq!(guesses(&client), ["Node.js"]);
-    // So is its protocol, and what to change there.
+    // So are its protocol and what to change there.
     assert_eq!((&client["protocol"], &server["protocol"]), (&"http".into(), &"http".into()));
     for row in [client, server] {
         let text = row["advice"][0]["text"].as_str().unwrap();
@@ -380,7 +380,7 @@ fn the_process_at_the_far_end_is_known_if_that_is_here() {
         let other = row["alternatives"][0]["text"].as_str().unwrap();
         assert!(other.contains("Caddy keeps them for 120 s by default"), "{other}");
     }
-    // Two hosts that serve each other on the same port.
+    // Two hosts that are servers for each other on the same port.
     let [client, server] = rows([10, 0, 1, 1], 34567);
     assert!(guesses(&client).contains(&"uvicorn".to_owned()), "{client}");
     assert!(client.get("protocol").is_none(), "{client}");
@@ -408,7 +408,7 @@ fn owners_with_the_same_peer_are_on_its_page() {
     assert!(count("cart.service") > 0 && count("shop.service") > 0 && count("10.0.1.2") == 0);
 }
 
-/// Whatever becomes of the row that counted it.
+/// No matter what happens to the row that counted it.
 #[test]
 fn a_lost_request_stays_lost() {
     let mut world = World::new();
@@ -421,7 +421,7 @@ fn a_lost_request_stays_lost() {
     assert!(json::status(&world.about, &picture).contains(r#""races": 201,"#));
 }
 
-/// As after the start of a machine whose clock was an hour late.
+/// As after booting a machine whose clock was an hour slow.
 #[test]
 fn a_clock_that_was_set_is_the_one_that_counts() {
     let mut world = World::new();
@@ -442,7 +442,7 @@ fn a_clock_that_was_set_is_the_one_that_counts() {
     assert!(status.contains(r#""seconds": 40.0"#), "{status}");
 }
 
-/// The rows `other`: those who have no row of their own may lose requests, too.
+/// The rows `other`: peers without a row of their own may lose requests, too.
 #[test]
 fn losses_of_those_without_a_row_are_told() {
     let mut world = World::new();

@@ -1,4 +1,4 @@
-//! Certificates, and clients that have them.
+//! Certificates, and clients that use them.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -63,7 +63,7 @@ impl Authority {
     }
 }
 
-/// Who asks, and whom it trusts.
+/// A client, and the authority it trusts.
 pub(super) struct Client<'a> {
     roots: &'a Authority,
     identity: Option<&'a Identity>,
@@ -88,7 +88,7 @@ impl<'a> Client<'a> {
         Self { versions, ..self }
     }
 
-    /// The status of an answer with the end it should have, or what went wrong.
+    /// The status of an answer that ends as it should, or what went wrong.
     async fn get(&self, address: SocketAddr) -> Result<String> {
         let mut roots = RootCertStore::empty();
         roots.add(CertificateDer::from_pem_slice(self.roots.pem.as_bytes())?)?;

@@ -9,7 +9,7 @@ use super::View;
 use crate::event_line::describe;
 use crate::report::page::incidents::Which;
 
-/// Events of each kind, on the page of all peers and on that of one.
+/// Number of events of each kind, on the page of all peers and on that of one.
 const EVENTS: usize = 50;
 
 impl View<'_> {

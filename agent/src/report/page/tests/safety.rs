@@ -1,4 +1,4 @@
-//! Whatever comes from outside is text, and nothing runs.
+//! Everything that comes from outside is text, and nothing runs.
 
 use sha2::{Digest as _, Sha256};
 
@@ -71,7 +71,7 @@ fn an_owner_is_named() {
     let picture = world.picture(ALL);
     let json = json::peers(&world.about, ALL, &picture).unwrap();
     assert!(json.contains(r#""workload": "<b>.service""#), "{json}");
-    // A process that has the name of its unit says nothing more.
+    // A process with the name of its unit adds nothing.
     let owned = world.owned("nginx.service");
     world.traffic(owned, Closer::Peer, 5000);
     assert!(world.page(ALL).contains("<bdi>nginx.service</bdi>"));
@@ -95,7 +95,7 @@ fn the_style_is_the_one_of_the_policy() {
         }
     }
     assert!(SECURITY_POLICY.contains(&format!("'sha256-{base64}'")), "it is now {base64}");
-    // Nothing that the policy would stop.
+    // Nothing that the policy would block.
     for refused in ["<style", "<script", "<link", "<img", " style=", "url(", "@import", " on"] {
         assert!(!parts(rest).0.contains(refused.trim_start_matches('<')) || refused == " on");
         assert!(!style.contains(refused), "{refused}");
