@@ -6,7 +6,6 @@ use std::time::Duration;
 use anyhow::Result;
 use serde::Serialize;
 
-use crate::app;
 use crate::cli::Check;
 use crate::output::{json, print};
 use crate::probe::attach::{Outcome, Serving, Tried, survey};
@@ -14,13 +13,14 @@ use crate::probe::features::{Features, Lockdown, Roots};
 use crate::probe::layout::Lost;
 use crate::probe::plan::Choice;
 use crate::probe::rights;
+use crate::session;
 
 /// Attaches every program that could serve, detaches it, and prints how it went; false if finrace
 /// cannot run here.
 pub fn run(args: &Check) -> Result<bool> {
     rights::raise()?;
     let (mut features, btf) = Features::read(Roots::default(), args.btf.as_deref())?;
-    let tried = app::usable(&mut features, btf).and_then(|resolved| {
+    let tried = session::usable(&mut features, btf).and_then(|resolved| {
         let threshold = Duration::from_millis(200);
         let serving = survey(&mut features, resolved.layout, threshold, &args.hooks)?;
         Ok((serving, resolved.lost))

@@ -3,7 +3,6 @@
 //! `probe` gets records out of the kernel, [`finrace_logic`] decides what they mean, the other modules show
 //! it. See ARCHITECTURE.md.
 
-pub mod app;
 pub mod ask;
 pub mod check;
 pub mod cli;
@@ -19,6 +18,8 @@ pub mod output;
 pub mod probe;
 pub mod report;
 pub mod scrape;
+pub mod serve;
+pub mod session;
 pub mod usage;
 pub mod watch;
 pub mod who;

@@ -6,12 +6,11 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, Result};
 use clap::Parser as _;
-use finrace::app;
 use finrace::cli::{Cli, Command};
 use finrace::clock::{rfc3339, wall};
 use finrace::output::{eprintln_quietly, visible};
 use finrace::usage::Usage;
-use finrace::{check, manual, report, watch};
+use finrace::{check, manual, report, serve, watch};
 use log::LevelFilter;
 
 fn main() -> ExitCode {
@@ -54,7 +53,7 @@ fn run(command: Command) -> Result<ExitCode> {
                 ExitCode::from(3)
             });
         }
-        Command::Serve(args) => runtime.block_on(app::serve(&args))?,
+        Command::Serve(args) => runtime.block_on(serve::run(&args))?,
         Command::Check(args) => {
             return Ok(if check::run(&args)? { ExitCode::SUCCESS } else { ExitCode::FAILURE });
         }

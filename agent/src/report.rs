@@ -16,10 +16,10 @@ use anyhow::{Context as _, Result, anyhow};
 
 use self::against::Before;
 use self::document::{Document, Run};
-use crate::app::Session;
 use crate::cli::Report;
 use crate::output::{eprintln_quietly, json, print};
 use crate::probe::attach::Serving;
+use crate::session::Session;
 use crate::usage::Usage;
 
 const DEFAULT: Duration = Duration::from_mins(1);

@@ -10,11 +10,11 @@ use std::time::{Duration, SystemTime};
 use anyhow::{Context as _, Result};
 use finrace_logic::model::Observation;
 
-use crate::app::{Session, missing};
 use crate::cli::Watch;
 use crate::clock::rfc3339;
 use crate::event_line::{Line, describe, ends, say};
 use crate::output::{eprintln_quietly, json, ordinary, seconds, visible};
+use crate::session::{Session, missing};
 use crate::who::Who;
 
 /// Lines that may wait for a reader; further ones are dropped, and counted.

@@ -1,6 +1,6 @@
 //! The built binary at its edges: bad usage, a port in use, no rights, help.
 //!
-//! Needs no root. As root, rights are given up, so that the results are the same.
+//! Root is not needed. When run as root, rights are dropped, so that the results are the same.
 #![cfg(test)]
 
 use std::fs::File;
@@ -21,10 +21,10 @@ struct Run {
     stderr: String,
 }
 
-/// Runs it as an ordinary user, whom no setting from outside reaches.
+/// Runs it as an ordinary user, without any settings from outside.
 fn finrace(line: &str) -> Run {
     let mut command = if rustix::process::geteuid().is_root() {
-        // By descriptor: an ordinary user may have no way along the path.
+        // By descriptor: an ordinary user may not be able to follow the path.
         let binary = File::open(BINARY).unwrap();
         fcntl_setfd(&binary, FdFlags::empty()).unwrap();
         let mut command = Command::new(format!("/proc/self/fd/{}", binary.into_raw_fd()));
@@ -64,7 +64,7 @@ fn bad_usage_names_the_offending_text() {
         ("report --peers.max many", "many"),
         ("report --fail-on racing,late", "late"),
         ("report --against /nowhere/before.json", "/nowhere/before.json"),
-        // A file that is no report, and one that all may read.
+        // A file that is not a report, and one that anyone may read.
         ("report --against /proc/self/status", "/proc/self/status"),
         ("wach", "wach"),
     ] {
@@ -86,7 +86,7 @@ fn a_port_in_use_is_bad_usage() {
     }
 }
 
-/// Told before anything else, as a port in use is.
+/// Reported before anything else, as a port in use is.
 #[test]
 fn a_broken_web_configuration_is_bad_usage() {
     let directory = std::env::temp_dir().join(format!("finrace-cli-{}", std::process::id()));
@@ -126,7 +126,7 @@ fn without_rights_one_line_says_what_to_do() {
     }
 }
 
-/// What cannot run is the answer, not an error.
+/// That it cannot run is the answer, not an error.
 #[test]
 fn check_without_rights_answers_and_fails() {
     let run = finrace("check");

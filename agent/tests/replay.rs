@@ -1,8 +1,8 @@
 //! Streams of records that real kernels produced, replayed: what the logic makes of them is
-//! compared with `streams/NAME.txt`. And bytes that no kernel produces: refused or borne.
+//! compared with `streams/NAME.txt`. Also bytes that no kernel produces: refused or tolerated.
 //!
-//! A line of `streams/NAME.jsonl` is a record, fields that are zero left out; the first line tells
-//! the story of the traffic. `GOLDEN=write cargo test` writes the expected files anew: read the
+//! Each line of `streams/NAME.jsonl` is a record without the fields that are zero; the first line tells
+//! the story of the traffic. `GOLDEN=write cargo test` rewrites the expected files: read the
 //! diff.
 #![cfg(test)]
 
@@ -22,9 +22,9 @@ use finrace_logic::turn::Settings;
 use serde_json::{Map, Value};
 
 const STREAMS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/streams");
-/// As the rings are drained.
+/// The interval at which the rings are drained.
 const TICK: Duration = Duration::from_millis(100);
-/// After this long, nothing is waited for any more.
+/// After this long, nothing is pending any more.
 const SETTLED: Duration = Duration::from_secs(10);
 const MAX_ROWS: usize = 50;
 
@@ -58,8 +58,8 @@ fn streams_are_understood() {
     assert!(differing.is_empty(), "{}", differing.join("\n"));
 }
 
-/// Of tens of thousands of closes a second, only the latest are remembered: a request that comes
-/// late to one of them is told, one to an older close is not, and nothing else becomes uncertain.
+/// With tens of thousands of closes a second, only the latest are remembered: a request that comes
+/// late to one of them is reported, one to an older close is not, and nothing else becomes uncertain.
 #[test]
 fn a_busy_server_still_tells_late_requests() {
     let (hz, events) = read(&Path::new(STREAMS).join("stale_write.jsonl"));
@@ -97,8 +97,8 @@ fn a_busy_server_still_tells_late_requests() {
     assert_eq!(late_requests(others.first().unwrap()), 0);
 }
 
-/// An HTTP/2 server over TLS whose clients are elsewhere: its last words tell that a request which comes after
-/// them was refused. An alert alone, or an answer, says nothing of the kind.
+/// An HTTP/2 server over TLS whose clients are elsewhere: its last words imply that a request which comes after
+/// them was refused. An alert alone, or an answer, implies nothing of the kind.
 #[test]
 fn a_server_knows_that_it_has_gone_away() {
     let (hz, events) = read(&Path::new(STREAMS).join("stale_write.jsonl"));
@@ -125,12 +125,12 @@ fn a_server_knows_that_it_has_gone_away() {
         let told = lines.into_iter().find(|line| line.contains("bytes 200")).unwrap_or_default();
         told.split(' ').take(2).collect::<Vec<_>>().join(" ")
     };
-    // GOAWAY of TLS 1.3, and with its alert.
+    // A GOAWAY in TLS 1.3, alone and with its alert.
     assert_eq!([told(39), told(39 + 24)], ["incident after_goaway"; 2]);
     assert_eq!([told(24), told(40), told(500)], ["race late_request"; 3]);
 }
 
-/// A race that still waits for its outcome is told at the end of a run, once.
+/// A race that still waits for its outcome is reported once, at the end of a run.
 #[test]
 fn the_end_of_a_run_loses_no_race() {
     let (hz, events) = read(&Path::new(STREAMS).join("stale_write.jsonl"));
@@ -150,7 +150,7 @@ fn the_end_of_a_run_loses_no_race() {
     assert!(told(engine.finish(end)).is_empty());
 }
 
-/// A request that hangs is told once. What comes after its answer is about something else.
+/// A request that hangs is reported once. What comes after its answer is about something else.
 #[test]
 fn a_request_that_hung_and_was_answered_hides_no_later_race() {
     let (hz, events) = read(&Path::new(STREAMS).join("silent_drop.jsonl"));
@@ -193,7 +193,7 @@ fn a_request_that_hung_and_was_answered_hides_no_later_race() {
     assert_eq!((races, both.len()), (2, 2), "{both:?}");
 }
 
-/// `never` only for what one segment, sent once, met no socket with: from the client's end alone.
+/// `never` only where one segment, sent once, met no socket: judged from the client's end alone.
 #[test]
 fn what_may_have_been_read_is_never_called_unread() {
     let (hz, events) = read(&Path::new(STREAMS).join("stale_write.jsonl"));
@@ -221,8 +221,8 @@ fn what_may_have_been_read_is_never_called_unread() {
         races[0]
     };
     assert_eq!(told(&|_| ()), Read::Never);
-    // Two segments, or one twice: an earlier one may have been read. So may what was acknowledged, and
-    // what a live socket resets, or a socket of which nothing tells whether it lived.
+    // Two segments, or one sent twice: an earlier one may have been read. So may what was acknowledged, and
+    // what was reset by a live socket, or by a socket that may or may not have been alive.
     let changes: [&dyn Fn(&mut Record); 4] = [
         &|raw| raw.data_segs_out += 1,
         &|raw| raw.snd_una = raw.snd_una.wrapping_add(1),
@@ -246,7 +246,7 @@ fn engine(hz: u32) -> Engine {
     Engine::new(settings, [], MAX_ROWS)
 }
 
-/// Events are given in batches of so much time; zero for each alone.
+/// Events are fed in batches of this length of time; zero for each alone.
 fn replay(hz: u32, events: &[Event], tick: Duration) -> (Engine, Vec<String>) {
     let mut engine = engine(hz);
     let mut lines = Vec::new();
@@ -262,7 +262,7 @@ fn replay(hz: u32, events: &[Event], tick: Duration) -> (Engine, Vec<String>) {
     (engine, lines)
 }
 
-/// An observation in short.
+/// An observation in one line.
 fn line(observation: &Observation) -> String {
     let origin = observation.origin();
     let (role, by) = (origin.role, by(origin));
@@ -307,7 +307,7 @@ fn by(origin: &Origin) -> String {
     origin.process.as_ref().map_or_else(String::new, |process| format!(" by {}", process.name))
 }
 
-/// What a scrape says of peers; the buckets are left to the tests of the metrics.
+/// What a scrape says about peers; the buckets are left to the tests of the metrics.
 fn scrape(engine: &mut Engine) -> String {
     let text = metrics::encode(&mut engine.table, Status::default(), Format::OpenMetrics);
     let of_peers = text.lines().filter(|line| line.contains("role=") && !line.contains("_port_"));
@@ -333,7 +333,7 @@ fn read(path: &Path) -> (u32, Vec<Event>) {
 struct Fields(Map<String, Value>);
 
 impl Fields {
-    /// Fields are taken, so that what is left over is a mistake.
+    /// Fields are removed as they are read, so that a leftover is a mistake.
     fn into_record(mut self) -> Record {
         let record = Record {
             time_ns: self.number("time_ns"),
@@ -503,7 +503,7 @@ impl Random {
         Record { kind: 1 + self.below(6) as u8, old_state, new_state, word, ..record }
     }
 
-    /// Few sockets, states on the way to the end, numbers that nearly fit together: what gets
+    /// Few sockets, states on their way to the end, numbers that nearly fit together: what gets
     /// deep into the logic.
     fn likely_record(&mut self, time: Nanos) -> Record {
         const WAYS: &[(u8, u8)] =
@@ -536,7 +536,7 @@ impl Random {
             &mut record.rcv_wup,
             &mut record.snd_wl1,
         ] {
-            // About where they wrap.
+            // Close to where they wrap.
             *sequence = 100_u32.wrapping_sub(self.below(200) as u32);
         }
         record.size = self.below(200) as u32;
@@ -576,7 +576,7 @@ fn malformed_bytes_are_refused() {
     assert!(decoded < 10, "{decoded}");
 }
 
-/// Feeds batches, and holds what is kept against its bounds.
+/// Feeds batches, and checks what is kept against its limits.
 fn endure(count: usize, mut next: impl FnMut(&mut Random) -> Record) -> Vec<Observation> {
     let mut random = Random(6);
     let mut engine = engine(250);
@@ -610,7 +610,7 @@ fn any_order_of_likely_records_is_borne() {
         time = time + Duration::from_millis(pause);
         random.likely_record(time)
     });
-    // It got deep: nearly everything that there is to say was said.
+    // It got deep: nearly every class was reported.
     let mut classes: Vec<_> = observations
         .iter()
         .filter_map(|o| match o {

@@ -1,8 +1,8 @@
 //! A closed loop of requests: each connection sends its next one as soon as it has the answer.
 //!
-//! One thread, which only waits when no answer is there. So it costs the same from one moment to
-//! the next, which a comparison of slices of time needs. It goes on until standard input ends, and
-//! says where it is for each line there: `count`, with pids of processes whose CPU time to tell.
+//! A single thread that waits only when no answer is ready, so that its cost stays the same from one
+//! moment to the next, which a comparison of time slices needs. It runs until standard input ends, and
+//! reports its progress for each line there: `count`, with the pids whose CPU time to report.
 
 use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
@@ -17,20 +17,20 @@ use rustix::net::{RecvFlags, SendFlags, recv, send};
 use rustix::time::{ClockId, clock_gettime};
 use serde::Serialize;
 
-/// More than this, and it is not worth going on.
+/// Beyond this many, it is not worth going on.
 const MAX_ERRORS: u64 = 100;
 
-/// A write of `bulk`.
+/// Bytes of one write of `bulk`.
 const BLOCK: usize = 64 * 1024;
 
-/// What epoll calls standard input; connections have their index.
+/// Epoll's tag for standard input; connections use their index.
 const STDIN: u64 = u64::MAX;
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
     #[arg(long, value_enum)]
     kind: Kind,
-    /// The server's; `bulk` is its own
+    /// Address of the server; `bulk` is its own server
     #[arg(long, default_value = "127.0.0.1:0")]
     address: SocketAddr,
     #[arg(long, default_value_t = 16)]
@@ -39,14 +39,14 @@ pub(crate) struct Args {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Kind {
-    /// GET on connections that are kept
+    /// GET on keep-alive connections
     Http,
-    /// A connection for each GET. The server closes first, so that TIME_WAIT is at its end: a port
-    /// of ours is free at once, and a SYN from it replaces what waits there
+    /// A connection for each GET. The server closes first, so that TIME_WAIT is at its end: our port is
+    /// free at once, and a SYN from it replaces the socket that waits there
     HttpClose,
     /// GET of the key `k`
     Redis,
-    /// Writes of 64 KiB, which are read at the other end at once, by the same thread
+    /// Writes of 64 KiB, which the same thread reads at the other end at once
     Bulk,
 }
 
@@ -60,7 +60,7 @@ impl Kind {
         }
     }
 
-    /// How an answer begins that is none of an error.
+    /// How a good answer begins.
     const fn good(self) -> &'static [u8] {
         match self {
             Self::Http | Self::HttpClose => b"HTTP/1.1 200",
@@ -69,7 +69,7 @@ impl Kind {
         }
     }
 
-    /// How long an answer is, as far as its beginning tells.
+    /// The length of an answer, if its beginning tells.
     fn length(self, text: &str) -> Option<usize> {
         if self == Self::Redis {
             let (head, _) = text.split_once("\r\n")?;
@@ -94,7 +94,7 @@ pub(crate) fn run(args: Args) -> Result<()> {
     }
 }
 
-/// What was done so far.
+/// What has been done so far.
 #[derive(Default)]
 struct Tally {
     requests: u64,
@@ -112,7 +112,7 @@ impl Tally {
     }
 }
 
-/// The answer to `count`: all counts from the start on.
+/// The answer to `count`: all counts since the start.
 #[derive(Serialize)]
 struct Count {
     requests: u64,
@@ -120,18 +120,18 @@ struct Count {
     errors: u64,
     /// Our own CPU time.
     cpu_ns: u64,
-    /// Of the monotonic clock.
+    /// Time of the monotonic clock.
     time_ns: u64,
     /// CPU time of the processes that were asked for.
     watched_ns: Vec<u64>,
 }
 
-/// What standard input wants.
+/// Orders read from standard input.
 #[derive(Default)]
 struct Orders(Vec<u8>);
 
 impl Orders {
-    /// Reads what is there and does it; false at the end.
+    /// Reads the orders that are there and obeys them; false at the end of input.
     fn obey(&mut self, tally: &Tally) -> Result<bool> {
         let mut buffer = [0; 1024];
         let read = rustix::io::read(std::io::stdin(), &mut buffer).context("reading orders")?;
@@ -163,7 +163,7 @@ fn ns(time: Timespec) -> Result<u64> {
     Ok(u64::try_from(time.as_nanos())?)
 }
 
-/// CPU time of a process up to now. What /proc says of one that runs is a tick old.
+/// CPU time of a process up to now. For a running process, /proc is a tick behind.
 fn cpu_ns(pid: libc::pid_t) -> Result<u64> {
     let mut clock = 0;
     // SAFETY: it writes the one integer that it is given.
@@ -176,7 +176,7 @@ fn cpu_ns(pid: libc::pid_t) -> Result<u64> {
     ns(Timespec { tv_sec: time.tv_sec, tv_nsec: time.tv_nsec })
 }
 
-/// A connection, and how much of an answer it has.
+/// A connection, and how much of an answer it has received.
 struct Connection {
     socket: TcpStream,
     received: usize,
@@ -185,7 +185,7 @@ struct Connection {
 struct Client {
     kind: Kind,
     address: SocketAddr,
-    /// Length of an answer: all are alike.
+    /// Length of an answer: all are the same.
     length: usize,
     epoll: rustix::fd::OwnedFd,
     connections: Vec<Connection>,
@@ -234,9 +234,9 @@ impl Client {
         }
     }
 
-    /// A connection with a request on its way.
+    /// Opens a connection, with a request under way.
     fn open(&self, index: usize) -> Result<Connection> {
-        // On loopback the handshake is over when this returns, without a wait.
+        // On loopback the handshake is complete when this returns, without waiting.
         let socket = TcpStream::connect(self.address)
             .with_context(|| format!("connecting to {}", self.address))?;
         self.ask(&socket)?;
@@ -260,7 +260,7 @@ impl Client {
         Ok(())
     }
 
-    /// Takes what has come; where the answer is whole, asks again.
+    /// Takes what has arrived; once the answer is complete, asks again.
     fn receive(&mut self, index: usize) -> Result<()> {
         loop {
             let connection = self.connections.get_mut(index).context("unknown connection")?;
@@ -291,7 +291,7 @@ impl Client {
     }
 }
 
-/// Asks once, to see how long an answer is.
+/// Makes one request, to learn how long an answer is.
 fn answer_length(kind: Kind, address: SocketAddr) -> Result<usize> {
     let mut stream =
         TcpStream::connect(address).with_context(|| format!("connecting to {address}"))?;
@@ -314,13 +314,13 @@ fn answer_length(kind: Kind, address: SocketAddr) -> Result<usize> {
     }
 }
 
-/// Two ends of a connection.
+/// Both ends of a connection.
 struct Pair {
     sender: TcpStream,
     receiver: TcpStream,
 }
 
-/// One block after the other, each over the next connection.
+/// One block after another, each over the next connection.
 fn bulk(connections: usize) -> Result<Tally> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
     let address = listener.local_addr()?;

@@ -6,11 +6,11 @@ use std::time::Duration;
 
 use anyhow::Result;
 use clap::ValueEnum;
-use finrace::app;
 use finrace::clock::monotonic;
 use finrace::probe::attach::attach;
 use finrace::probe::names::Names;
 use finrace::probe::source::{Batch, Source};
+use finrace::session;
 use finrace::who::Who;
 use finrace_ebpf::abi::{RECORD_SIZE, Record, loss};
 use finrace_logic::engine::Engine;
@@ -28,39 +28,39 @@ use crate::say;
 pub(crate) use traffic::Traffic;
 use traffic::{HZ, is_of_races};
 
-/// As the agent is started by default.
+/// The agent's defaults.
 const MAX_ROWS: usize = 1_000;
 const THRESHOLD: Duration = Duration::from_millis(200);
 
-/// Records that wait when a quarter full ring wakes its reader.
+/// Records waiting when a quarter-full ring wakes its reader.
 const QUARTER: usize = 1_560;
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
     #[command(flatten)]
     traffic: Traffic,
-    /// Only this, and no clock: for a profiler, or for one that counts instructions
+    /// Only the stages up to this one, and no clock: for a profiler or an instruction counter
     #[arg(long, value_enum)]
     stage: Option<Stage>,
-    /// Instead, for so many seconds, what this host's own traffic writes into the rings (root)
+    /// Instead, for this many seconds, take what this host's own traffic writes into the rings (root)
     #[arg(long)]
     attached: Option<u64>,
 }
 
-/// Each is done after those before.
+/// Each runs after the stages before it.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
 enum Stage {
-    /// Nothing but the making of the traffic: what to subtract
+    /// Only making the traffic: the part to subtract
     Traffic,
     /// Bytes to events, in the order of their stamps
     Decode,
-    /// And names of processes
+    /// And process names
     Name,
-    /// And sockets followed
+    /// And following sockets
     Track,
-    /// And both ends' views joined
+    /// And joining both ends' views
     Join,
-    /// And causes, and rows counted: all of it
+    /// And finding causes and counting in rows: everything
     Engine,
 }
 
@@ -78,7 +78,7 @@ pub(crate) fn run(args: Args) -> Result<()> {
     let timed = || Spent { is_timed: true, ..Spent::default() };
     let mut spent = timed();
     let (events, observations) = go(&records, batch, Stage::Engine, &mut spent);
-    // The same again, for what is inside of the engine.
+    // Once more, for the stages inside the engine.
     let mut inside = timed();
     go(&records, batch, Stage::Join, &mut inside);
     let ns = |time: Duration| time.as_nanos() as u64 / events.max(1) as u64;
@@ -102,14 +102,14 @@ pub(crate) fn run(args: Args) -> Result<()> {
     say(&line)
 }
 
-/// What came out of rings.
+/// What came out of the rings.
 #[derive(Debug, Default)]
 pub(crate) struct Seen {
     pub(crate) batches: u64,
     pub(crate) events: u64,
     pub(crate) malformed: u64,
     pub(crate) observations: u64,
-    /// Records that found their ring full since the start, by ring.
+    /// Records that have found their ring full since the start, by ring.
     pub(crate) lost: [u64; loss::COUNT as usize],
     /// The most bytes that waited in a ring.
     pub(crate) waited: u64,
@@ -140,7 +140,7 @@ pub(crate) fn follow(
 
 /// The agent without its HTTP side, on this host.
 fn attached(time: Duration) -> Result<()> {
-    let (mut features, resolved) = app::prepare(None)?;
+    let (mut features, resolved) = session::prepare(None)?;
     let (_, attached) = attach(&mut features, resolved.layout, THRESHOLD, &[])?;
     let start = monotonic();
     let settings = Settings {
@@ -169,10 +169,10 @@ fn attached(time: Duration) -> Result<()> {
     }))
 }
 
-/// Time of this thread on a CPU, by stage.
+/// CPU time of this thread, by stage.
 #[derive(Default)]
 struct Spent {
-    /// Else the clock is not read: what counts instructions for us may not know how to.
+    /// If not, the clock is not read: an instruction counter may not support that.
     is_timed: bool,
     decode: Duration,
     order: Duration,
@@ -265,7 +265,7 @@ pub(crate) fn duration(time: Timespec) -> Duration {
     Duration::new(time.tv_sec.cast_unsigned(), time.tv_nsec.cast_unsigned() as u32)
 }
 
-/// As it lies in a ring.
+/// The record as it lies in a ring.
 fn bytes(record: &Record) -> &[u8] {
     let record = std::ptr::from_ref(record).cast();
     // SAFETY: integers only and no padding between them, so all of its bytes have a value.

@@ -1,7 +1,7 @@
-//! Measures what finrace costs, from within one process: programs of the kernel side are attached
-//! and let go beside empty ones, a client loads a server, rings are filled, tables are scraped.
+//! Measures what finrace costs, from within one process: kernel programs are attached and detached in
+//! turn with empty ones, a client loads a server, rings are filled, tables are scraped.
 //!
-//! Run by `cargo xtask bench`, which sets the stage and reads the results: a JSON value a line.
+//! Run by `cargo xtask bench`, which sets the stage and reads the results: one JSON value per line.
 
 mod client;
 mod events;
@@ -26,15 +26,15 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Part {
-    /// Holds the programs and does what standard input says: none, empty, attached, programs
+    /// Holds the programs and obeys standard input: none, empty, attached, programs
     Stage(stage::Args),
-    /// What a write and a whole connection take, with and without programs
+    /// Measures what a write and a whole connection take, with and without programs
     Paths(paths::Args),
-    /// Sends one request after the other, and says how many when it is asked
+    /// Sends one request after another, and says how many when asked
     Client(client::Args),
     /// Carries made-up records from decoder to table, and says what each stage takes
     Events(events::Args),
-    /// Writes records into the agent's ring from within the kernel, and says what becomes of them
+    /// Writes records into the agent's ring from within the kernel, and reports what becomes of them
     Ring(ring::Args),
     /// Fills a table with peers, and scrapes it
     Table(table::Args),
@@ -61,7 +61,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// Says a result to whoever runs this.
+/// Prints a result for the program that runs this.
 fn say(result: &impl Serialize) -> Result<()> {
     tell(&serde_json::to_string(result).context("encoding a result")?)
 }

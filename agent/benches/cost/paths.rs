@@ -1,5 +1,5 @@
-//! The two paths that every program of a host goes through: a write, and a connection from its
-//! opening to its end. Without any program, with twins that do nothing, and with finrace.
+//! The two paths that every program on a host takes: a write, and a connection from open to close.
+//! Measured without any BPF program, with twins that do nothing, and with finrace.
 //!
 //! Under QEMU's `-icount shift=0` a nanosecond is an instruction of the guest, so the same loop
 //! that measures time here counts instructions there.
@@ -25,15 +25,15 @@ pub(crate) struct Args {
     /// Object with the twins
     #[arg(long)]
     object: PathBuf,
-    /// As the agent's own option
+    /// Same as the agent's own option
     #[arg(long = "hook", value_parser = forced)]
     hooks: Vec<Forced>,
     #[arg(long, default_value_t = 200)]
     rounds: u32,
-    /// Writes of a round
+    /// Writes per round
     #[arg(long, default_value_t = 2000)]
     writes: u32,
-    /// Connections of a round
+    /// Connections per round
     #[arg(long, default_value_t = 100)]
     connections: u32,
     /// Also ask the kernel how long the programs ran
@@ -41,7 +41,7 @@ pub(crate) struct Args {
     stats: bool,
 }
 
-/// What there is to measure.
+/// The programs to be measured.
 #[derive(Serialize)]
 struct Loaded {
     loaded: Vec<Count>,
@@ -58,13 +58,13 @@ struct Sample {
     ns: f64,
 }
 
-/// What the kernel says of one round with statistics.
+/// What the kernel counted in one round with statistics.
 #[derive(Serialize)]
 struct Counted {
     path: &'static str,
     set: Set,
     round: u32,
-    /// Writes or connections.
+    /// Number of writes or connections.
     count: u32,
     programs: Vec<Count>,
 }
@@ -87,10 +87,10 @@ pub(crate) fn run(args: Args) -> Result<()> {
     )
 }
 
-/// One of the two, and how to go it so many times; gives nanoseconds.
+/// One of the two paths; `measure` takes it a number of times and returns nanoseconds.
 struct Path<'a> {
     name: &'static str,
-    /// Whose programs are attached; all, if none is named.
+    /// The job whose programs are attached; all jobs if none is named.
     job: Option<Job>,
     count: u32,
     measure: &'a mut dyn FnMut(u32) -> Result<u64>,
@@ -129,7 +129,7 @@ impl Path<'_> {
         programs.attach(Set::None, None)
     }
 
-    /// A tenth first, which does not count. What is recorded meanwhile is let go of.
+    /// Runs a tenth first, which does not count. Records written meanwhile are discarded.
     fn warm(&mut self, loose: &mut Loose) -> Result<u64> {
         (self.measure)(self.count / 10)?;
         loose.drain();
@@ -139,7 +139,7 @@ impl Path<'_> {
     }
 }
 
-/// All orders come equally often.
+/// Every order comes equally often.
 fn shuffled(round: u32) -> [Set; 3] {
     let [a, b, c] = Set::ALL;
     match round % 6 {
@@ -167,8 +167,8 @@ impl Pair {
         Ok(Self { near, far })
     }
 
-    /// Nanoseconds for so many writes of a byte. They are corked, so that nothing but the write
-    /// itself is measured; one is sent before, as on any connection in use.
+    /// Nanoseconds for `count` writes of a byte. They are corked, so that nothing but the write itself
+    /// is measured; one byte is sent first, as on any connection in use.
     fn write(&mut self, count: u32) -> Result<u64> {
         self.near.write_all(b"x")?;
         set_tcp_cork(&self.near, true)?;
@@ -189,8 +189,8 @@ impl Pair {
     }
 }
 
-/// Nanoseconds for so many connections, each with a request, an answer, and a close by the server
-/// first; both ends are here.
+/// Nanoseconds for `count` connections, each with a request, an answer, and a close by the server
+/// first; both ends are in this process.
 fn connections(count: u32) -> Result<u64> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("listening")?;
     let address = listener.local_addr()?;

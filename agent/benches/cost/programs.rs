@@ -1,19 +1,19 @@
-//! The kernel programs of finrace, and beside each a twin that does nothing: both are loaded, and
-//! attached and let go as one likes.
+//! The kernel programs of finrace, and for each a twin that does nothing: both are loaded, and can be
+//! attached and detached at will.
 
 use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use aya::Ebpf;
-use finrace::app::prepare;
 use finrace::probe::attach::{Attached, Forced, Kernel, Link, Records, Serving, attach};
 use finrace::probe::features::Features;
 use finrace::probe::layout::Lost;
 use finrace::probe::plan::{Hook, Job, Part};
+use finrace::session::prepare;
 use serde::Serialize;
 
-/// As the agent has it by default.
+/// The agent's default.
 const THRESHOLD: Duration = Duration::from_millis(200);
 
 /// What is attached.
@@ -53,13 +53,13 @@ pub(crate) struct Count {
     pub(crate) hook: &'static str,
     pub(crate) runs: u64,
     pub(crate) run_ns: u64,
-    /// What the verifier went through.
+    /// Instructions that the verifier went through.
     pub(crate) verified: Option<u32>,
 }
 
 impl Programs {
     /// Loads what the agent would choose here, and the twins from `object`. Nothing is attached;
-    /// what reads is left to the caller.
+    /// reading is left to the caller.
     pub(crate) fn load(object: &Path, forced: &[Forced]) -> Result<(Self, Loose)> {
         let (mut features, resolved) = prepare(None)?;
         let (finrace, mut attached) = attach(&mut features, resolved.layout, THRESHOLD, forced)?;
@@ -83,7 +83,7 @@ impl Programs {
         Ok((programs, Loose { attached, features, missing_fields: resolved.lost }))
     }
 
-    /// Attaches these programs and no other; only those of one job, if it is given.
+    /// Attaches these programs and no others; only those of one job, if one is given.
     pub(crate) fn attach(&mut self, set: Set, job: Option<Job>) -> Result<()> {
         self.links.clear();
         for Loaded { hook, part, twin, .. } in Self::of(&self.loaded, job) {
@@ -131,7 +131,7 @@ impl Programs {
     }
 }
 
-/// What the programs write into, and what else a session takes.
+/// What the programs write into, and what else a session needs.
 pub(crate) struct Loose {
     pub(crate) attached: Attached,
     pub(crate) features: Features,
@@ -139,7 +139,7 @@ pub(crate) struct Loose {
 }
 
 impl Loose {
-    /// Lets go of the records that wait.
+    /// Discards the records that wait.
     pub(crate) fn drain(&mut self) {
         let Records { races, measures, .. } = &mut self.attached.records;
         for ring in [races, measures] {

@@ -1,5 +1,5 @@
-//! The way of records from the kernel to the table, at any rate: a program of our own writes them
-//! into the agent's ring, on one processor, and the whole agent takes them out on another.
+//! The path of records from the kernel to the table, at any rate: a program of our own writes them
+//! into the agent's ring on one processor, and the whole agent takes them out on another.
 
 use std::ops::ControlFlow;
 use std::path::PathBuf;
@@ -12,9 +12,9 @@ use aya::maps::{Array, MapData, loaded_maps};
 use aya::programs::RawTracePoint;
 use aya::{Ebpf, EbpfLoader, Pod, RawTracePointRunOptions, TestRun as _};
 use clap::ValueEnum;
-use finrace::app::Session;
 use finrace::cli::Kernel;
 use finrace::clock::monotonic;
+use finrace::session::Session;
 use finrace_ebpf::abi::{MEASURES_BYTES, Record};
 use finrace_logic::model::Nanos;
 use rustix::thread::{CpuSet, sched_setaffinity};
@@ -30,18 +30,18 @@ use crate::table::memory;
 mod shared;
 use shared::{PATTERNS, PRODUCERS, Produced};
 
-/// Both threads of the agent, and the second producer.
+/// The processor of both agent threads and of the second producer.
 const AGENT: usize = 0;
 const PRODUCER: usize = 1;
 const _: () = assert!(PRODUCER < PRODUCERS as usize);
 
-/// Of a steady load.
+/// Warm-up, before the load counts as steady.
 const WARM: Duration = Duration::from_secs(2);
 
-/// Records of a turn of the program.
+/// Records per turn of the program.
 const TURN: u64 = 500;
 
-/// The programs of the agent wake its reader so.
+/// The agent's programs wake its reader at this fill level.
 const WAKE_BYTES: u64 = MEASURES_BYTES as u64 / 4;
 
 #[derive(clap::Args)]
@@ -57,7 +57,7 @@ pub(crate) struct Args {
     load: Load,
     #[arg(long, default_value_t = 3)]
     seconds: u64,
-    /// Half of them servers that are connected to, half of them clients
+    /// Peers: half are servers that are connected to, half are clients
     #[arg(long, default_value_t = 1_000)]
     peers: u64,
     /// Another producer, on the agent's processor
@@ -70,9 +70,9 @@ pub(crate) struct Args {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize)]
 #[serde(rename_all = "lowercase")]
 enum Load {
-    /// None
+    /// No records
     Idle,
-    /// 10,000 a second, those of a millisecond together
+    /// 10,000 a second, in batches of one millisecond
     #[value(name = "10k")]
     #[serde(rename = "10k")]
     TenThousand,
@@ -86,12 +86,12 @@ enum Load {
     Million,
     /// 50,000 at once, every second
     Burst,
-    /// As many as there can be
+    /// As many as possible
     Flood,
 }
 
 impl Load {
-    /// How many at once, and after which time again.
+    /// How many at once, and how long until the next ones.
     const fn portion(self) -> (u64, Duration) {
         const MILLISECOND: Duration = Duration::from_millis(1);
         match self {
@@ -110,17 +110,17 @@ impl Load {
 struct Outcome {
     load: Load,
     seconds: f64,
-    /// Records written or refused; those refused, the ring being full.
+    /// Records written or refused; those refused because the ring was full.
     produced: u64,
     refused: u64,
-    /// Records that the agent has taken out; those that it says were lost.
+    /// Records that the agent has taken out; those that it reports as lost.
     seen: u64,
     lost: u64,
-    /// The longest that a portion took to be written.
+    /// The longest time it took to write a portion.
     longest_portion_us: u64,
-    /// CPU time of the first producer for a record.
+    /// CPU time of the first producer per record.
     producer_ns_per_record: Option<f64>,
-    /// Of one processor, once all rows are there.
+    /// Share of one processor, once all rows are there.
     agent_cpu_percent: f64,
     agent_us_per_event: Option<f64>,
     rss_kb: u64,
@@ -152,7 +152,7 @@ pub(crate) fn run(args: Args) -> Result<()> {
     };
     let done = join(producing)?;
     let second = second.map(join).transpose()?.unwrap_or_default();
-    // All threads but those of the producers.
+    // All threads but the producers'.
     let own = since(before, ClockId::ProcessCPUTime).saturating_sub(done.cpu + second.cpu);
     let own = own.saturating_sub(done.warm.agent).as_secs_f64();
     let seen = session.counts.events().into_iter().map(|(_, count)| count).sum::<u64>();
@@ -207,7 +207,7 @@ struct Done {
     warm: Warm,
 }
 
-/// Until then the table is filled for the first time, which is no steady state.
+/// The time in which the table is filled for the first time, which is not a steady state.
 #[derive(Clone, Copy, Default)]
 struct Warm {
     time: Duration,
@@ -282,14 +282,14 @@ impl Producer {
     }
 }
 
-/// The map of this name that was made last: it is ours.
+/// The newest map of this name: it is ours.
 fn newest(name: &str) -> Result<MapData> {
     let maps = loaded_maps().filter_map(Result::ok);
     let ours = maps.filter(|map| map.name_as_str() == Some(name)).map(|map| map.id()).max();
     Ok(MapData::from_id(ours.with_context(|| format!("no map {name}"))?)?)
 }
 
-/// With ages in place of its stamps of jiffies.
+/// The record with ages in place of its jiffies stamps.
 fn aged(record: Record) -> Record {
     let age = |stamp: u32| record.jiffies.wrapping_sub(stamp);
     Record {

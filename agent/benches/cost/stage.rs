@@ -3,7 +3,7 @@
 //! Lines of standard input say what is attached: `none`, `empty` (programs that do nothing, on the
 //! same hooks), `attached`, or `scraped`, which is the same with its metrics fetched once a second.
 //! Each is answered with `ok`. `programs` is answered with what the kernel has counted for those
-//! that are attached. At the end of the input all of it ends.
+//! that are attached. Everything ends when the input does.
 
 use std::io::{Read as _, Write as _, stdin};
 use std::net::{SocketAddr, TcpStream};
@@ -12,15 +12,16 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
-use finrace::app::{Session, serve_over};
 use finrace::cli::Serve;
 use finrace::http::security::Security;
+use finrace::serve::serve_over;
+use finrace::session::Session;
 use tokio::net::TcpListener;
 
 use crate::programs::{Loose, Programs, Set};
 use crate::{say, tell};
 
-/// Between two scrapes.
+/// Time between two scrapes.
 const INTERVAL: Duration = Duration::from_secs(1);
 
 #[derive(clap::Args)]
@@ -36,7 +37,7 @@ pub(crate) fn run(args: Args) -> Result<()> {
     let (mut programs, loose) = Programs::load(&args.object, &args.serve.kernel.hooks)?;
     let listener = std::net::TcpListener::bind("127.0.0.1:0").context("listening")?;
     let address = listener.local_addr()?;
-    // The agent's thread gives up its own rights; this one attaches on. Both others end with it.
+    // The agent's thread gives up its own rights; this one goes on attaching. The other two end with it.
     std::thread::spawn(move || log(agent(loose, listener, &args.serve)));
     std::thread::spawn(move || {
         loop {
@@ -60,7 +61,7 @@ fn log(result: Result<()>) {
     }
 }
 
-/// Does what standard input says, to its end.
+/// Obeys standard input until it ends.
 fn obey(programs: &mut Programs) -> Result<()> {
     let mut set = Set::None;
     tell("ready")?;
@@ -94,7 +95,7 @@ fn agent(loose: Loose, listener: std::net::TcpListener, args: &Serve) -> Result<
     })
 }
 
-/// As Prometheus does it.
+/// Scrapes as Prometheus does.
 fn scrape(address: SocketAddr) -> Result<()> {
     let mut stream = TcpStream::connect(address).context("connecting to scrape")?;
     stream.write_all(

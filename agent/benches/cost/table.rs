@@ -1,4 +1,4 @@
-//! A table full of peers, scraped over HTTP while observations go on.
+//! A table full of peers, scraped over HTTP while observations keep coming in.
 
 use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
@@ -31,7 +31,7 @@ use crate::say;
 const CLOSES: u32 = 150;
 const REUSES_PER_CLOSE: u32 = 4;
 
-/// What comes in meanwhile.
+/// Observations that come in meanwhile.
 const PER_SECOND: u32 = 10_000;
 const PER_EXCHANGE: u32 = REUSES_PER_CLOSE + 3;
 
@@ -40,14 +40,14 @@ pub(crate) struct Args {
     /// Peers in the table, all of them full
     #[arg(long, default_value_t = 2_000)]
     peers: u32,
-    /// All rows as large as they can be: both ends close, every peer races. Else as most are: the
-    /// server closes, and of fifty peers one races
+    /// Make all rows as large as they can be: both ends close, every peer races. Otherwise they are as
+    /// most rows are: the server closes, and one peer in fifty races
     #[arg(long)]
     worst: bool,
-    /// Keep native histograms and exemplars, and scrape protobuf: no series are counted then
+    /// Keep native histograms and exemplars, and scrape protobuf: series are not counted then
     #[arg(long)]
     native: bool,
-    /// Series in an answer, at most
+    /// Maximum number of series in an answer
     #[arg(long, default_value_t = SERIES_MAX)]
     series_max: usize,
     /// Scrapes of each kind
@@ -56,7 +56,7 @@ pub(crate) struct Args {
     /// Ask for the status page instead of metrics
     #[arg(long)]
     page: bool,
-    /// Instead of all that, encode the table so many times, and look at no clock: for a tool that
+    /// Instead of all that, encode the table this many times, without reading the clock: for a tool that
     /// counts instructions
     #[arg(long)]
     encode: Option<u32>,
@@ -135,7 +135,7 @@ fn times(scrapes: Vec<Scraped>) -> [f64; 3] {
     [times.first(), times.get(times.len() / 2), times.last()].map(|time| *time.unwrap_or(&0.0))
 }
 
-/// In KiB.
+/// Memory of this process, in KiB.
 pub(crate) fn memory(field: &str) -> Result<u64> {
     let status = std::fs::read_to_string("/proc/self/status")?;
     let line = status.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':'));
@@ -149,7 +149,7 @@ struct Scraped {
     series: usize,
 }
 
-/// Reads without keeping: HTTP/1.0, so that the body comes as it is.
+/// Reads the answer without keeping it: over HTTP/1.0, so that the body comes as it is.
 #[expect(clippy::disallowed_methods, reason = "to measure is what it is for")]
 fn scrape(address: SocketAddr, path: &str, encoding: &str, native: bool) -> Result<Scraped> {
     let accept = if native {
@@ -188,14 +188,14 @@ fn scrape(address: SocketAddr, path: &str, encoding: &str, native: bool) -> Resu
     Ok(scraped)
 }
 
-/// How long observations had to wait for a scrape, at most: on a busy machine, also for others.
+/// The longest that observations had to wait for a scrape: on a busy machine, for others as well.
 #[derive(Default)]
 struct Waited {
     wall: Duration,
     cpu: Duration,
 }
 
-/// That this thread has used.
+/// CPU time that this thread has used.
 fn cpu() -> Duration {
     clock_gettime(ClockId::ThreadCPUTime).try_into().unwrap_or_default()
 }
@@ -219,8 +219,8 @@ impl World {
         Self { table, peers, worst, process, now, random: 7 }
     }
 
-    /// Peers come one after the other over half an hour, and are there for half an hour, so that
-    /// what one of them needs grows in between what others need.
+    /// Peers arrive one after another over half an hour, and each stays for half an hour, so that what
+    /// one of them allocates grows in between what others do.
     fn fill(&mut self) {
         for round in 0..2 * CLOSES {
             self.now = self.now + Duration::from_secs(12);
@@ -301,8 +301,8 @@ impl World {
         }
     }
 
-    /// Answers as the event loop of the daemon does, observations in between; the longest that those
-    /// had to wait for a scrape.
+    /// Answers as the daemon's event loop does, with observations in between; returns the longest that
+    /// those had to wait for a scrape.
     #[expect(clippy::disallowed_methods, reason = "to measure is what it is for")]
     async fn serve(
         &mut self,

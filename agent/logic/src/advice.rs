@@ -1,7 +1,7 @@
 //! What to change, on which side, to what value; and what else would help, with its cost.
 //!
-//! The value comes from the measurement. Names come from the local process, or are guesses from
-//! the measured value, and are said to be.
+//! The value comes from the measurement. Names come from the local process, or are guesses from the measured
+//! value, and are labelled as such.
 
 use std::time::Duration;
 
@@ -33,7 +33,7 @@ pub struct Change {
     pub line: Option<String>,
     /// The whole of it as a sentence.
     pub text: String,
-    /// What it is not to be confused with.
+    /// What not to confuse it with.
     pub note: Option<&'static str>,
 }
 
@@ -66,10 +66,10 @@ impl Kind {
     }
 }
 
-/// A pool that keeps connections for less is of little use: then the server is to wait longer.
+/// A pool that keeps connections for less is of little use: then the server should wait longer.
 const SHORTEST_POOL: f64 = 0.5;
 
-/// What servers are to outlast when nothing is known of the pool: most proxies keep 60 s.
+/// What servers should outlast when nothing is known of the pool: most proxies keep 60 s.
 const USUAL_POOL: f64 = 60.0;
 
 /// A default is taken for what was measured if it is that near, as a share and in seconds.
@@ -102,7 +102,7 @@ fn against_timeout(facts: &Facts, state: State, low: f64, ends: Ends<'_>) -> Adv
     let by_client = already_set(facts, ends, &by_client).unwrap_or(by_client);
     let by_server = server_change(facts, ends);
     let is_possible = by_client.seconds >= SHORTEST_POOL;
-    // What is on this host can be changed here; else the client, whose side is the better one.
+    // What is on this host can be changed here; otherwise change the client, whose side is the better one.
     let is_here = facts.role == Role::Client
         || facts.seen != Races::default()
         || ends.process(Side::Client).is_some();
@@ -149,7 +149,7 @@ fn against_timeout(facts: &Facts, state: State, low: f64, ends: Ends<'_>) -> Adv
     Advice { change, alternatives }
 }
 
-/// What keeps a connection from being idle for what is between the two ends; none where it runs.
+/// What keeps a connection from looking idle to whatever is between the two ends; none where it already runs.
 fn probes(facts: &Facts, limit: Duration) -> Option<Alternative> {
     let text = format!(
         "TCP keep-alive that probes idle connections more often than every {}",
@@ -179,7 +179,7 @@ impl<'a> End<'a> {
         Self { process, software }
     }
 
-    /// What to call a side; what runs inside of a process is a pool.
+    /// What to call a side; what runs inside a process is a pool.
     fn name(self, side: Side, protocol: Protocol) -> String {
         let is_pool = side == Side::Client && !protocol.is_http();
         match (self.software, self.process) {
@@ -196,9 +196,9 @@ impl<'a> End<'a> {
     }
 }
 
-/// The software of a process, of what speaks that and has a setting for that side. Several share a
-/// name (`java`), and any library may be at work in a runtime: then it is the only one with the
-/// measured timeout for a default.
+/// The software of a process, among what speaks that protocol and has a setting for that side. Several share
+/// a name (`java`), and any library may be at work in a runtime: then it is the only one whose default is the
+/// measured timeout.
 fn by_process(
     name: &str,
     side: Side,
@@ -237,8 +237,8 @@ fn is_near(default: f64, value: f64) -> bool {
     (default - value).abs() <= (default * NEAR).max(NEAR_SECS)
 }
 
-/// Software whose default on that side is what was measured: guesses. Where the process on that
-/// side is known, it is no other software than that.
+/// Software whose default on that side is what was measured: guesses. Where the process on that side is
+/// known, only software that runs in it can be meant.
 pub fn guesses(side: Side, seconds: f64, ends: Ends<'_>) -> Vec<&'static str> {
     let can_be = |software: &&Software| {
         software.speaks(ends.protocol)
@@ -248,7 +248,7 @@ pub fn guesses(side: Side, seconds: f64, ends: Ends<'_>) -> Vec<&'static str> {
     knobs::all().filter(can_be).filter(has).map(|software| software.name).collect()
 }
 
-/// What has a limit between the longest gap that passed and the shortest that did not: guesses.
+/// Middleboxes with a limit between the longest gap that passed and the shortest that did not: guesses.
 pub fn middleboxes((passed, failed): (Duration, Duration)) -> Vec<&'static str> {
     let range = passed.as_secs_f64()..=failed.as_secs_f64();
     let has = |software: &&Software| {
@@ -259,7 +259,7 @@ pub fn middleboxes((passed, failed): (Duration, Duration)) -> Vec<&'static str> 
     knobs::all().filter(has).map(|software| software.name).collect()
 }
 
-/// The requesting side is to close before `low`.
+/// Makes the requesting side close before `low`.
 fn client_change(facts: &Facts, low: f64, ends: Ends<'_>) -> Change {
     let end = End::of(facts, Side::Client, ends);
     let knob = end.knob(Side::Client);
@@ -290,7 +290,7 @@ fn client_change(facts: &Facts, low: f64, ends: Ends<'_>) -> Change {
     change(Side::Client, end.software, knob, seconds, &what)
 }
 
-/// Where the client's own closes show that it has what would be advised: it is not told so once more.
+/// Where the client's own closes show that it already has what would be advised: it is not told to set it again.
 fn already_set(facts: &Facts, ends: Ends<'_>, change: &Change) -> Option<Change> {
     let own = facts.client_timeout.as_ref().filter(|own| !own.is_upper_bound)?;
     if own.main.high > change.seconds + (change.seconds * NEAR).max(NEAR_SECS) {
@@ -305,15 +305,15 @@ fn already_set(facts: &Facts, ends: Ends<'_>, change: &Change) -> Option<Change>
     Some(Change { line: None, text, ..change.clone() })
 }
 
-/// The libraries that a pool may be: of a runtime those that run in it. Of HTTP, where most pools are those of
-/// proxies, there are none without a runtime.
+/// The libraries that a pool may be: for a runtime, those that run in it. For HTTP, where most pools are
+/// those of proxies, there are none without a runtime.
 fn pools(end: End<'_>, protocol: Protocol) -> impl Iterator<Item = &'static Software> {
     let runtime = end.process.filter(|name| knobs::is_runtime(name));
     let is_its_own = move |one: &&Software| {
         let is_of_runtime = runtime.is_some_and(|process| one.has_process(process));
         protocol.is_http() && end.software.is_none() && is_of_runtime && one.speaks(protocol)
     };
-    // What only requests comes first.
+    // What only sends requests comes first.
     let (servers, clients): (Vec<_>, Vec<_>) =
         knobs::all().filter(is_its_own).partition(|one| one.has(Side::Server));
     let of_runtime = clients.into_iter().chain(servers);
@@ -332,8 +332,8 @@ fn such_as(names: impl Iterator<Item = String>) -> String {
     if names.is_empty() { String::new() } else { format!(" (such as {})", names.join(", ")) }
 }
 
-/// For how long the client keeps idle connections, and how that is known. Its default counts only
-/// if it is longer than `least`: else it is not what it runs with, or is of no matter.
+/// How long the client keeps idle connections, and how that is known. Its default counts only if it is longer
+/// than `least`: otherwise it is not what the client runs with, or does not matter.
 fn pool_limit(facts: &Facts, client: End<'_>, least: f64) -> Option<(f64, String)> {
     if let Some(estimate) = &facts.client_timeout {
         let high = estimate.main.high;
@@ -345,8 +345,8 @@ fn pool_limit(facts: &Facts, client: End<'_>, least: f64) -> Option<(f64, String
     (default >= least).then_some((default, text))
 }
 
-/// The answering side is to outlast the pools of its clients. None where they may keep connections
-/// for ever, which most pools do that no proxy is: no server outlasts that.
+/// Makes the answering side outlast the pools of its clients. None where those may keep connections for ever,
+/// as most pools other than proxies do: no server outlasts that.
 fn server_change(facts: &Facts, ends: Ends<'_>) -> Option<Change> {
     let end = End::of(facts, Side::Server, ends);
     let client = End::of(facts, Side::Client, ends);
@@ -402,7 +402,7 @@ fn server_change(facts: &Facts, ends: Ends<'_>) -> Option<Change> {
     Some(change)
 }
 
-/// What is between the two is to keep connections for longer than `own` seconds.
+/// Makes what is between the two keep connections for longer than `own` seconds.
 fn between_change(own: f64, seconds: f64, kept: &str) -> Change {
     let all = knobs::all().flat_map(|one| one.knobs.iter().map(move |knob| (one, knob)));
     let names = all
@@ -494,7 +494,7 @@ fn round_down(seconds: f64, unit: Unit) -> f64 {
     (seconds / step + 1e-9).floor() * step
 }
 
-/// The line of a knob with this value; whole seconds are written as such where `ms` can be.
+/// The line of a knob with this value; whole seconds are written as such where the line has `ms`.
 fn render(knob: &Knob, seconds: f64) -> Option<String> {
     let value = match knob.unit {
         Unit::Milliseconds if seconds.fract() == 0.0 && knob.line.contains("{}ms") => {
@@ -528,7 +528,7 @@ mod tests {
         of_closes(&(0..20).map(|second| (second, idle)).collect::<Vec<_>>(), false)
     }
 
-    /// The server closes after so many seconds.
+    /// The server closes after this many seconds.
     fn facts(role: Role, seconds: f64) -> Facts {
         Facts {
             role,
@@ -545,7 +545,7 @@ mod tests {
         on(34567, facts, process)
     }
 
-    /// On the server's port.
+    /// With the server on that port.
     fn on(port: u16, facts: &Facts, process: &str) -> Advice {
         let ends = Ends::new(facts.role, Some(port), Some(process), None);
         advise(facts, State::Exposed, ends).expect("advice")
@@ -594,7 +594,7 @@ mod tests {
         assert!(between.text.starts_with("Let what is between keep idle connections for"));
         assert!(between.text.contains("Azure"), "{}", between.text);
         assert!(probes.text.contains("more often than every 240 s"), "{}", probes.text);
-        // Of a server whose clients are elsewhere, it is what can be changed.
+        // For a server whose clients are elsewhere, that is what can be changed.
         let server = Facts { closed_by: Side::Middlebox, ..facts(Role::Server, 240.0) };
         assert_eq!(of(&server, "gunicorn").change.side, Side::Middlebox);
         // What runs already is not proposed.
@@ -658,12 +658,12 @@ mod tests {
             assert!(text("python3").contains(library), "{}", text("python3"));
         }
         assert!(text("java").contains("of OkHttp"), "{}", text("java"));
-        // Of a library without such a setting, what it has.
+        // For a library without such a setting, what it does have.
         let others = of(&facts(Role::Client, 2.0), "python3").alternatives;
         let no_reuse = "`headers={\"Connection\": \"close\"}` of urllib3 and requests";
         assert!(others.iter().any(|other| other.text.contains(no_reuse)), "{others:?}");
         assert!(!text("made-up").contains("such as"), "{}", text("made-up"));
-        // As a server it is no client's.
+        // A server is told of no client's setting.
         let server = of(&facts(Role::Server, 3.3), "java").change.text;
         assert!(server.contains("(such as `keepAliveTimeout` of Tomcat, "), "{server}");
     }
@@ -675,7 +675,7 @@ mod tests {
             assert_eq!(advice.change.line.as_deref(), Some(line), "{process}");
             assert_eq!(advice.change.side, Side::Server);
         };
-        // What the clients keep is not known: most proxies keep 60 s.
+        // How long the clients keep connections is unknown: most proxies keep 60 s.
         check(facts(Role::Server, 2.0), "gunicorn", "--keep-alive 65");
         check(facts(Role::Server, 5.0), "uvicorn", "--timeout-keep-alive 65");
         check(facts(Role::Server, 75.0), "nginx", "keepalive_timeout 165s;");
@@ -808,7 +808,7 @@ mod tests {
         let advice = on(3306, &known, "mariadbd");
         assert_eq!(advice.change.line.as_deref(), Some("wait_timeout = 100"));
         assert!(advice.change.text.contains("longer than the pool does (up to 90 s)"));
-        // Of HTTP the clients are proxies, most of which keep 60 s.
+        // For HTTP the clients are proxies, most of which keep 60 s.
         let advice = on(8080, &facts(Role::Server, 30.0), "gunicorn");
         assert_eq!(advice.change.line.as_deref(), Some("--keep-alive 65"));
     }
@@ -816,7 +816,7 @@ mod tests {
     #[test]
     fn no_line_of_http_for_what_speaks_none() {
         let client = facts(Role::Client, 30.0);
-        // It is no `http.Agent` that speaks to Redis, and of which library it is, nothing tells.
+        // No `http.Agent` speaks to Redis, and nothing tells which library it is.
         let advice = on(6379, &client, "node");
         let Change { software, line, text, .. } = advice.change;
         assert_eq!((software, line), (None, None));

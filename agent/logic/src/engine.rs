@@ -1,4 +1,4 @@
-//! The whole way from events to observations: follow, join, judge by what the peer is known for.
+//! The whole way from events to observations: follow, join, judge by what is known of the peer.
 
 use super::event::Event;
 use super::join::Joiner;
@@ -27,8 +27,8 @@ impl Engine {
         }
     }
 
-    /// Takes in events in the order of their stamps, and that nothing before `until` is missing;
-    /// gives back what they amount to.
+    /// Takes in events in the order of their stamps, with nothing missing before `until`; gives back what
+    /// they amount to.
     pub fn advance(&mut self, events: &[Event], until: Nanos) -> Vec<Observation> {
         for event in events {
             self.tracker.handle(event);
@@ -43,8 +43,7 @@ impl Engine {
         self.settle(out)
     }
 
-    /// The end of the run, at `now`: races wait no longer for their outcome, nor for the other end's
-    /// view.
+    /// The end of the run, at `now`: races no longer wait for their outcome, nor for the other end's view.
     pub fn finish(&mut self, now: Nanos) -> Vec<Observation> {
         self.tracker.finish(now);
         let mut out = Vec::new();
@@ -92,7 +91,7 @@ impl Engine {
         self.tracker.gaps_refused()
     }
 
-    /// Views of the server's end that are not told, since too much was told lately to know whether they were.
+    /// Views of the server's end that were not told, since too many were told lately to know whether these had been.
     pub fn untold(&self) -> u64 {
         self.joiner.untold()
     }

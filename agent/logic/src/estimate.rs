@@ -1,9 +1,8 @@
 //! The estimate of an idle timeout from the idle times at which connections were closed.
 //!
-//! A timeout hides in a mixture: restarts, request limits, crashes, other servers behind the same
-//! address. So the estimate looks for where closes crowd, and asks whether they crowd there more
-//! than beside it. It works on counts: exact values are counts of one, the buckets of a histogram
-//! do as well.
+//! A timeout hides in a mixture: restarts, request limits, crashes, other servers behind the same address. So
+//! the estimate looks for where closes crowd, and asks whether they crowd there more than nearby. It works on
+//! counts: exact values are counts of one, and the buckets of a histogram do as well.
 
 mod crowd;
 #[cfg(test)]
@@ -21,20 +20,20 @@ pub const MIN_CLOSES: u32 = 5;
 /// Seconds in which they must have come.
 const MIN_MOMENTS: u32 = 3;
 
-/// Of the closes of one second so many count for themselves, since those that come together may have
-/// one cause: a restart. A server that looks for what has expired once a second may find more; they
-/// have been idle for different times then, but not for very different ones. Those that were idle for the
-/// same time were left and closed together, and are one.
+/// How many closes of one second count separately, since those that come together may have one cause: a
+/// restart. A server that looks for expired connections once a second may find more; those have been idle for
+/// different times, but not for very different ones. Those that were idle for the same time were left and
+/// closed together, and count as one.
 const PER_MOMENT: usize = 2;
 const PER_TICK: usize = 4;
 const TICK: Duration = Duration::from_millis(1800);
 const SAME: Duration = Duration::from_millis(100);
 
-/// Uses after a longer gap that refute nothing: so many, or so many for each close.
+/// How many uses after a longer gap refute nothing: in all, and for each close.
 const FEW_USES: u32 = 3;
 const USES_FOR_A_CLOSE: u32 = 9;
 
-/// Whether that many uses after a longer gap refute a timeout that so many closes speak for.
+/// Whether that many uses after a longer gap refute a timeout that this many closes support.
 pub fn is_refuted_by(uses: u32, closes: u32) -> bool {
     uses > FEW_USES.max(USES_FOR_A_CLOSE.saturating_mul(closes))
 }
@@ -42,7 +41,7 @@ pub fn is_refuted_by(uses: u32, closes: u32) -> bool {
 /// An event loop that is busy closes late by this much, and an estimate may be off by it.
 const SLACK: Duration = Duration::from_millis(50);
 
-/// How long a connection was idle as it was closed, and the silence that it had outlived before.
+/// How long a connection was idle when it was closed, and the silence that it had outlived before.
 pub type Outlived = (Duration, Duration);
 
 /// Closes among which a changed timeout has to show.
@@ -61,7 +60,7 @@ pub struct Bin {
 pub struct Population {
     /// The median of them.
     pub value: f64,
-    /// The earliest that such a close is to be expected: a little below the earliest seen.
+    /// The earliest that such a close can be expected: a little below the earliest seen.
     pub low: f64,
     /// The latest seen.
     pub high: f64,
@@ -100,7 +99,7 @@ pub struct Estimate {
     pub others: Vec<Population>,
     /// It rests on idle times that farewells ended: the timeout is at most this.
     pub is_upper_bound: bool,
-    /// It rests on requests that were lost, most of all: those that were not speak against it.
+    /// It rests mainly on requests that were lost: those that were not speak against it.
     pub is_of_lost: bool,
 }
 
@@ -122,13 +121,13 @@ impl Estimate {
         }
     }
 
-    /// Whether it is a timer's that fires on time.
+    /// Whether it is that of a timer that fires on time.
     pub fn is_sharp(&self) -> bool {
         self.main.is_sharp()
     }
 
-    /// Whether it tells the cause of a single close: ten agree, or where they scatter twenty and half of all. Fewer
-    /// may be chance; a verdict, which looks again, may say so later.
+    /// Whether it tells the cause of a single close: ten agree or, where they scatter, twenty and half of
+    /// all. Fewer may be chance; a verdict, which looks again, may say so later.
     pub fn is_settled(&self) -> bool {
         let share: f64 = self.populations().map(|population| population.share).sum();
         let is_plain =
@@ -146,9 +145,9 @@ impl Estimate {
         self.populations().map(|population| population.low).fold(f64::INFINITY, f64::min)
     }
 
-    /// Without the timeouts that uses refute: no server closes what is idle for so long if connections
-    /// are used again and again after longer. Several servers may share an address, and then one's
-    /// connections live on; so a few uses prove nothing, nor do some for each close.
+    /// Without the timeouts that uses refute: no server closes what has been idle for that long if
+    /// connections are used again and again after longer. Several servers may share an address, and then the
+    /// connections of one of them live on; so a few uses prove nothing, nor do a handful for each close.
     pub fn surviving(
         &self,
         uses: &[Bucket],
@@ -204,8 +203,8 @@ impl Estimate {
         self.populations().any(|p| (p.low - slack..=p.high + slack).contains(&idle))
     }
 
-    /// Whether it had been idle for long enough to meet one of them. An upper bound also holds the time that
-    /// the last answer took, so it cannot tell; there only uses that outlived can.
+    /// Whether it had been idle for long enough to meet one of them. An upper bound also includes the time
+    /// that the last answer took, so it cannot tell; then only uses that outlived it can.
     pub fn is_reached(
         &self,
         idle: Duration,
@@ -247,7 +246,7 @@ fn since_change(closes: &[Closed]) -> Option<&[Closed]> {
     closes.get(closes.partition_point(|(second, _)| *second < start)..)
 }
 
-/// Without most of those that came together: of those that had been idle for the same time, so many stay.
+/// Without most of those that came together: of those that had been idle for the same time, `alike` stay.
 fn independent(closes: &[Closed], alike: usize) -> Vec<Closed> {
     let mut independent: Vec<Closed> = Vec::new();
     for close in closes {
@@ -289,14 +288,14 @@ fn is_repeated(closes: &[Closed], population: &Population) -> bool {
     members().count() >= least as usize && moments(members()) >= moments_needed as usize
 }
 
-/// Where a timeout was changed, so that nothing before is evidence any more. `all` are the populations
-/// of these closes.
+/// Where a timeout was changed, so that nothing before it is evidence any more. `all` are the populations of
+/// these closes.
 fn last_change(closes: &[Closed], all: &[Population]) -> Option<usize> {
     let place = closes.len().checked_sub(LATEST)?;
     let (before, latest) = closes.split_at(place);
     let new: Vec<_> =
         populations(&bins(latest)).into_iter().filter(|new| is_repeated(latest, new)).collect();
-    // The latest agree on what none had before.
+    // The latest agree on what no earlier one had.
     let is_unheard =
         |new: &Population| new.share >= 0.8 && !before.iter().any(|close| new.contains(*close));
     if !before.is_empty() && new.iter().any(is_unheard) {
@@ -341,9 +340,9 @@ impl Population {
         (self.low..=self.high).contains(&idle.as_secs_f64())
     }
 
-    /// Whether connections had outlived it before they met it, more than one in so many: what closes those is an
+    /// Whether more than one in `few` connections had outlived it before they met it: what closes those is an
     /// age, a restart, or a timer that does not count pings. Several servers may share an address, and one of
-    /// those may do so.
+    /// them may do so.
     fn was_outlived(&self, closes: &[Outlived], few: usize) -> bool {
         let seen = self.high + self.beyond() + SLACK.as_secs_f64();
         let latest = seen.min(crowd::latest(self.low));
@@ -352,8 +351,9 @@ impl Population {
         against >= MIN_MOMENTS as usize && against * few > members().count()
     }
 
-    /// Whether the connections that met it had been used before, and none after so long, although so many of all
-    /// uses came later: it is no chance, and those were of others: of another pool, server, or time.
+    /// Whether the connections that met it had been used before, but none after that long, although `later`
+    /// of all uses came later: that is no chance, and those uses were of others: of another pool, server, or
+    /// time.
     fn is_kept_to(&self, closes: &[Outlived], later: u32, all: u32) -> bool {
         let used =
             || closes.iter().filter(|(idle, outlived)| self.holds(*idle) && !outlived.is_zero());
@@ -363,8 +363,9 @@ impl Population {
         chance < 0.01 && count_of(against) < count_of(used().count()) * due / 4.0
     }
 
-    /// Whether connections met it only if they had never been used after a gap, although so many of all uses come
-    /// sooner: it is the age at which all are closed, and others met that while they were idle for less.
+    /// Whether connections met it only if they had never been used after a gap, although `sooner` of all uses
+    /// come sooner: then it is the age at which all are closed, and others reached it while they were idle
+    /// for less.
     fn is_of_unused(&self, closes: &[Outlived], sooner: u32, all: u32) -> bool {
         let was_used = |(_, outlived): &&Outlived| !outlived.is_zero();
         let members = || closes.iter().filter(|(idle, _)| self.holds(*idle));
@@ -377,8 +378,9 @@ impl Population {
         is_known && !members().any(|close| was_used(&close))
     }
 
-    /// How far it may go on below the earliest and beyond the latest: of n values spread evenly, the lowest is the
-    /// n-th part of them above where they begin on average; 19 times in 20 it is no more than three such parts.
+    /// How far it may extend below the earliest and beyond the latest: of n values spread evenly, the lowest
+    /// is on average an n-th part of their range above where they begin; 19 times in 20 it is no more than
+    /// three such parts.
     fn beyond(&self) -> f64 {
         3.0 * (self.high - self.low) / f64::from(self.count.max(1))
     }
@@ -391,7 +393,7 @@ impl Population {
         Self::of(bins.get(members).unwrap_or_default(), all)
     }
 
-    /// Of bins in order, out of so many closes.
+    /// From bins in order, out of `all` closes.
     fn of(crowd: &[Bin], all: u32) -> Self {
         let count: u32 = crowd.iter().map(|bin| bin.count).sum();
         let low = crowd.first().map_or(0.0, |bin| bin.low);

@@ -61,7 +61,7 @@ impl Word {
         matches!(self, Self::Unknown | Self::Request | Self::Sealed)
     }
 
-    /// Whether it says nothing of itself.
+    /// Whether it says nothing about itself.
     pub const fn is_doubtful(self) -> bool {
         matches!(self, Self::Unknown | Self::Sealed)
     }
@@ -103,7 +103,7 @@ impl Hash for SockKey {
     }
 }
 
-/// Identifies a connection's end on this host, also when its socket is gone.
+/// Identifies a connection's end on this host, even when its socket is gone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Tuple {
     pub netns: u32,
@@ -117,8 +117,8 @@ pub struct Event {
     pub time: Nanos,
     pub kind: Kind,
     pub key: SockKey,
-    /// What the socket belongs to; and its process, where the socket does not tell. Found out after
-    /// decoding, by who knows the cgroups.
+    /// What the socket belongs to; and its process, where the socket does not tell. Filled in after decoding,
+    /// by code that knows the cgroups.
     pub owner: Owner,
     pub task_owner: Owner,
     /// The other fields, as the kernel sent them.
@@ -221,7 +221,7 @@ impl Event {
     /// cannot have been its answer.
     pub fn acked_after_heard(&self, ticks: Ticks) -> bool {
         let ticks_ago = self.raw.jiffies.wrapping_sub(self.raw.lrcvtime);
-        // The tick in which they came began at most so long ago, and ended this much later.
+        // The tick in which they came began at most this long ago, and ended that much later.
         let heard_by =
             self.time.since(Nanos(0)).saturating_sub(ticks.duration(ticks_ago)) + ticks.duration(1);
         self.raw.acked_us != 0 && Duration::from_micros(self.raw.acked_us) > heard_by
@@ -234,15 +234,15 @@ impl Event {
         self.spoke_ago().filter(|_| self.spoke_last_with_data() == Some(false) && !is_acked)
     }
 
-    /// Whether the last segment that we sent had data: then nothing of the peer's was acknowledged since
-    /// by itself. `None` where it is not known.
+    /// Whether the last segment that we sent had data: then nothing of the peer's has been acknowledged on
+    /// its own since. `None` where it is not known.
     pub fn spoke_last_with_data(&self) -> Option<bool> {
         let (spoke_us, sent_us) = (self.raw.spoke_ns / 1_000, self.raw.sent_us);
         (spoke_us != 0 && sent_us != 0).then_some(spoke_us <= sent_us)
     }
 
     /// Whether the peer has acknowledged keep-alive probes of ours since the last data, either way: there is
-    /// nothing else that it acknowledges so long after that.
+    /// nothing else that it would acknowledge that long afterwards.
     pub fn is_probed(&self, ticks: Ticks) -> bool {
         /// No delayed acknowledgement waits for longer (RFC 9293, 3.8.6.3: less than half a second).
         const NO_DELAYED_ACK: Duration = Duration::from_secs(1);
@@ -285,7 +285,7 @@ impl Ticks {
         self.duration(distance(later, earlier).max(0).unsigned_abs())
     }
 
-    /// So many ticks.
+    /// The duration of this many ticks.
     pub fn duration(self, ticks: u32) -> Duration {
         // At most 2^32 * 10^9, which is less than 2^62.
         Duration::from_nanos(u64::from(ticks) * 1_000_000_000 / u64::from(self.hz.max(1)))

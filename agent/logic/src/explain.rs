@@ -165,7 +165,7 @@ fn safe(facts: &Facts, client: &str, server: &str) -> String {
     format!("{order}{}{}", after.unwrap_or_default(), margin.unwrap_or_default())
 }
 
-/// Requests that no idle timeout took.
+/// Requests lost to something other than an idle timeout.
 fn losing(facts: &Facts, client: &str, server: &str) -> String {
     let Races { lifetime, rollout, unknown, .. } = facts.other_races();
     let forgotten = facts.forgotten();
@@ -221,7 +221,7 @@ fn per_hour(exposure: Exposure) -> String {
     }
 }
 
-/// Of events in a time, for people: `14`, `2.8`, `0.29`.
+/// A number of events in a given time, for people: `14`, `2.8`, `0.29`.
 pub fn number(value: f64) -> String {
     match value {
         10.0.. => format!("{value:.0}"),
@@ -246,7 +246,7 @@ const fn plural(count: u32) -> &'static str {
     if count == 1 { "" } else { "s" }
 }
 
-/// A sentence begins with a capital, but for names and addresses.
+/// A sentence begins with a capital, except where a name or an address comes first.
 fn capital(text: &str) -> String {
     let is_word = ["the ", "something ", "too "].iter().any(|word| text.starts_with(word));
     let mut rest = text.chars();

@@ -1,55 +1,55 @@
-//! How many races are to be expected: from what is known before the first one (the gaps between our
-//! uses of a connection, the ages at which the other side closes it, how long a request can meet a
-//! close), and from how many there were since.
+//! How many races to expect: from what is known before the first one (the gaps between our uses of a
+//! connection, the ages at which the other side closes it, how long a request can meet a close), and from how
+//! many have come since.
 
 use std::time::Duration;
 
 use super::estimate::MIN_CLOSES;
 use super::gaps::Bucket;
 
-/// A rate is read from so many, if there are as many near enough.
+/// The number of uses that a rate is read from, if that many are near enough.
 pub const ENOUGH: u32 = 12;
 
-/// And from no shorter time, in seconds: ages are as fine as the kernel's tick, up to 10 ms.
+/// The shortest span that a rate is read from, in seconds: ages are only as fine as the kernel's tick, up to 10 ms.
 const LEAST: f64 = 0.02;
 
-/// What exposure is computed from, all of the same time but for what was lost.
+/// What exposure is computed from: all of it over the same period, except for the losses.
 #[derive(Clone, Debug, Default)]
 pub struct Grounds {
-    /// Idle times that ended with a use. One that met a close is older than what it met, so that it
+    /// Idle times that ended with a use. A use that met a close came at a greater age than the close, so it
     /// need not be among them.
     pub uses: Vec<Bucket>,
     /// Those that ended with a close by the side that answers requests.
     pub by_server: Vec<Bucket>,
-    /// And by the other one.
+    /// And with a close by the other side.
     pub by_client: Vec<Bucket>,
-    /// How long was looked at.
+    /// The length of the period observed.
     pub length: Duration,
     pub rtt: Duration,
-    /// How long our pool keeps a socket that got a FIN, on average; none if not known.
+    /// How long our pool keeps a socket that got a FIN, on average; none if unknown.
     pub reaction: Option<Duration>,
-    /// Of sockets that got a FIN, the share that our pool wrote to, at the most: one that looks before it writes
-    /// keeps them for long, and loses none. None if not known.
+    /// The share of sockets with a FIN that our pool wrote to, at most: a pool that looks before it writes
+    /// keeps them for a long time, and loses no request. None if unknown.
     pub written: Option<f64>,
-    /// Requests that were lost to such closes, and in how long.
+    /// Requests lost to such closes, and over how long.
     pub lost: u32,
     pub lost_in: Duration,
 }
 
-/// Races to be expected. An idle connection that is closed is never used: how likely it would have
-/// been at that very age is taken to be what it was just before.
+/// Races to expect. An idle connection that is closed is never used: the likelihood of a use at that very age
+/// is taken to be the same as just before it.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Exposure {
     /// Per hour.
     pub races: f64,
-    /// What the ages at closes and uses alone say.
+    /// What the ages at closes and uses say on their own.
     pub computed: f64,
     /// The most per hour, if it was chance that so few gaps were seen near the close, or so few
     /// requests lost.
     pub at_most: f64,
     /// A request that begins within this time around the close is lost: the round trip, and `reaction`.
     pub window: Duration,
-    /// How long our pool takes on average to notice; none if it never was seen to.
+    /// How long our pool takes on average to notice; none if it was never seen to.
     pub reaction: Option<Duration>,
     /// Gaps that the figure rests on, at the average close.
     pub gaps: f64,
@@ -57,7 +57,7 @@ pub struct Exposure {
     pub near: f64,
 }
 
-/// What would be if the requesting side closed idle connections after some time.
+/// What would happen if the requesting side closed idle connections after a given time.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Choice {
     /// Per hour.
@@ -66,10 +66,10 @@ pub struct Choice {
     pub connects: f64,
 }
 
-/// Uses per second of a connection of some age.
+/// Uses per second of a connection of a given age.
 struct Hazard {
     likely: f64,
-    /// If it was chance that so few were seen (19 times in 20).
+    /// The same, if it was chance that so few were seen (19 times in 20).
     at_most: f64,
     /// How many were seen.
     gaps: f64,
@@ -103,22 +103,23 @@ impl Grounds {
         Some(exposure)
     }
 
-    /// In an hour. What was lost counts as it is. What is computed beside that counts for one request at the
-    /// most: more would have been lost by now.
+    /// Per hour. Losses count as they are. What is computed on top of them counts for one request at most:
+    /// more would have been lost by now.
     fn in_light_of_losses(&self, computed: f64) -> f64 {
         let hours = hours(self.lost_in);
         let due = self.per_hour(computed) * hours;
         (f64::from(self.lost) + due / (1.0 + due)) / hours
     }
 
-    /// So many in the time that was looked at.
+    /// This count in the period observed, as a rate per hour.
     fn per_hour(&self, count: f64) -> f64 {
         count / hours(self.length)
     }
 
-    /// The longest idle time after which connections are used, if our pool plainly uses none later, although the
-    /// other side closes first, at `low` seconds at the earliest: of those that it came upon after that it has
-    /// used none and closed some. A pool that looks how old a connection is before it takes it does so.
+    /// The longest idle time after which connections are used, if our pool plainly uses none later although
+    /// the other side closes first, at `low` seconds at the earliest: of the connections that it came upon
+    /// after that time, it used none and closed some. A pool that checks a connection's age before taking it
+    /// behaves this way.
     pub fn last_use(&self, low: f64) -> Option<Duration> {
         let last = self.uses.last()?.high;
         let margin = margin(low, self.rtt);
@@ -133,13 +134,13 @@ impl Grounds {
         [&self.uses, &self.by_server, &self.by_client].into_iter().flatten()
     }
 
-    /// Seconds that connections were idle, of those between these ages.
+    /// Seconds that connections spent idle between these ages.
     fn at_risk(&self, from: f64, to: f64) -> f64 {
         self.ends().map(|end| count(end) * (end.mean.min(to) - from).max(0.0)).sum()
     }
 
-    /// What an idle timeout of the requesting side would give that is kept on time; what it is as it is for
-    /// none. Of ages that are never reached nothing is known: none beyond the longest idle time.
+    /// What an idle timeout on the requesting side would give if it fired on time; without one, how things
+    /// are now. Nothing is known of ages that are never reached: none beyond the longest idle time.
     pub fn choice(&self, timeout: Option<Duration>) -> Option<Choice> {
         let limit = timeout.map_or(f64::INFINITY, |timeout| timeout.as_secs_f64());
         let longest = self.ends().map(|end| end.high).fold(0.0, f64::max);
@@ -149,7 +150,7 @@ impl Grounds {
         let (all, computed) = (self.computed(f64::INFINITY), self.computed(limit));
         let closed =
             self.by_server.iter().filter(|close| close.mean < limit).map(count).sum::<f64>();
-        // Where nothing is computed, every close is as dangerous as the other.
+        // Where nothing is computed, every close is as dangerous as any other.
         let (part, of) = if all > 0.0 { (computed, all) } else { (closed, total(&self.by_server)) };
         let share = if of > 0.0 { part / of } else { 0.0 };
         let cut: f64 = self.uses.iter().filter(|gap| gap.mean > limit).map(count).sum();
@@ -166,9 +167,9 @@ impl Grounds {
         self.by_server.iter().map(of).sum()
     }
 
-    /// Of so many closes, how many meet a request, if it comes at that rate and the requesting side
-    /// closes at `limit`. A request is lost that is under way as the other side closes, or that begins
-    /// before our pool has noticed.
+    /// How many of these closes meet a request, if requests come at that rate and the requesting side closes
+    /// at `limit`. A request is lost if it is under way as the other side closes, or if it begins before our
+    /// pool has noticed.
     fn losses(&self, close: &Bucket, rate: f64, limit: f64) -> f64 {
         let rtt = self.rtt.as_secs_f64();
         let under_way = (limit - (close.mean - rtt)).clamp(0.0, rtt);
@@ -181,8 +182,8 @@ impl Grounds {
         f64::from(close.count) * (1.0 - passes)
     }
 
-    /// At the age of a close: uses of connections a little younger, by the time that they were so
-    /// old. The nearest dozen of uses counts, as far as they are within half of the age.
+    /// At the age of a close: uses of connections a little younger, divided by the time spent at those ages.
+    /// The nearest dozen uses count, as far as they are within half of the age.
     fn hazard(&self, close: &Bucket) -> Hazard {
         let age = close.mean;
         let nearest = age - LEAST;
@@ -203,12 +204,12 @@ impl Grounds {
     }
 }
 
-/// What such a count stands for at the most, if it is so low by chance (19 times in 20).
+/// The most that such a count can stand for, if it is this low by chance (19 times in 20).
 pub fn at_most(count: f64) -> f64 {
     count + 3.0 + 2.0 * count.sqrt()
 }
 
-/// How long before `low` a last use has to be, so that none is near it.
+/// How long before `low` the last use must be for no use to be near it.
 pub fn margin(low: f64, rtt: Duration) -> f64 {
     rtt.as_secs_f64().max(low / 20.0)
 }
@@ -243,7 +244,7 @@ mod tests {
         gaps.buckets()
     }
 
-    /// In an hour, of which so many were lost.
+    /// One hour, in which this many requests were lost.
     fn grounds(uses: &[Bucket], by_server: &[Bucket], lost: u32) -> Grounds {
         Grounds {
             uses: uses.to_vec(),
@@ -261,7 +262,7 @@ mod tests {
         Grounds { rtt, reaction, ..grounds }.exposure().expect("closes")
     }
 
-    /// A hundred gaps for each second of gap up to 4 s, of which the server lets none over 2 s.
+    /// A hundred gaps for each second of gap length up to 4 s, of which the server allows none over 2 s.
     fn uniform() -> (Vec<Bucket>, Vec<Bucket>) {
         (buckets((0..180).map(|i| 0.205 + f64::from(i) / 100.0)), buckets([2.0; 200]))
     }
@@ -273,7 +274,7 @@ mod tests {
     #[test]
     fn a_gap_is_lost_within_a_round_trip_and_the_reaction() {
         let (uses, by_server) = uniform();
-        // What is computed before the first is told as it is only while it is little.
+        // Before the first loss, the computed figure is given as it is only while it is small.
         let check = |rtt_ms, reaction_ms, computed: f64| {
             let exposure = of(grounds(&uses, &by_server, 0), rtt_ms, reaction_ms);
             let expected = computed / (1.0 + computed);
@@ -293,7 +294,7 @@ mod tests {
         let races = |lost, rtt_ms| of(grounds(&uses, &by_server, lost), rtt_ms, None);
         // Far more than computed: on loopback, by a pool that does not look.
         assert!(is_near(races(64, 0).races, 64.0) && races(64, 0).at_most >= 64.0);
-        // Far fewer: the pool sees the FIN before it writes. Of twenty due none has come.
+        // Far fewer: the pool sees the FIN before it writes. Twenty were due and none has come.
         let exposure = races(0, 200);
         assert!(exposure.races < 1.0 && exposure.at_most <= 3.0, "{exposure:?}");
         // About as many.
@@ -321,7 +322,7 @@ mod tests {
 
     #[test]
     fn each_close_counts_at_its_own_age() {
-        // All uses come at 1 s: who closes at 1 s is in their way, who closes at 60 s is not.
+        // All uses come at 1 s: a close at 1 s is in their way, one at 60 s is not.
         let uses = buckets([0.999; 1_000]);
         let races = |by_server: &[f64]| {
             let by_server = buckets(by_server.iter().copied());
@@ -353,7 +354,7 @@ mod tests {
         let dropped = [1.6, 1.7, 1.8, 1.8, 1.9];
         let last = last_use(&until(1.5), &dropped).unwrap();
         assert!((1.49..1.53).contains(&last), "{last}");
-        // It came upon too few. None was used for that long, but who knows whether one would be?
+        // It came upon too few. None was used after that long, but one might have been.
         assert_eq!(last_use(&until(1.5), &dropped[1..]), None);
         assert_eq!(last_use(&until(1.5), &[]), None);
         // They are used until the server closes, or beyond: another server behind the address.
@@ -376,7 +377,7 @@ mod tests {
         assert!(is_near(half, 350.0) && is_near(one, 300.0), "{half} {one}");
         // Never reached.
         assert_eq!((of(2.5), of(60.0)), (None, None));
-        // With the timeout that the client has, if later than the server's, all is as it is.
+        // With the timeout that the client already has, if later than the server's, nothing changes.
         let (uses, by_server) = (&uses, &[by_server, buckets([4.0])].concat());
         let with_own = Grounds { rtt, ..self::grounds(uses, by_server, 20) };
         let last = with_own.choice(Some(Duration::from_secs(3))).unwrap();

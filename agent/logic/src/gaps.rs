@@ -4,17 +4,17 @@ use std::num::TryFromIntError;
 use std::sync::LazyLock;
 use std::time::Duration;
 
-/// Buckets are so many times as wide as the one before.
+/// Each bucket is this many times as wide as the one before.
 const GROWTH: f64 = 1.01;
 
-/// Where the first begins: a gap is a gap from 10 ms at the least.
+/// Where the first begins: no gap is shorter than 10 ms.
 const FIRST: f64 = 0.01;
 
 /// The last one has no end.
 const LAST: u16 = 2000;
 
-/// Where there are more cells, two neighbours become one. So many are enough for gaps that are
-/// anything from 0.3 to 3.8 s. With half as many, exposure is less often right.
+/// Where there are more cells, two neighbours become one. This many are enough for gaps anywhere from 0.3 to
+/// 3.8 s. With half as many, exposure is less often right.
 const MAX_CELLS: usize = 256;
 
 /// Counts by bucket, of two spans of time; only buckets that have any.
@@ -54,7 +54,7 @@ struct SmallCell {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Place(u16);
 
-/// So many values from `low` to `high` seconds.
+/// `count` values from `low` to `high` seconds.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Bucket {
     pub low: f64,
@@ -189,7 +189,7 @@ fn turn<C: Copy + Into<Cell> + TryFrom<Cell>>(cells: &mut Vec<C>) {
     cells.shrink_to_fit();
 }
 
-/// To the first cell of the same bucket, or as a new one. Whether there was room.
+/// Adds it to the first cell of the same bucket, or as a new one. Returns whether there was room.
 fn add<C: Copy + Into<Cell> + TryFrom<Cell>>(cells: &mut Vec<C>, cell: Cell) -> bool {
     let at = find(cells, cell);
     let first = cells.get(at).map(|first| (*first).into());
@@ -240,7 +240,7 @@ impl Gaps {
         buckets
     }
 
-    /// Of its values.
+    /// The mean of its values.
     fn mean(&self, cell: Cell) -> f64 {
         let (low, high) = self.bounds(cell.place.bucket());
         low + cell.place.part() * (high - low)

@@ -85,7 +85,7 @@ impl Histogram {
         **filled = Filled::of(counts, filled.sum().saturating_add(other.sum()));
     }
 
-    /// What came since it was `earlier`.
+    /// What was added since it was `earlier`.
     #[must_use]
     pub fn since(&self, earlier: &Self) -> Self {
         let (Some(now), Some(before)) = (&self.0, &earlier.0) else { return self.clone() };
@@ -117,7 +117,7 @@ impl Histogram {
     }
 }
 
-/// All but the first `unused`, which are to be empty. What is in them all the same counts in the next.
+/// All but the first `unused`, which should be empty. Whatever is in them anyway counts in the next one.
 pub fn without_first(buckets: &mut [(f64, u64)], unused: usize) -> &[(f64, u64)] {
     let (unused, used) = buckets.split_at_mut(unused.min(buckets.len()));
     if let Some((_, count)) = used.first_mut() {

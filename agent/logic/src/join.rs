@@ -12,38 +12,37 @@ use super::model::{Incident, Nanos, Observation, Role};
 use super::tracker::{Finding, Lost};
 use super::turn;
 
-/// How long a client's race waits for the server's view of it, beside two round trips.
+/// How long a client's race waits for the server's view of it, in addition to two round trips.
 const CLIENT_WAIT: Duration = Duration::from_millis(300);
 
-/// How long a server's race waits for the client's, beside ten: its outcome takes longer to be known.
+/// How long a server's race waits for the client's, in addition to ten: its outcome takes longer to become known.
 const SERVER_WAIT: Duration = Duration::from_secs(3);
 
-/// How long what was told still takes in the other end's view that comes late: Apache lingers for up to
-/// 30 s.
+/// How long a race, once told, still absorbs a late view from the other end: Apache lingers for up to 30 s.
 const REMEMBER: Duration = Duration::from_secs(35);
 
-/// Most races that wait at a time; beyond, the one that is due first is let go unjoined.
+/// The most races that wait at a time; beyond that, the one due first is let go unjoined.
 const WAITING: usize = 16_384;
 
-/// Most races that are remembered once told.
+/// The most races that are remembered once told.
 const TOLD: usize = 32_768;
 
 /// Races that wait for the other end's view.
 #[derive(Debug, Default)]
 pub struct Joiner {
-    /// By when they are due.
+    /// Ordered by when they are due.
     waiting: BTreeMap<Id, (Lost, Incident)>,
     waiting_by: ByLost<Id>,
-    /// By until when they are remembered.
+    /// Each with the time until which it is remembered.
     told: VecDeque<(Nanos, Role, Lost)>,
     told_by: ByLost<Role>,
     added: u64,
-    /// Something was forgotten that should still be remembered until then.
+    /// Something that should have been remembered until this time was forgotten.
     gap_until: Nanos,
     untold: u64,
 }
 
-/// When it is due, and the number of it.
+/// When it is due, and its number.
 type Id = (Nanos, u64);
 
 /// By the first and by the last byte of what was lost: each view knows one of them at least.
@@ -75,7 +74,7 @@ impl<T: Copy + PartialEq> ByLost<T> {
         }
     }
 
-    /// What has lost the same; maybe twice.
+    /// Whatever lost the same bytes; possibly twice.
     fn same(&self, lost: Lost) -> impl Iterator<Item = T> {
         let found = self.0.iter().zip([lost.start, lost.end]);
         let found = found.filter_map(|(map, byte)| map.get(&byte)).flatten();
@@ -84,8 +83,8 @@ impl<T: Copy + PartialEq> ByLost<T> {
 }
 
 impl Joiner {
-    /// Takes in a finding; races are held back, all else passes at once. What a client says of its own
-    /// bytes is the last word on them, also that they were no request.
+    /// Takes in a finding; races are held back, everything else passes at once. What a client says of its own
+    /// bytes is the last word on them, even that they were no request.
     pub fn add(&mut self, finding: Finding, out: &mut Vec<Observation>) {
         let Finding { observation, lost } = finding;
         let (incident, lost) = match (observation, lost) {
@@ -136,7 +135,7 @@ impl Joiner {
         self.waiting.insert(id, (lost, incident));
     }
 
-    /// Lets go what has waited long enough at `now`.
+    /// Lets go of what has waited long enough by `now`.
     pub fn expire(&mut self, now: Nanos, out: &mut Vec<Observation>) {
         while let Some((id, _)) = self.waiting.first_key_value()
             && id.0 <= now
@@ -149,8 +148,8 @@ impl Joiner {
         }
     }
 
-    /// Views of the server's end that nobody was told of, since it was not known any more whether the client's end
-    /// had told of the same.
+    /// Views of the server's end that were not told, because it was no longer known whether the client's end
+    /// had already told of the same race.
     pub const fn untold(&self) -> u64 {
         self.untold
     }
@@ -161,7 +160,7 @@ impl Joiner {
         Some((id, lost, incident))
     }
 
-    /// Nobody joined it.
+    /// Nothing joined it.
     fn let_go(&mut self, id: Id, now: Nanos, out: &mut Vec<Observation>) {
         let Some((_, lost, incident)) = self.take(id) else { return };
         if incident.origin.role == Role::Server && now < self.gap_until {
@@ -185,7 +184,7 @@ impl Joiner {
         out.push(Observation::Incident(incident));
     }
 
-    /// Forgets the one that was told first; returns until when it should have been remembered.
+    /// Forgets the one that was told first; returns the time until which it should have been remembered.
     fn forget(&mut self) -> Option<Nanos> {
         let (until, role, lost) = self.told.pop_front()?;
         self.told_by.remove(lost, role);
@@ -226,7 +225,7 @@ mod tests {
         Finding { observation: Observation::Incident(incident), lost: Some(lost) }
     }
 
-    /// Both ends tell of each, the server's late: more than are remembered, in too short a time.
+    /// Both ends tell of each race, the server's end late: more than are remembered, in too short a time.
     #[test]
     fn what_was_forgotten_is_not_told_twice() {
         let lost = |n: u32| Lost { start: n * 1000, end: n * 1000 + 200, peer: 501 };
@@ -248,7 +247,7 @@ mod tests {
             assert_eq!((out.len(), joiner.untold()), (count as usize, forgotten));
             assert!(joiner.waiting_by.0.iter().all(HashMap::is_empty));
             assert!(joiner.told_by.0.iter().all(HashMap::is_empty));
-            // Long after, a server's end alone is told of again.
+            // Long after, a view of the server's end alone is told once more.
             joiner.add(race(Role::Server, Class::LateRequest, 200_000, lost(1)), &mut out);
             joiner.expire(Nanos(300_000_000_000), &mut out);
             assert_eq!(out.len(), count as usize + 1);
@@ -296,7 +295,7 @@ mod tests {
         check(vec![server(10, acked), client(11)], joined);
         // Told already: counted on the client's row only.
         check(vec![client(10), server(1_000, lost)], "client stale_write");
-        // Others' numbers, or too late.
+        // Different sequence numbers, or too late.
         let other = Lost { start: 100, end: 300, peer: 900 };
         check(vec![server(10, other), client(11)], "client stale_write; server late_request");
         // Told already, on the server's row: counted there only.
@@ -316,7 +315,7 @@ mod tests {
         let unread = race(Role::Server, Class::UnreadClose, 10, lost);
         check(vec![unread, mid_stream(11)], "client unread_close + server unread_close");
         check(vec![mid_stream(11)], "client mid_stream_reset");
-        // Of the rest of an upload it is not known where the request began.
+        // For the rest of an upload, it is not known where the request began.
         let unread = race(Role::Server, Class::UnreadClose, 10, lost);
         check(vec![unread, reset(None, 11)], "client mid_stream_reset");
         check(vec![client(10), client(10)], "client stale_write; client stale_write");

@@ -21,11 +21,11 @@ pub const CHECKED: &str = "2026-11-29";
 
 const HTTP: &[Protocol] = &[Protocol::Http];
 
-/// What has a pool behind one interface for any of them.
+/// For software whose pool serves any of them behind one interface.
 const SQL: &[Protocol] =
     &[Protocol::Postgres, Protocol::MySql, Protocol::SqlServer, Protocol::Oracle];
 
-/// Of proxies that forward bytes: all but HTTP, for which the same proxies have other settings.
+/// For proxies that forward bytes: all but HTTP, for which the same proxies have other settings.
 const TCP: &[Protocol] = &[
     Protocol::Postgres,
     Protocol::MySql,
@@ -41,10 +41,10 @@ const TCP: &[Protocol] = &[
     Protocol::Smtp,
 ];
 
-/// Of what never looks into connections.
+/// For what never looks into connections.
 const ANY: &[Protocol] = Protocol::ALL;
 
-/// Processes in which anybody's program runs: their names tell a language, and no library.
+/// Processes in which any program may run: their names tell a language, but no library.
 const RUNTIMES: &[&str] = &["node", "MainThread", "node-MainThread", "java", "python*", "dotnet"];
 
 /// A program, a library or a service, with all its settings of this kind.
@@ -55,8 +55,8 @@ pub struct Software {
     pub protocols: &'static [Protocol],
     /// Names of its processes (`comm`, at most 15 bytes). A `*` at either end stands for
     /// anything.
-    /// Of a library those of the runtimes in which it may be at work, where there are any; empty, too,
-    /// where it never runs on a host that we watch.
+    /// For a library, those of the runtimes in which it may be at work, if any; also empty where it never
+    /// runs on a host that we watch.
     pub processes: &'static [&'static str],
     pub knobs: &'static [Knob],
     /// What turns connection reuse towards servers off, ready to be pasted; empty if nothing does.
@@ -72,7 +72,7 @@ impl Software {
         is_one_of(name, self.processes)
     }
 
-    /// Whether it speaks that; what is not known is taken for HTTP.
+    /// Whether it speaks that protocol; an unknown one is taken for HTTP.
     pub fn speaks(&self, protocol: Protocol) -> bool {
         let protocol = if protocol == Protocol::Unknown { Protocol::Http } else { protocol };
         self.protocols.contains(&protocol)
@@ -89,7 +89,7 @@ impl Software {
     }
 }
 
-/// Towards whom a setting holds.
+/// Which connections a setting applies to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Side {
     /// Its own pool of connections to servers.
@@ -129,7 +129,7 @@ pub struct Knob {
     pub source: &'static str,
 }
 
-/// What holds if nobody sets it.
+/// The default that holds if nobody sets it.
 #[derive(Clone, Copy, Debug)]
 pub struct Default {
     /// Seconds; none where idle connections are kept without a limit.
@@ -146,13 +146,13 @@ pub enum Unit {
     /// Seconds, with a fraction if need be.
     Fraction,
     Milliseconds,
-    /// Milliseconds between rounds, each of which closes a part of what is idle: so many that the last of
-    /// [`ROUNDS`] is over in time.
+    /// Milliseconds between rounds, each of which closes a part of what is idle: short enough that the last
+    /// of [`ROUNDS`] is over in time.
     Rounds,
 }
 
-/// Rounds until the last idle connection is closed, where each closes about half of what has not been needed of
-/// late: of a pool of some hundred connections.
+/// Rounds until the last idle connection is closed, where each closes about half of those not needed lately:
+/// for a pool of some hundred connections.
 pub const ROUNDS: f64 = 12.0;
 
 /// The whole table.
@@ -170,14 +170,14 @@ pub fn all() -> impl Iterator<Item = &'static Software> + Clone {
     tables.into_iter().flatten()
 }
 
-/// Pools of databases, caches and brokers: libraries, which no process tells.
+/// Pools for databases, caches and brokers: libraries, which no process name gives away.
 pub fn pools() -> impl Iterator<Item = &'static Software> {
     pools::ALL.iter()
 }
 
 pub use pools::test_of;
 
-/// What ends idle web sockets and other upgraded connections in this one, towards either side, and its
+/// What ends idle web sockets and other upgraded connections in this software, towards either side, and its
 /// default in seconds.
 pub fn of_upgraded(name: &str) -> Option<(&'static str, f64)> {
     match name {
@@ -212,7 +212,7 @@ mod tests {
         for software in all() {
             let name = software.name;
             assert!(!name.is_empty() && !software.knobs.is_empty(), "{name}");
-            // What is unknown is nobody's own.
+            // Unknown is no software's own protocol.
             let is_any = software.protocols == ANY;
             let known = software.protocols.iter().filter(|one| **one != Protocol::Unknown);
             assert!(known.count() > 0, "{name}");

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use super::model::Nanos;
 
-/// At most so many values, of which each second has its share: a thousand connections that
-/// a reload closes at once do not push out what was known before.
+/// At most `SIZE` values, with a limited share for each second: a thousand connections that a reload closes
+/// at once do not push out what was known before.
 #[derive(Clone, Debug, Default)]
 pub struct Latest<const SIZE: u8 = 128>(Option<Box<Ring>>);
 
@@ -16,7 +16,7 @@ struct Ring {
     first: Entry,
     last: Entry,
     len: u8,
-    /// So many of the last have the same second.
+    /// How many of the last have the same second.
     in_second: u8,
     steps: Vec<u8>,
 }
@@ -102,7 +102,7 @@ impl<const SIZE: u8> Latest<SIZE> {
     const PER_SECOND: u8 = 16;
     const UNIT: Duration = Duration::from_micros(10);
 
-    /// Whether there was room.
+    /// Returns whether there was room.
     pub fn add(&mut self, time: Nanos, value: Duration) -> bool {
         let second = second(time);
         let value = u32::try_from(value.as_nanos() / Self::UNIT.as_nanos()).unwrap_or(u32::MAX);

@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 use super::event::Event;
 use super::model::Nanos;
 
-/// Rings there are.
+/// The number of rings.
 pub const RINGS: usize = 2;
 
 /// Room that is kept for the next time; what a burst took is given back.
@@ -29,7 +29,7 @@ impl Merge {
         }
     }
 
-    /// Takes out, in order, what is stamped up to `until`; of two at one time, the first ring's.
+    /// Takes out, in order, what is stamped up to `until`; of two with the same stamp, the first ring's comes first.
     pub fn take(&mut self, until: Nanos) -> Vec<Event> {
         let [a, b] = &mut self.0;
         let count = |events: &VecDeque<Event>| events.partition_point(|event| event.time <= until);

@@ -229,7 +229,7 @@ words! {
 }
 
 words! {
-    /// Whose bytes, FIN or RST ended the idle first.
+    /// Whose bytes, FIN or RST ended the idle time first.
     Closer {
         Peer = "peer",
         Local = "local",
@@ -240,11 +240,11 @@ words! {
 }
 
 impl Closer {
-    /// The two that close for themselves.
+    /// The two that close on their own account.
     pub const ENDS: [Self; 2] = [Self::Peer, Self::Local];
 
-    /// The end that it counts for, seen from one of that role. A request has to come before a middlebox's
-    /// close as before the server's.
+    /// The end that it counts for, seen from an end of that role. A request has to come before a middlebox's
+    /// close just as before the server's.
     #[must_use]
     pub const fn end(self, role: Role) -> Self {
         let [server, _] = role.sides();
@@ -256,7 +256,7 @@ impl Closer {
 }
 
 impl Role {
-    /// Whose closes are those of the side that answers requests, and of the one that sends them.
+    /// The closers that stand for the side that answers requests, and for the one that sends them.
     pub const fn sides(self) -> [Closer; 2] {
         match self {
             Self::Server => [Closer::Local, Closer::Peer],
@@ -266,7 +266,7 @@ impl Role {
 }
 
 words! {
-    /// What ended the idle.
+    /// What ended the idle time.
     How {
         Fin = "fin",
         Rst = "rst",
@@ -280,7 +280,7 @@ words! {
     Evidence {
         /// The connection was idle, and for exactly this long.
         Idle = "idle",
-        /// A short farewell ended the idle: the time is an upper bound (time since our last send).
+        /// A short farewell ended the idle time, so this is an upper bound (time since our last send).
         UpperBound = "upper_bound",
         /// Closed after data of ours that was acknowledged and not answered: a slow or crashed
         /// server, or an idle close after a control frame (`WINDOW_UPDATE`, pong).
@@ -297,7 +297,7 @@ words! {
 pub struct Process {
     pub name: Name,
     pub pid: u32,
-    /// What it belongs to, where its sockets do not tell: with cgroups of version 1.
+    /// What it belongs to, where its sockets do not tell: with version 1 cgroups.
     pub owner: Owner,
 }
 
@@ -306,7 +306,7 @@ pub struct Process {
 pub struct Name([u8; 16]);
 
 impl Name {
-    /// Up to the first zero; bytes that are no UTF-8 become `?`.
+    /// Up to the first zero; bytes that are not UTF-8 become `?`.
     pub fn new(mut comm: [u8; 16]) -> Self {
         let end = comm.iter().position(|byte| *byte == 0).unwrap_or(comm.len());
         let (name, rest) = comm.split_at_mut(end);
@@ -326,7 +326,7 @@ impl Name {
 }
 
 impl From<&str> for Name {
-    /// As the kernel would: what is too long is cut.
+    /// As the kernel would: too long a name is cut.
     fn from(text: &str) -> Self {
         let mut comm = [0; 16];
         for (to, from) in comm.iter_mut().zip(text.bytes().take(15)) {
@@ -364,7 +364,7 @@ pub struct Origin {
     pub rtt: Option<Duration>,
 }
 
-/// The end of a connection's idle: a FIN or RST of either side.
+/// The end of a connection's idle time: a FIN or RST of either side.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Close {
     pub time: Nanos,
@@ -514,7 +514,7 @@ mod tests {
         check(b"", "");
         check("größer".as_bytes(), "größer");
         check(b"sixteen bytes ok", "sixteen bytes ok");
-        // Cut within a character, and no UTF-8 at all.
+        // Cut within a character, and not UTF-8 at all.
         check(b"fourteen is \xe2\x82", "fourteen is ??");
         check(b"\xffa\xfeb", "?a?b");
         // What is behind the end does not count.

@@ -1,4 +1,4 @@
-//! Histograms as Prometheus calls native: buckets by a fixed rule, as many as there are values for.
+//! Histograms that Prometheus calls native: buckets by a fixed rule, as many as there are values for.
 //!
 //! Bucket `i` of schema `s` holds what is above `base^(i-1)` and up to `base^i`, with `base` =
 //! 2^(2^-s). Where there are too many, two neighbours become one, which is the next lower schema; it
@@ -9,7 +9,7 @@ use std::time::Duration;
 /// Eight buckets to a power of two, each 9 % wider than the one before.
 pub const SCHEMA: i32 = 3;
 
-/// Up to here in seconds, all is zero: 2^-20, a microsecond.
+/// Up to here in seconds, everything counts as zero: 2^-20, a microsecond.
 pub const ZERO_THRESHOLD: f64 = 1.0 / 1_048_576.0;
 
 /// As many as most client libraries advise.
@@ -104,7 +104,7 @@ impl Native {
         self.schema as i32
     }
 
-    /// Count of what is zero.
+    /// The count of zero values.
     pub const fn zero(&self) -> u64 {
         self.zero
     }
@@ -160,7 +160,7 @@ impl Native {
 /// The bucket of the finest schema.
 fn index(seconds: f64) -> i16 {
     const FRACTION: u32 = f64::MANTISSA_DIGITS - 1;
-    /// Of the numbers from 0.5 to 1.
+    /// The exponent of the numbers from 0.5 to 1.
     const HALF: u64 = 1022;
     let bits = seconds.to_bits();
     let fraction = f64::from_bits(bits & ((1 << FRACTION) - 1) | HALF << FRACTION);
@@ -258,7 +258,7 @@ mod tests {
         assert_eq!(one, other);
         assert_eq!((one.schema(), total(&one)), (2, 285));
         assert_eq!(one.since(&few), many);
-        // From a microsecond to a month and beyond, all is said.
+        // From a microsecond to a month and beyond, everything is covered.
         let mut all = Native::default();
         (0..640).for_each(|i| all.add(Duration::from_secs_f64(1e-6 * 1.05_f64.powi(i))));
         assert!(all.cells.len() <= MAX_CELLS && all.schema() == 1, "{}", all.schema());

@@ -1,11 +1,11 @@
-//! Who closes idle connections first, of late: the order that everything is about.
+//! Which side closes idle connections first at present: the order that everything is about.
 
 use std::time::Duration;
 
 use super::model::{Closer, Nanos};
 
-/// The latest closes by whom they were, of which each second has its share: a reload that closes
-/// a thousand connections is not a thousand times as telling as one timeout.
+/// Which side made the latest closes, with a limited share for each second: a reload that closes a thousand
+/// connections is not a thousand times as telling as one timeout.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Order {
     /// The latest is the lowest bit; set for the peer.
@@ -42,7 +42,7 @@ impl Order {
         self.row = Some((closer, row.1.saturating_add(1), row.2));
     }
 
-    /// A request was lost: whatever row there was has not prevented it.
+    /// A request was lost: whatever row there was did not prevent it.
     pub fn note_race(&mut self) {
         self.row = None;
     }
@@ -56,7 +56,7 @@ impl Order {
         }
     }
 
-    /// The last so many closes were all by that side, and there was no race since.
+    /// How many of the latest closes in a row were all by that side, with no race since.
     pub fn in_a_row(&self, closer: Closer) -> u32 {
         self.row.filter(|(other, ..)| *other == closer).map_or(0, |(_, row, _)| row)
     }
@@ -67,7 +67,7 @@ impl Order {
         row.map_or(Duration::ZERO, |(.., since)| now.since(since))
     }
 
-    /// The share of the other side in what came before that row, as far as it is known.
+    /// The other side's share of what came before that row, as far as it is known.
     pub fn share_before_row(&self, closer: Closer) -> Option<f64> {
         let row = self.in_a_row(closer).min(self.count);
         let other = match closer {

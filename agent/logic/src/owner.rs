@@ -1,8 +1,7 @@
-//! What a socket belongs to: a pod's container, a container, a unit of systemd; read from the path
-//! of its cgroup.
+//! What a socket belongs to: a pod's container, a container, a systemd unit; read from the path of its cgroup.
 //!
-//! A process or a thread is not an owner: the kernel knows it only while it writes or closes, and
-//! there are many. A cgroup is known at every event, also in softirq.
+//! A process or a thread is not an owner: the kernel knows it only while it writes or closes, and there are
+//! many. A cgroup is known at every event, even in softirq.
 
 use std::sync::Arc;
 
@@ -26,11 +25,11 @@ impl Owner {
 /// a unit that is started again comes back to its own.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Place {
-    /// As the API server has it; of a static pod the hash of its configuration.
+    /// As the API server has it; for a static pod, the hash of its configuration.
     pub pod_uid: Option<Box<str>>,
     /// 64 hexadecimal digits.
     pub container_id: Option<Box<str>>,
-    /// Where there is neither: a unit of systemd, or the last part of the path.
+    /// Where there is neither: a systemd unit, or the last part of the path.
     pub unit: Option<Box<str>>,
 }
 
@@ -38,7 +37,7 @@ pub struct Place {
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct End {
     pub namespace: Option<Arc<str>>,
-    /// Name of the Deployment, of the Service and so on; outside Kubernetes of the unit.
+    /// Name of the Deployment, of the Service and so on; outside Kubernetes, of the unit.
     pub workload: Option<Arc<str>>,
     pub pod: Option<Arc<str>>,
     /// Its name; the first digits of its id where that is all that is known.
@@ -67,9 +66,9 @@ impl End {
 const SHORT_ID: usize = 12;
 
 impl Place {
-    /// From a path below the root of the hierarchy (`/system.slice/nginx.service`); none for the
-    /// root itself. What stands before the part of Kubernetes does not matter: a node may be a
-    /// container itself, and the path be relative to the agent's own cgroup.
+    /// From a path below the root of the hierarchy (`/system.slice/nginx.service`); none for the root itself.
+    /// What precedes the part of Kubernetes does not matter: a node may itself be a container, and the path
+    /// relative to the agent's own cgroup.
     pub fn of(path: &str) -> Option<Self> {
         let mut place = Self::default();
         let mut last = None;
@@ -181,7 +180,7 @@ mod tests {
         check(&format!("/docker/{}/{inner}/cri-containerd-<id>.scope", "a".repeat(64)), pod);
         check(&format!("/docker/{}/{inner}", "a".repeat(64)), "pod <uid>");
         check("/../../kubepods-besteffort-pod<uid_>.slice/cri-containerd-<id>.scope", pod);
-        // Other ways of containerd.
+        // Other forms that containerd uses.
         check("/k8s.io/<id>", "container <id>");
         check("/system.slice/containerd.service/kubepods-pod<uid_>.slice:cri-containerd:<id>", pod);
         // Containers alone.
@@ -197,7 +196,7 @@ mod tests {
             "/user.slice/user-1000.slice/user@1000.service/app.slice/a.service",
             "unit a.service",
         );
-        // A user may give his cgroups any name.
+        // A user may give cgroups of their own any name.
         let own = "/user.slice/user-1000.slice/user@1000.service/x-pod<uid_>.slice";
         check(&format!("{own}/cri-containerd-<id>.scope"), "unit cri-containerd-<id>.scope");
         check("/lxc.payload.web/system.slice/nginx.service", "unit nginx.service");

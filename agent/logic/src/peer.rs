@@ -19,7 +19,7 @@ pub enum Peer {
 }
 
 impl Peer {
-    /// From what it displays as.
+    /// Parses the form that it displays as.
     pub fn parse(text: &str) -> Option<Self> {
         if let Some((port, ip)) = text.strip_prefix(':').and_then(|text| text.split_once(" from "))
         {
@@ -45,7 +45,7 @@ impl fmt::Display for Peer {
 pub struct RowKey {
     /// Inode number of the network namespace.
     pub netns: u32,
-    /// Which of those in the namespace.
+    /// Which owner in that namespace.
     pub owner: Owner,
     pub peer: Peer,
 }
@@ -68,7 +68,7 @@ impl RowKey {
         }
     }
 
-    /// The other end; of a client the port is ephemeral, and 0 here.
+    /// The other end; a client's port is ephemeral, and 0 here.
     pub const fn remote(&self) -> Endpoint {
         match self.peer {
             Peer::Client(server) => server,

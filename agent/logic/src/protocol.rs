@@ -1,7 +1,7 @@
-//! What a connection speaks, from who serves it: the process if it is known, else the port.
+//! What a connection speaks, judged by what serves it: the process if it is known, else the port.
 //!
-//! It decides whose settings are named, and in which words. A proxy speaks whatever it forwards,
-//! and a runtime whatever runs in it: of these, too, the port tells.
+//! It decides whose settings are named, and in which words. A proxy speaks whatever it forwards, and a
+//! runtime whatever runs in it: for these, too, the port tells.
 
 use super::knobs::{self, Side};
 use super::model::{Role, words};
@@ -21,7 +21,7 @@ words! {
         Mqtt = "mqtt",
         Ldap = "ldap",
         Smtp = "smtp",
-        /// Neither process nor port tells. Most of these are HTTP, and are treated like it.
+        /// Neither process nor port tells. Most of these are HTTP, and are treated as such.
         Unknown = "unknown",
     }
 }
@@ -39,7 +39,7 @@ impl Protocol {
         if spoken.any(|protocol| protocol == by_port) { by_port } else { first.unwrap_or(by_port) }
     }
 
-    /// The port's own protocol: as IANA has it, or as its servers come by default.
+    /// The port's own protocol: as IANA has it, or as its servers use it by default.
     const fn of_port(port: u16) -> Self {
         match port {
             80 | 443 | 591 | 8008 | 8080 | 8443 => Self::Http,
@@ -59,7 +59,7 @@ impl Protocol {
         }
     }
 
-    /// Whether proxies stand before its servers, which keep connections for a minute or so. Of the
+    /// Whether proxies, which keep connections for a minute or so, stand in front of its servers. For the
     /// others the client is a pool, and most pools keep connections for as long as they can.
     pub const fn is_http(self) -> bool {
         matches!(self, Self::Http | Self::Unknown)
@@ -82,17 +82,17 @@ impl Protocol {
     }
 }
 
-/// What is known of the two ends, beside what was measured.
+/// What is known of the two ends, besides what was measured.
 #[derive(Clone, Copy, Debug)]
 pub struct Ends<'a> {
-    /// The processes, of those ends that are on this host.
+    /// The processes of those ends that are on this host.
     client: Option<&'a str>,
     server: Option<&'a str>,
     pub protocol: Protocol,
 }
 
 impl<'a> Ends<'a> {
-    /// Of a row of this role, with the server's port. `other` is the process at the far end.
+    /// For a row of this role, with the server's port. `other` is the process at the far end.
     pub fn new(
         role: Role,
         port: Option<u16>,
@@ -129,7 +129,7 @@ mod tests {
         check(Some(25), None, Protocol::Smtp);
         check(Some(34567), None, Protocol::Unknown);
         check(None, None, Protocol::Unknown);
-        // On whatever port.
+        // On any port.
         check(Some(34567), Some("postgres"), Protocol::Postgres);
         check(Some(8080), Some("redis-server"), Protocol::Redis);
         check(Some(5432), Some("gunicorn"), Protocol::Http);
@@ -137,7 +137,7 @@ mod tests {
         // A name that says nothing.
         check(Some(27017), Some("conn17"), Protocol::MongoDb);
         check(Some(34567), Some("made-up"), Protocol::Unknown);
-        // What only requests does not serve.
+        // What only sends requests does not serve.
         check(Some(34567), Some("curl"), Protocol::Unknown);
     }
 

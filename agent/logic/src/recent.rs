@@ -1,4 +1,4 @@
-//! Bounded memory of connections that are past their FIN: what userspace keeps, all of it.
+//! Bounded memory of connections that are past their FIN: this is all that userspace keeps.
 
 use std::hash::Hash;
 use std::time::Duration;
@@ -10,8 +10,8 @@ use super::model::Nanos;
 /// Entries whose room is not worth giving back.
 const ROOM: usize = 256;
 
-/// A map that forgets what is older than `keep` when it is full, and pushes out (and counts) the
-/// older half of the rest where that gives no room.
+/// A map that forgets what is older than `keep` when it is full, and pushes out (and counts) the older half
+/// of the rest where that frees no room.
 #[derive(Debug)]
 pub struct Recent<K, V> {
     entries: HashMap<K, (Nanos, V)>,
@@ -19,7 +19,7 @@ pub struct Recent<K, V> {
     keep: Duration,
     /// Entries pushed out for lack of room.
     pub refused: u64,
-    /// When the youngest of those that left a full map had come: what came later is all there.
+    /// When the youngest of those that left a full map had come: everything that came later is still there.
     pub left_until: Nanos,
 }
 
@@ -55,7 +55,7 @@ impl<K: Hash + Eq, V> Recent<K, V> {
                 let before = self.entries.len();
                 let mut stamps: Vec<_> = self.entries.values().map(|(stamp, _)| *stamp).collect();
                 let (_, middle, _) = stamps.select_nth_unstable(before / 2);
-                // Of those of that very moment, as many as it takes.
+                // Of the entries of that very moment, as many as it takes.
                 let mut rest = before - before / 2;
                 self.entries.retain(|_, (stamp, _)| {
                     let stays = *stamp >= *middle && rest > 0;

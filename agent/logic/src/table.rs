@@ -1,9 +1,9 @@
 //! Everything that was observed, by peer and by port, in bounded memory.
 //!
-//! What surprises: a row or a port can leave, since the table is full, or since nothing is seen of it any
-//! more. Where it is full, one leaves of whoever holds most ([`shares`]). The counts of what left stay, in
-//! the row `other` of its role or with those that are shown under the same labels ([`Left`]), so
-//! that a sum over the rows never goes back.
+//! Note that a row or a port can leave, because the table is full, or because it is no longer seen. Where the
+//! table is full, the largest holder loses one ([`shares`]). The counts of what left stay, in the row `other`
+//! of its role or with those that are shown under the same labels ([`Left`]), so that a sum over the rows
+//! never goes back.
 
 mod counts;
 mod export;
@@ -37,7 +37,7 @@ pub use survey::{Badness, Picture, Survey};
 /// Roll-ups: a port of an owner in a namespace.
 const MAX_PORTS: usize = 4096;
 
-/// A row that raced, or that told us something, is kept this long after, unless its holder has too many.
+/// A row that raced, or that told us something, is kept this long afterwards, unless its holder has too many.
 const KEPT: Duration = Duration::from_hours(1);
 
 /// Observations after which a row is more than a passer-by; an estimate needs as many closes.
@@ -54,7 +54,7 @@ pub struct Row {
     since: Nanos,
     last_seen: Nanos,
     last_race: Option<Nanos>,
-    /// By which collection for a scrape it was taken last.
+    /// The collection for a scrape that last took it.
     taken: u32,
     pairing: Pairing,
 }
@@ -79,11 +79,11 @@ impl Row {
     }
 }
 
-/// The part of the table, one in so many, that the peers of a port may take from those that race before they race
-/// themselves.
+/// The part of the table, one in this many, that the peers of a port may take from those that race before
+/// they race themselves.
 const OF_PORT: usize = 16;
 
-/// How much a row matters to its holder; within a rank, those that were quiet the longest go first.
+/// How much a row matters to its holder; within a rank, those that were quiet for longest go first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Rank {
     /// Seen a few times: all that a flood of addresses can make.
@@ -102,7 +102,7 @@ pub struct Port {
     last_seen: Nanos,
     /// Where it stands in the order of eviction.
     since: Nanos,
-    /// By which collection for a scrape it was taken last.
+    /// The collection for a scrape that last took it.
     taken: u32,
 }
 
@@ -127,23 +127,23 @@ pub struct Table {
     pairs: Pairs,
     /// Every row by rank, then by age.
     order: BTreeSet<Place<usize>>,
-    /// The same by holder: from the largest share one has to leave.
+    /// The same by holder: one of the largest share has to leave.
     shares: Shares<usize>,
     other_client: Stats,
     other_server: Stats,
     ports: HashMap<PortKey, Box<Port>>,
     port_shares: Shares<PortKey>,
-    /// What ports had counted that left, by role: clients', servers'.
+    /// What ports that left had counted, by role: clients', servers'.
     other_ports: [Counts; 2],
-    /// Those that left since the last scrape had shown them.
+    /// Those that left since the last scrape that showed them.
     left_rows: Vec<Left<RowKey>>,
     left_ports: Vec<Left<PortKey>>,
-    /// Of whom nothing is seen for so long, he leaves; none ever does without it.
+    /// Whatever has not been seen for this long leaves; without a limit, nothing ever does.
     stale_after: Option<Duration>,
     stale: u64,
-    /// The number of the collection under way, or of none.
+    /// The number of the collection under way; between collections, one that none has.
     scrape: u32,
-    /// What rows, what ports had counted that left after that had taken them.
+    /// Counts of rows, and of ports, that left after that collection had taken them.
     gone: [Counts; 2],
     gone_ports: [Counts; 2],
     evictions: u64,
@@ -185,12 +185,12 @@ impl Table {
         }
     }
 
-    /// Lets peers and ports leave of which nothing is seen for so long; they do at the next scrape.
+    /// Lets peers and ports leave once they have not been seen for this long; they do so at the next scrape.
     pub const fn forget_after(&mut self, quiet: Duration) {
         self.stale_after = Some(quiet);
     }
 
-    /// What to keep beside the counts; to be said before anything is added.
+    /// Sets what to keep besides the counts; to be called before anything is added.
     pub fn keep(&mut self, keeps: Keeps) {
         self.keeps = keeps;
         self.other_client = self.new_stats();
@@ -331,7 +331,7 @@ impl Table {
         self.stale_after.is_some_and(|after| now.since(last_seen) > after)
     }
 
-    /// Lets a row leave; the last one comes into its slot.
+    /// Lets a row leave; the last one moves into its slot.
     fn remove_row(&mut self, slot: usize) {
         let last = self.rows.len().wrapping_sub(1);
         let Some(row) = self.rows.get(slot) else { return };
@@ -350,7 +350,7 @@ impl Table {
         self.stale += 1;
     }
 
-    /// Sees to it that nothing is lost of what a row had counted.
+    /// Makes sure that nothing a row had counted is lost.
     fn let_go(&mut self, row: &Row) {
         let (shown, rest) = row.stats.parts();
         if let Some(rest) = rest {
@@ -388,10 +388,10 @@ impl Table {
         }
     }
 
-    /// The place in the order of the row to evict for a newcomer of this port, which races or not.
+    /// The place in the order of the row to evict for a newcomer of this port, which may race or not.
     ///
-    /// First those that have been quiet for an hour. Then of the largest share the fleeting, the telling, and those
-    /// that race: a flood of what seems to matter takes no more than its own.
+    /// First those that have been quiet for an hour. Then, within the largest share, the fleeting, the
+    /// telling, and those that race: a flood of what seems to matter takes no more than its own.
     fn victim(&self, newcomer: &PortKey, now: Nanos, is_race: bool) -> Option<Place<usize>> {
         let first = |rank| self.order.range((rank, Nanos(0), 0)..).next().copied();
         let quiet = [Rank::Racing, Rank::Telling].into_iter().filter_map(first);
@@ -404,7 +404,7 @@ impl Table {
         (lowest.0 < Rank::Racing || is_race || !has_part).then_some(lowest)
     }
 
-    /// Finds the verdicts anew.
+    /// Works out the verdicts anew.
     pub fn assess(&mut self, now: Nanos) {
         for slot in 0..self.rows.len() {
             self.assess_row(slot, now);
@@ -417,7 +417,7 @@ impl Table {
         }
     }
 
-    /// The idle timeout of `closer`: of the row if it has told one, else of its port.
+    /// The idle timeout of `closer`: the row's if it has shown one, else its port's.
     pub fn estimate(&self, key: &RowKey, closer: Closer) -> Option<Estimate> {
         let of_row = self.row(key).and_then(|row| row.stats.timeout(closer));
         of_row.or_else(|| self.port(&key.port())?.stats.timeout(closer))
@@ -455,7 +455,7 @@ impl Table {
         let is_over = idle > self.threshold;
         let is_outlived = || self.is_outlived(&key, idle);
         match estimate {
-            // Nobody closed: there is only a limit that the gap was over.
+            // Nothing closed: there is only a limit that the gap exceeded.
             _ if is_over && incident.class == Class::SilentDrop => Cause::Idle,
             Some(estimate) if is_over && estimate.is_reached(idle, rtt, is_outlived) => Cause::Idle,
             _ if self.burst(&key, incident.time) => Cause::Rollout,
@@ -535,7 +535,7 @@ impl Table {
     }
 }
 
-/// Of two for clients and servers.
+/// Picks from a pair for clients and servers.
 const fn of_role<T>([client, server]: &mut [T; 2], role: Role) -> &mut T {
     match role {
         Role::Server => server,

@@ -1,8 +1,8 @@
 //! Follows sockets from their FIN or RST to their end, and hands what it has seen to [`turn`], which says
 //! what became of bytes at risk.
 //!
-//! In the steady state nothing is kept: an entry exists for a socket past a FIN or RST, for a write after
-//! a gap until it is answered for, and for our own recent closes. All of it is bounded.
+//! In the steady state nothing is kept: an entry exists for a socket past a FIN or RST, for a write after a
+//! gap until it is accounted for, and for our own recent closes. All of it is bounded.
 
 mod after_reset;
 mod habits;
@@ -26,10 +26,10 @@ use super::owner::Owner;
 use super::recent::Recent;
 use super::turn::{self, Asked, AtRisk, Ended, Known, ServerEnd, Settings};
 
-/// How long a small write is held back, beside two round trips: a farewell if our FIN follows.
+/// How long a small write is held back, in addition to two round trips: a farewell if our FIN follows.
 const HOLD: Duration = Duration::from_millis(100);
 
-/// How long an outcome is waited for, beside eight round trips.
+/// How long an outcome is waited for, in addition to eight round trips.
 const OUTCOME: Duration = Duration::from_secs(2);
 
 /// After the start, or after a loss, requests without a known close are not judged: TIME_WAIT
@@ -39,10 +39,10 @@ const TIME_WAIT: Duration = Duration::from_mins(1);
 /// How often room is given back.
 const TIDY: Duration = Duration::from_mins(1);
 
-/// Most sockets past a FIN, past a RST, and closes of our own.
+/// The most sockets past a FIN, past an RST, and closes of our own.
 const LIMIT: usize = 16_384;
 
-/// Most sockets of whose last gap something is kept: many, since every connection that is used now and
+/// The most sockets whose last gap is kept in some form: many, since every connection that is used now and
 /// then is among them.
 const GAPS: usize = 65_536;
 
@@ -112,7 +112,7 @@ struct OurClose {
     /// How far our application had read.
     read_to: u32,
     sent_fin: bool,
-    /// Our last words, if it had such: as long as the client's own where those are TLS alerts.
+    /// The length of our last words, if there were any: as long as the client's own where those are TLS alerts.
     said: Option<u32>,
     /// These were a GOAWAY: what comes later is not acted on, and its client knows.
     has_gone_away: bool,
@@ -152,7 +152,7 @@ impl Served {
 #[derive(Debug, Default)]
 struct Listening {
     sockets: u32,
-    /// Whose accepted sockets are: learned as they close, where the listener was there before us.
+    /// Who owns accepted sockets: learned as they close, where the listener was there before us.
     owner: Owner,
 }
 
@@ -179,7 +179,7 @@ pub struct Tracker {
     closes_of: Recent<[Endpoint; 2], Tuple>,
     /// Sockets that an RST has ended, until they are let go of.
     dead: Recent<SockKey, Dead>,
-    /// Requests that hang and were told: by socket, as they were told.
+    /// Requests that hang and have been told: by socket, as they were told.
     pending: Recent<SockKey, Finding>,
     habits: Habits,
     /// By network namespace and port.
@@ -241,7 +241,7 @@ impl Tracker {
         self.asked.refused + self.answered.refused + self.dead.refused
     }
 
-    /// Closes of our own that were forgotten before their time: where there are many a second.
+    /// Closes of our own that were forgotten early: this happens where there are many per second.
     pub fn forgotten(&self) -> u64 {
         self.closed.refused
     }
@@ -268,7 +268,7 @@ impl Tracker {
         if self.refused() != refused {
             self.note_loss(event.time);
         }
-        // Only what is not known says nothing: the latest closes still are.
+        // Only an unknown connection says nothing: the latest closes are still known.
         if self.forgotten() != forgotten {
             self.blind_until = self.blind_until.max(event.time + TIME_WAIT);
         }
@@ -307,7 +307,7 @@ impl Tracker {
         }
     }
 
-    /// Lets pass what was waited for until `now`, a time up to which all events have come.
+    /// Stops waiting for what was due by `now`, a time up to which all events have come.
     pub fn expire(&mut self, now: Nanos) {
         while let Some(Reverse((due, timer, key))) = self.timers.peek().copied()
             && due <= now
@@ -321,7 +321,7 @@ impl Tracker {
         }
     }
 
-    /// Gives back the room that a burst took. Of what is kept, only our own closes leave for their
+    /// Gives back the room that a burst took. Of what is kept, only our own closes leave because of their
     /// age: the others wait for a close that is still to come.
     fn tidy(&mut self, now: Nanos) {
         self.closed.forget(now);
@@ -359,7 +359,7 @@ impl Tracker {
         self.say(Observation::Close(close), None);
     }
 
-    /// The end of the run: what still waits for its outcome is told without.
+    /// The end of the run: what still waits for its outcome is told without one.
     pub fn finish(&mut self, now: Nanos) {
         for key in self.followed.keys() {
             self.tell_unknown(key, now);
@@ -369,8 +369,7 @@ impl Tracker {
         }
     }
 
-    /// Sets a timer. There are at most a few for each thing that is kept; beyond, the oldest goes off
-    /// early.
+    /// Sets a timer. There are at most a few for each thing that is kept; beyond that, the oldest goes off early.
     fn set_timer(&mut self, due: Nanos, timer: Timer, key: SockKey) {
         if self.timers.len() >= 4 * LIMIT
             && let Some(Reverse((oldest, timer, key))) = self.timers.pop()

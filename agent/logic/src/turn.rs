@@ -24,8 +24,8 @@
 //! | on a socket that an RST had ended | an error of the call | `write_after_reset` |
 //! | otherwise | RST | `mid_stream_reset` |
 //!
-//! The surprise: in ESTABLISHED an RST's own ACK is not yet applied when it is seen, so `snd_una` may be
-//! too low there.
+//! One surprise: in ESTABLISHED an RST's own ACK is not yet applied when it is seen, so `snd_una` may be too
+//! low there.
 
 mod after_fin;
 mod our_close;
@@ -50,7 +50,7 @@ pub use our_close::{AtOurClose, hangs, how, our_abort, our_fin, timed_out};
 pub use peer_fin::{AtFin, peer_fin};
 pub use reset::{AtReset, reset, write_after_reset};
 
-/// Beside a round trip: what comes this soon after another thing may be one with it. Where nothing but
+/// In addition to a round trip: what comes this soon after something else may be one with it. Used where only
 /// time is left to tell, and for what a close says of a timeout; such a class is inferred.
 pub const AT_ONCE: Duration = Duration::from_millis(50);
 
@@ -61,8 +61,8 @@ pub const BEFORE_CLOSE: Duration = Duration::from_millis(1);
 /// Within this time, an event loop has dealt with the RST that woke it.
 const REACTION: Duration = Duration::from_millis(10);
 
-/// What may come unread with a FIN and still be the reason of an idle close in words, which some
-/// servers send: `PostgreSQL` 15's for `idle_session_timeout` takes 116 bytes. Makes no class.
+/// How much may come unread with a FIN and still be the words that some servers send to explain an idle
+/// close: `PostgreSQL` 15's for `idle_session_timeout` take 116 bytes. Decides no class.
 const IDLE_MESSAGE_BYTES: u32 = 192;
 
 /// What holds for a whole run.
@@ -73,7 +73,7 @@ pub struct Settings {
     pub threshold: Duration,
     /// A hook sees writes: what it did not record did not happen.
     pub sees_writes: bool,
-    /// A hook sees sockets end: what a socket's owner knew by then is told.
+    /// A hook sees sockets end: it tells what a socket's owner knew by then.
     pub sees_ends: bool,
     /// When the programs were attached.
     pub start: Nanos,
@@ -92,7 +92,7 @@ pub struct Asked {
     pub start: u32,
     /// `rcv_nxt` then: an answer moves it.
     pub rcv_nxt: u32,
-    /// What of the peer's the application had not read then.
+    /// How much of the peer's data the application had not read then.
     pub unread: u32,
     /// Bytes of the peer's last segment before it; 0 where that is not known.
     pub last_heard: u32,
@@ -122,33 +122,33 @@ pub enum AskedKind {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Answer {
     None,
-    /// Bytes that do not acknowledge it: the peer's parting words, sent before they had it.
+    /// Bytes that do not acknowledge it: the peer's parting words, sent before it had arrived.
     Parting,
-    /// Bytes that acknowledge a request in TLS, and are no more than an alert: the server had it, and
-    /// closed instead of an answer.
+    /// Bytes that acknowledge a request in TLS, and are no more than an alert: the server had it, and closed
+    /// instead of answering.
     Alert,
     Answered,
 }
 
-/// Bytes of a sealed alert (two bytes): TLS 1.3, and 1.2 with `ChaCha20` or GCM. No answer is as short.
+/// Bytes of a sealed alert (two bytes): TLS 1.3, and 1.2 with `ChaCha20` or GCM. No answer is that short.
 const ALERTS: [u32; 3] = [24, 23, 31];
 
 /// Bytes of a sealed GOAWAY without debug data (17 bytes, RFC 9113, 6.8), likewise.
 const GOAWAYS: [u32; 3] = [39, 38, 46];
 
-/// Whether so many bytes that came after a silence may be last words, in what our own bytes are of.
+/// Whether this many bytes after a silence may be last words, given what our own bytes were.
 fn may_be_words(word: Word, bytes: u32) -> bool {
     bytes <= FEW_BYTES || (bytes <= IDLE_MESSAGE_BYTES && word != Word::Unknown)
 }
 
-/// Whether last words of so many bytes, in a connection that speaks TLS, were a GOAWAY, alone or with the
+/// Whether last words of this many bytes, on a connection that speaks TLS, were a GOAWAY, alone or with the
 /// alert that follows it.
 pub fn is_goaway(word: Word, bytes: u32) -> bool {
     let is_pair = |(goaway, alert): (&u32, &u32)| bytes == *goaway || bytes == goaway + alert;
     word == Word::Sealed && GOAWAYS.iter().zip(&ALERTS).any(is_pair)
 }
 
-/// A request that was written past the peer's farewell of so many bytes.
+/// A request that was written past the peer's farewell, which had this many bytes.
 fn past_farewell(word: Word, farewell: u32, gap: Duration, certainty: Certainty) -> Told {
     if is_goaway(word, farewell) {
         Told::inferred(Class::AfterGoaway, Some(gap))
@@ -158,7 +158,7 @@ fn past_farewell(word: Word, farewell: u32, gap: Duration, certainty: Certainty)
 }
 
 impl Asked {
-    /// As a record of a write tells it.
+    /// From the record of a write.
     pub fn of(event: &Event, role: Role, kind: AskedKind, silence: Duration, ticks: Ticks) -> Self {
         let raw = &event.raw;
         Self {
@@ -181,7 +181,7 @@ impl Asked {
         }
     }
 
-    /// The gap before it, if it may have been a request. After the peer's farewell, the silence is.
+    /// The gap before it, if it may have been a request. After the peer's farewell, the silence counts as one.
     pub fn gap(&self) -> Option<Duration> {
         match self.kind {
             _ if !self.word.may_ask() => None,
@@ -192,7 +192,7 @@ impl Asked {
         }
     }
 
-    /// The gap before it, if it was an exchange and no farewell: what a reuse says.
+    /// The gap before it, if it was an exchange and not a farewell: what a reuse reports.
     pub fn reuse_gap(&self) -> Option<Duration> {
         match (self.role, self.kind) {
             _ if self.word == Word::Farewell => None,
@@ -203,7 +203,7 @@ impl Asked {
         }
     }
 
-    /// Whether a close that follows must say whether it asked anything.
+    /// Whether only the close that follows can tell if it asked anything.
     pub fn is_doubtful(&self) -> bool {
         self.word.is_doubtful() && self.is_short()
     }
@@ -223,8 +223,8 @@ impl Asked {
             && may_be_words(self.word, self.unread)
     }
 
-    /// Whether it was written with an answer unread that somebody had asked for: more of the same, as an
-    /// upload goes on that was answered early.
+    /// Whether it was written while an answer that had been asked for was unread: more of the same, as when
+    /// an upload goes on after an early answer.
     fn continues(&self) -> bool {
         self.unread > 0 && !self.came_after_words() && self.word != Word::Request
     }
@@ -239,7 +239,7 @@ impl Asked {
         event.raw.rcv_nxt.wrapping_sub(self.rcv_nxt).saturating_sub(fin.into())
     }
 
-    /// What came back. Bytes that acknowledge it and come after it are its answer, however few, but for a
+    /// What came back. Bytes that acknowledge it and come after it are its answer, however few, except for a
     /// TLS alert.
     fn answer(&self, event: &Event, ticks: Ticks, fin: bool) -> Answer {
         let raw = &event.raw;
@@ -263,7 +263,7 @@ impl Asked {
     }
 }
 
-/// What is known of a connection beside the record at hand.
+/// What is known of a connection besides the record at hand.
 #[derive(Clone, Copy, Debug)]
 pub struct Known<'a> {
     pub role: Role,
@@ -280,8 +280,8 @@ pub struct ServerEnd {
     /// Its kernel, and its application.
     pub received: u32,
     pub read: u32,
-    /// It had sent a FIN, and it was this end that answered the request: what is on the way lets through
-    /// what it is given, and the FIN alone was lost.
+    /// It had sent a FIN, and it was this end that answered the request: whatever is in between lets through
+    /// what it is given, and only the FIN was lost.
     pub is_fin_lost: bool,
 }
 
@@ -290,14 +290,14 @@ pub struct ServerEnd {
 enum Had {
     /// It came later.
     Nothing,
-    /// Its kernel alone, or its application some of it, or all.
+    /// Only its kernel, or its application some of it, or all.
     Unread,
     Part,
     All,
 }
 
 impl Known<'_> {
-    /// What the server had of what began at `start`: on this host.
+    /// What the server, if it is on this host, had of the bytes that began at `start`.
     fn had(&self, start: u32, end: u32) -> Option<Had> {
         let ServerEnd { received, read, .. } = self.server?;
         Some(if distance(received, start) <= 0 {
@@ -311,8 +311,8 @@ impl Known<'_> {
         })
     }
 
-    /// The gap before a request of ours that was not told: a write without a record had none, unless no
-    /// hook was there to see it. Then stamps are all there is, and cannot tell a long upload from one.
+    /// The gap before a request of ours that was not told: a write without a record had none, unless no hook
+    /// was there to see it. Then stamps are all there is, and they cannot tell a long upload from a gap.
     fn unseen_gap(&self, stamps: &Stamps) -> Option<Duration> {
         let gap = Some(stamps.sent_after).filter(|gap| *gap > self.settings.threshold);
         if self.settings.sees_writes { None } else { gap }
@@ -390,7 +390,7 @@ pub enum AtRisk {
         class: Class,
         certainty: Certainty,
         gap: Option<Duration>,
-        /// What was written, and whether that leaves a doubt that it asked anything.
+        /// What was written, and whether that leaves it doubtful that it asked anything.
         word: Word,
         is_doubtful: bool,
     },
@@ -402,13 +402,13 @@ pub enum AtRisk {
     Continued,
 }
 
-/// Who ended the idle, where our last words were these.
+/// Which side ended the idle time, if these were our last words.
 fn parted(ours: &Asked) -> Ended {
     let peer_first = |idle| Ended { closer: Closer::Peer, evidence: Evidence::UpperBound, idle };
     match ours.kind {
         // We have replied to the peer's.
         AskedKind::Reply(silence) => peer_first(silence),
-        // Alerts of one TLS connection are as long in either direction.
+        // The alerts of a TLS connection have the same length in either direction.
         AskedKind::Gap(_) if ours.silence > Duration::ZERO && ours.last_heard == ours.bytes => {
             peer_first(ours.silence)
         }
@@ -430,9 +430,10 @@ pub fn was_turn_complete(ended: Ended) -> bool {
     matches!(ended.evidence, Evidence::Idle | Evidence::UpperBound)
 }
 
-/// The silence before our last write after one, which the connection outlived, up to this close. A ping, or a
-/// short reply to the peer's, breaks a silence for the stamps alone: an idle timer that counted it would never
-/// fire on connections that are kept awake so. So what followed it counts as well.
+/// The silence before our last write after a silence, which the connection outlived, as of this close. A
+/// ping, or a short reply to one from the peer, breaks a silence only for the stamps: an idle timer that
+/// counted it would never fire on connections that are kept awake that way. So what followed it counts as
+/// well.
 pub fn outlived(event: &Event, ended: Ended, asked: Option<&Asked>) -> Duration {
     // What was written past the peer's last words has outlived nothing.
     let is_before_end = |asked: &&Asked| asked.role == Role::Client && !asked.came_after_words();
@@ -442,26 +443,26 @@ pub fn outlived(event: &Event, ended: Ended, asked: Option<&Asked>) -> Duration 
     if asked.word.may_ask() && !is_short_reply {
         return silence;
     }
-    // Else it was part of the end.
+    // Otherwise it was part of the end.
     let since = event.time.since(asked.time);
     let is_since = ended.evidence == Evidence::Idle && ended.idle.abs_diff(since) <= AT_ONCE;
     if is_since && asked.is_last(event) { silence.saturating_add(since) } else { Duration::ZERO }
 }
 
-/// What only a known timeout decides. False if nothing happened after all.
+/// Decides what only a known timeout can. False if nothing happened after all.
 pub fn settle(incident: &mut Incident, is_at_timeout: impl Fn(Duration) -> bool) -> bool {
     let is_due = |silence: Option<Duration>| silence.is_some_and(&is_at_timeout);
     match (incident.class, incident.origin.role) {
         (Class::ReadAndClosed, _)
             if incident.certainty == Certainty::Inferred && !is_due(incident.doubt) =>
         {
-            // A few bytes and our own close: as well a short answer to a last request.
+            // A few bytes and our own close: it may as well be a short answer to a last request.
             if incident.outcome == Outcome::ClosedByUs {
                 return false;
             }
             incident.class = Class::PrematureClose;
         }
-        // The server has closed as it does, and its FIN was lost on the way.
+        // The server closed as it usually does, and its FIN was lost in transit.
         (Class::SilentDrop, Role::Client) if is_due(incident.gap) => {
             incident.class = Class::FinCrossed;
             incident.certainty = Certainty::Inferred;
@@ -485,16 +486,16 @@ pub fn settle(incident: &mut Incident, is_at_timeout: impl Fn(Duration) -> bool)
 /// Two views of one failure: what the client saw, in the light of what the server did. False if there
 /// was none: the client's word is the last on what it wrote.
 pub fn reconcile(client: &mut Incident, server: &Incident, is_same_start: bool) -> bool {
-    // Of its first byte, and so of none.
+    // Its first byte was never read, and so none of it was.
     if server.read == Read::Never && is_same_start {
         client.read = Read::Never;
     }
-    // The server has closed on something unread, so it was not the client's that it worked on.
+    // The server closed with something unread, so it was not working on the client's request.
     if server.class == Class::UnreadClose && client.class != Class::MidStreamReset {
         client.doubt = None;
     }
-    // It has thrown away all of it, if its first unread byte is the client's first: of a request, whose
-    // beginning is known, as that of the rest of an upload is not.
+    // It threw away all of it if its first unread byte is the client's first. This holds for a request, whose
+    // beginning is known; that of the rest of an upload is not.
     if client.gap.is_some()
         && matches!(
             client.class,

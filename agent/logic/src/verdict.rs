@@ -1,8 +1,8 @@
 //! What the numbers of a peer amount to, in one word.
 //!
-//! One rule is behind it: the side that sends requests must close idle connections before the side
-//! that answers them. Pure: the facts in, the word out; what was said before only decides where a
-//! change would be a flutter.
+//! One rule is behind it: the side that sends requests must close idle connections before the side that
+//! answers them. Pure: facts in, a word out; the previous word matters only where a change would be mere
+//! flutter.
 
 use std::time::Duration;
 
@@ -24,7 +24,7 @@ words! {
         Losing = "losing",
         /// Our pool does not notice that connections were closed.
         Leaking = "leaking",
-        /// The answering side closes first: races are to be expected.
+        /// The answering side closes first: races can be expected.
         Exposed = "exposed",
         /// Too little was seen.
         Unknown = "unknown",
@@ -51,21 +51,21 @@ impl State {
 /// Closes in a row, all by the requesting side, that prove that the order has turned.
 pub const TURNED: u32 = 20;
 
-/// A FIN that was there for longer, beside ten round trips, was not raced against: nobody looked.
+/// A FIN that had been there for longer than this plus ten round trips was not raced against: nobody looked.
 const OLD_FIN: Duration = Duration::from_secs(1);
 
-/// For less, that no request was lost proves nothing.
+/// Over a shorter time, the absence of losses proves nothing.
 const LEAST_QUIET: Duration = Duration::from_mins(5);
 
 /// Sockets that stay in CLOSE_WAIT for longer (the median) are not watched.
 const LONG_DWELL: Duration = Duration::from_secs(10);
 
-/// Whether a request that met a FIN of this age tells of a pool that does not watch its sockets.
+/// Whether a request that met a FIN of this age points to a pool that does not watch its sockets.
 pub fn is_old(fin_age: Duration, rtt: Duration) -> bool {
     fin_age > OLD_FIN + 10 * rtt
 }
 
-/// Counts of races by cause, those of silent drops left out.
+/// Counts of races by cause, without silent drops.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Races {
     pub idle: u32,
@@ -94,39 +94,39 @@ impl Races {
         }
     }
 
-    /// Those that no idle timeout is known to have taken.
+    /// Those that are not known to be due to an idle timeout.
     pub const fn others(self) -> u32 {
         self.lifetime.saturating_add(self.rollout).saturating_add(self.unknown)
     }
 }
 
-/// All that is known of a peer of late. `server` is the side that answers requests, whichever of the
+/// All that is known of a peer's recent past. `server` is the side that answers requests, whichever of the
 /// two is on this host.
 #[derive(Clone, Debug)]
 pub struct Facts {
     pub role: Role,
-    /// How long was looked at for lost requests.
+    /// The period over which lost requests were looked for.
     pub length: Duration,
     /// The gap from which a write counts as a reuse.
     pub threshold: Duration,
     pub server_timeout: Option<Estimate>,
     pub client_timeout: Option<Estimate>,
-    /// Of the latest closes of idle connections, those by either side.
+    /// How many of the latest closes of idle connections were by each side.
     pub server_first: u32,
     pub client_first: u32,
-    /// The server has closed many, at many times, be it after no certain time.
+    /// The server has closed many, on many occasions, even if after no definite time.
     pub is_server_first_again: bool,
-    /// Who most of that was: the server, or something between the two that resets what is idle.
+    /// What did most of that: the server, or something between the two that resets idle connections.
     pub closed_by: Side,
     /// TCP keep-alive probes run on the client's idle connections.
     pub is_probed: bool,
-    /// The last so many were all by the client, and there was no race since.
+    /// How many of the latest closes in a row were all by the client, with no race since.
     pub client_in_a_row: u32,
     /// How long that has lasted.
     pub client_row_length: Duration,
-    /// The server's share of those before, where there are any.
+    /// The server's share of the closes before those, if there were any.
     pub server_share_before: Option<f64>,
-    /// Ever since watching began.
+    /// Since watching began.
     pub reuses: u64,
     pub reuses_per_second: f64,
     pub longest_gap: Duration,
@@ -142,7 +142,7 @@ pub struct Facts {
     pub seen: Races,
     /// How many requests were lost at a time, on average.
     pub lost_at_once: f64,
-    /// Not of all lost requests is it proven that nobody has read them.
+    /// For some lost requests it is not proven that nobody has read them.
     pub may_be_read: bool,
     /// How long ago the last race was, and the last that met a rollout.
     pub last_race: Option<Duration>,
@@ -152,7 +152,7 @@ pub struct Facts {
     pub drops_outlived: u32,
     /// The longest gap that passed and the shortest that did not.
     pub drop_limit: Option<(Duration, Duration)>,
-    /// Requests written after a FIN, and those of them that [`is_old`] says it of.
+    /// Requests written after a FIN, and how many of them met one that [`is_old`].
     pub stale: u32,
     pub old_fins: u32,
     /// Median time in CLOSE_WAIT of sockets that nothing was written to, and their number.
@@ -174,18 +174,18 @@ impl Facts {
         f64::from(self.server_first) / f64::from(self.idle_closes().max(1))
     }
 
-    /// Whether the client closes first now, or uses none that the server is about to close.
+    /// Whether the client closes first now, or uses no connection that the server is about to close.
     fn has_turned(&self) -> bool {
         self.closes_first_now() || self.uses_none_late_now()
     }
 
-    /// That it plainly uses none that late is known since the last race, and several were due since.
+    /// What came after the last race makes it plain that it uses none that late, and several were due since.
     fn uses_none_late_now(&self) -> bool {
         self.unused_after.is_some() && self.idle_races() > 0 && self.are_over(self.idle_races())
     }
 
-    /// Whether it is no chance that none was lost since the last: of so many silences between losses, one as
-    /// long comes once in a hundred times. What is lost at once is one loss.
+    /// Whether it is no accident that none was lost since the last: among that many silences between losses,
+    /// one this long comes once in a hundred times. What is lost at once is one loss.
     fn are_over(&self, lost: u32) -> bool {
         let quiet = self.last_race.unwrap_or_default();
         let before = self.length.saturating_sub(quiet).as_secs_f64();
@@ -194,23 +194,23 @@ impl Facts {
         due >= (100.0 * losses).ln()
     }
 
-    /// So many in a row were no chance at the server's share before. Of that, no more than a few in a hundred is
-    /// ever left unseen.
+    /// Whether that many in a row cannot be chance, given the server's share before. No more than a few in a
+    /// hundred of its closes ever go unseen.
     fn closes_first_now(&self) -> bool {
         let share = self.server_share_before.unwrap_or(0.0).max(0.03);
         let chance = (1.0 - share).max(0.0).powf(self.client_in_a_row.into());
         // Nor was it chance that no race came meanwhile.
         let passed = self.client_row_length.as_secs_f64() / self.length.as_secs_f64().max(1.0);
         let races_due = f64::from(self.idle_races()) * passed;
-        // Where nothing was lost there is no haste, and many a row to look at.
+        // Where nothing was lost there is no hurry, and there are many rows to look at.
         let most = if self.idle_races() == 0 { 0.001 } else { 0.01 };
         self.client_in_a_row >= TURNED
             && chance < most
             && (self.idle_races() == 0 || races_due >= 3.0)
     }
 
-    /// Requests to be lost in an hour, if all goes on as it does: to an idle timeout, and otherwise.
-    /// None as long as nothing speaks for any.
+    /// Requests expected to be lost per hour if everything goes on as it is: to an idle timeout, and
+    /// otherwise. None as long as nothing points to any.
     pub fn expected(&self) -> Option<f64> {
         let hours = (self.length.as_secs_f64() / 3600.0).max(f64::EPSILON);
         let idle = match (self.has_turned(), self.exposure) {
@@ -218,7 +218,7 @@ impl Facts {
             (false, Some(exposure)) => Some(exposure.races),
             (false, None) => None,
         };
-        // Where there was no close of late, what was lost before is all that is known.
+        // Without a recent close, what was lost before is all that is known.
         let seen = self.idle_races();
         let idle = idle.or_else(|| (seen > 0).then(|| f64::from(seen) / hours));
         // A restart is one event, and does not come again by itself.
@@ -238,13 +238,13 @@ impl Facts {
     }
 
     /// Requests that met connections which the server had forgotten, while others lived on for longer: no
-    /// limit is behind that.
+    /// limit explains that.
     pub fn forgotten(&self) -> u32 {
         if self.drops_outlived > self.drops { self.drops } else { 0 }
     }
 
-    /// Whether requests are lost, if not to an idle timeout. No more if so many had been due since the last
-    /// that it is no chance that none came.
+    /// Whether requests are being lost other than to an idle timeout. No longer, once so many were due since
+    /// the last that their absence cannot be chance.
     fn is_losing(&self) -> bool {
         let lost = self.other_races().others();
         let is_often = f64::from(lost) >= 3.0 * self.lost_at_once;
@@ -260,7 +260,7 @@ impl Facts {
         (self.role == Role::Client && count >= MIN_CLOSES && dwell > limit).then_some(dwell)
     }
 
-    /// What the requesting side closes before: the lowest known timeout of the other one.
+    /// When the requesting side has to close at the latest: the lowest known timeout of the other side.
     pub fn server_low(&self) -> Option<f64> {
         self.server_timeout.as_ref().map(Estimate::lowest)
     }
@@ -273,7 +273,7 @@ impl Facts {
         (margin < self.rtt.unwrap_or_default()).then_some(margin)
     }
 
-    /// What is still to be seen before anything can be said.
+    /// What has yet to be seen before anything can be said.
     pub fn missing(&self) -> String {
         let missing = MIN_CLOSES.saturating_sub(self.idle_closes());
         let gap = || format!("a reuse after a gap of over {}", short(self.threshold));
@@ -317,7 +317,7 @@ pub fn assess(facts: &Facts, before: Option<State>) -> State {
     let has_only_client = facts.server_timeout.is_none() && facts.client_timeout.is_some();
     let limit = if has_only_client { 0.5 } else { limit };
     let is_server_first = !facts.closes_first_now() && facts.server_share() > limit;
-    // Farewells alone say at most how long: a slow answer with a close looks the same.
+    // Farewells alone give only an upper bound: a slow answer with a close looks the same.
     let has_timeout = facts.server_timeout.as_ref().is_some_and(|known| !known.is_upper_bound);
     let is_known = has_timeout || facts.is_server_first_again;
     if is_server_first && facts.unused_after.is_some() {

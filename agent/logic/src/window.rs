@@ -29,7 +29,7 @@ impl<T: Default> Window<T> {
         &mut self.newer
     }
 
-    /// Drops what is too old by `now`: so many spans.
+    /// Drops what is too old by `now`; returns how many spans that was.
     pub fn turn(&mut self, now: Nanos) -> usize {
         let (passed, span) = (now.since(self.turn), Duration::from_secs(self.span.into()));
         if passed < span {
@@ -52,7 +52,7 @@ impl<T: Default> Window<T> {
         [&self.older, &self.newer]
     }
 
-    /// How long has been looked at by `now`.
+    /// How much time it covers by `now`.
     pub fn length(&self, now: Nanos) -> Duration {
         now.since(self.start)
     }

@@ -10,8 +10,8 @@ use finrace_logic::verdict::State;
 
 use super::document::{Document, ExposureReport, PeerReport};
 use super::draw::{self, Mark};
-use crate::app::missing;
 use crate::output::{seconds, visible};
+use crate::session::missing;
 
 /// Indentation of a block's text.
 const INDENT: &str = "  ";

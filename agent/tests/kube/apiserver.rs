@@ -23,7 +23,7 @@ async fn the_pods_of_this_node_are_named_by_container_and_by_uid() {
     let whole = "shop/web/web-5d4f8c7b9-00001/app";
     assert_eq!(local(&names, None, Some(&id)), whole);
     assert_eq!(local(&names, Some(&uid(1)), Some(&id)), whole);
-    // As systemd's cgroups have it; and a container that is not in the status, as the pause is not.
+    // As in systemd's cgroups; and a container that the status does not list, like the pause container.
     let underscores = uid(1).replace('-', "_");
     assert_eq!(local(&names, Some(&underscores), Some(&unknown)), "shop/web/web-5d4f8c7b9-00001/");
     assert_eq!(local(&names, Some(&uid(99)), Some(&unknown)), "");
@@ -33,7 +33,7 @@ async fn the_pods_of_this_node_are_named_by_container_and_by_uid() {
     let status = status_of(&names, "apiserver");
     assert_eq!((status.last_sync, status.objects), (Some(clock()), vec![("pod", 1)]));
     assert!(status.errors.iter().all(|(_, count)| *count == 0), "{:?}", status.errors);
-    // From the server's memory, and in no other way than it has to be.
+    // From the server's memory, with no more parameters than needed.
     let asked = server.with(|world| world.requests[0].clone());
     let list = format!("list {PODS}?&fieldSelector=spec.nodeName%3D{NODE}&resourceVersion=0");
     assert_eq!(asked, list);
@@ -43,7 +43,7 @@ async fn the_pods_of_this_node_are_named_by_container_and_by_uid() {
 async fn pods_come_change_and_go_and_the_gone_are_still_known() {
     let (server, _files, names) = asked("", |world| world.put(PODS, pod(1))).await;
     until(&names, is_up).await;
-    // A pod is made, and gets its container later.
+    // A pod is created, and gets its container later.
     server.with(|world| {
         let mut young = pod(2);
         young["status"] = json!({"phase": "Pending"});
@@ -53,7 +53,7 @@ async fn pods_come_change_and_go_and_the_gone_are_still_known() {
     assert_eq!(local(&names, None, Some(&container_id(2))), "");
     server.with(|world| world.put(PODS, pod(2)));
     until(&names, |names| !local(names, None, Some(&container_id(2))).is_empty()).await;
-    // Its container is started again.
+    // Its container is restarted.
     server.with(|world| {
         let mut again = pod(2);
         again["status"]["containerStatuses"][0]["containerID"] =
@@ -66,7 +66,7 @@ async fn pods_come_change_and_go_and_the_gone_are_still_known() {
     server.with(|world| world.delete(PODS, "web-5d4f8c7b9-00002"));
     until(&names, |names| objects(names, "pod") == 1).await;
     assert_eq!(local(&names, Some(&uid(2)), Some(&container_id(22))), whole, "kept");
-    // A hundred that live for a moment each.
+    // A hundred pods that live for a moment each.
     server.with(|world| {
         for number in 100..200 {
             world.put(PODS, pod(number));
@@ -105,7 +105,7 @@ async fn all_containers_and_static_pods_are_known() {
         mirror["metadata"]["ownerReferences"] = json!([
             {"apiVersion": "v1", "kind": "Node", "name": NODE, "uid": uid(7), "controller": true}]);
         world.put(PODS, mirror);
-        // Anybody may write an annotation: it does not make a pod another one.
+        // Anyone may write an annotation: it does not turn a pod into another one.
         let mut liar = pod(2);
         liar["metadata"]["annotations"] = json!({"kubernetes.io/config.hash": hash});
         world.put(PODS, liar);
@@ -142,7 +142,7 @@ async fn a_bookmark_is_where_to_go_on() {
         }
         world.bookmark(PODS);
     });
-    // What comes after it on the same connection was read later.
+    // Whatever follows on the same connection was read later.
     server.with(|world| world.say(PODS, "}"));
     until(&names, |names| errors(names, Reason::Decode) == 1).await;
     server.with(World::end_watches);
@@ -174,6 +174,6 @@ async fn nobody_is_asked_when_nobody_has_the_names_any_more() {
     server.with(|world| world.put(PODS, pod(2)));
     until(&other, |names| objects(names, "pod") == 2).await;
     drop(other);
-    // Ends when the thread has.
+    // Ends when the thread has ended.
     super::in_time(async { while changes.changed().await.is_ok() {} }).await;
 }

@@ -1,4 +1,4 @@
-//! What the flags ask for, and what they do not allow.
+//! What the flags ask for, and what they refuse.
 
 use finrace::kube::{self, Account};
 use finrace::usage::Usage;
@@ -10,7 +10,7 @@ fn account() -> Account {
     Account { server: "http://127.0.0.1:9".to_owned(), directory: "/nonexistent".into() }
 }
 
-/// Whether it starts, or the text of what is wrong.
+/// The sources it starts with, or the error text.
 fn outcome(line: &str, account: Option<Account>) -> String {
     match kube::start(config(line, account)) {
         Ok(Some(names)) => {

@@ -1,4 +1,4 @@
-//! This node's pods from the kubelet, over TLS as it is.
+//! This node's pods from the kubelet, over TLS as in reality.
 
 use std::io;
 use std::sync::Arc;
@@ -17,7 +17,7 @@ use super::{
 };
 use finrace::kube::{Account, Names, Reason};
 
-/// Who signs certificates.
+/// Signs certificates.
 pub(crate) struct Authority(CertifiedIssuer<'static, KeyPair>);
 
 impl Authority {
@@ -55,7 +55,7 @@ impl Accept for Tls {
     }
 }
 
-/// A kubelet whose certificate `authority` signed for `name`, and its pod's service account.
+/// A kubelet with a certificate that `authority` signed for `name`, and its pod's service account.
 async fn kubelet(
     authority: &Authority,
     name: &str,
@@ -82,7 +82,7 @@ async fn pods_come_and_go_at_the_kubelet_too() {
     let hash = "b53dfa9e2dc9b890f7fadb2770857b03";
     let (server, files) = kubelet(&Authority::new(), "127.0.0.1", |world| {
         world.put(PODS, pod(1));
-        // To a kubelet, a static pod is nobody's and its uid is the hash.
+        // To a kubelet, a static pod has no owner, and its uid is the hash.
         let mut from_file = pod(2);
         from_file["metadata"]["name"] = json!("etcd-node-a");
         from_file["metadata"]["uid"] = json!(hash);
@@ -140,7 +140,7 @@ async fn a_kubelets_certificate_is_verified_unless_told_otherwise() {
     until(&names, is_up).await;
     let names = ask(&server, &files, "--kube.kubelet-insecure-tls");
     until(&names, is_up).await;
-    // Signed by the right one, for another node.
+    // Signed by the right authority, for another node.
     let (server, files) = kubelet(&own, "node-b", |world| world.put(PODS, pod(1))).await;
     let names = ask(&server, &files, "");
     until(&names, |names| errors(names, Reason::Connect) > 2).await;

@@ -1,4 +1,4 @@
-//! Names of pods, as the agent asks for them, from a server that does what servers do.
+//! Names of pods, as the agent asks for them, from a server that behaves as real ones do.
 
 #![cfg(test)]
 #![cfg(feature = "kubernetes")]
@@ -23,17 +23,17 @@ use server::{Files, Server};
 
 const NODE: &str = "node-a";
 
-/// For what must happen at last; none of the tests is about how long it takes.
+/// For what must happen eventually; none of the tests is about how long it takes.
 async fn in_time<T>(future: impl Future<Output = T>) -> T {
     tokio::time::timeout(Duration::from_secs(30), future).await.expect("in time")
 }
 
-/// A clock that says always the same.
+/// A clock that always says the same.
 fn clock() -> SystemTime {
     UNIX_EPOCH + Duration::from_secs(1_700_000_000)
 }
 
-/// Tried again at once, else as it is.
+/// Retries at once, otherwise the default pace.
 fn quick() -> Pace {
     let retry = [Duration::from_millis(2), Duration::from_millis(20)];
     Pace { retry, poll: Duration::from_millis(5), ..Pace::default() }
@@ -45,7 +45,7 @@ struct Flags {
     kube: Kube,
 }
 
-/// What is configured by a line of flags.
+/// The configuration that a line of flags gives.
 fn config(line: &str, account: Option<Account>) -> Config {
     let flags = Flags::try_parse_from(["finrace"].into_iter().chain(line.split_whitespace()));
     Config { flags: flags.expect("flags").kube, account, pace: quick(), wall_clock: clock }
@@ -55,7 +55,7 @@ fn start(config: Config) -> Names {
     kube::start(config).expect("a start").expect("names")
 }
 
-/// By a kubeconfig, with more flags.
+/// Started with a kubeconfig and more flags.
 fn names_of(files: &Files, more: &str, pace: Pace) -> Names {
     let file = files.0.join("config");
     let line =
@@ -63,7 +63,7 @@ fn names_of(files: &Files, more: &str, pace: Pace) -> Names {
     start(Config { pace, ..config(&format!("{line} {more}"), None) })
 }
 
-/// An API server, and who asks it.
+/// An API server, and the names that an agent asks it for.
 async fn asked(more: &str, fill: impl FnOnce(&mut server::World)) -> (Server, Files, Names) {
     let server = Server::start().await;
     server.with(|world| {
@@ -75,7 +75,7 @@ async fn asked(more: &str, fill: impl FnOnce(&mut server::World)) -> (Server, Fi
     (server, files, names)
 }
 
-/// Waits until something is known, or not any more.
+/// Waits until something is known, or no longer known.
 async fn until(names: &Names, mut is_so: impl FnMut(&Names) -> bool) {
     let mut changes = names.changes();
     while !is_so(names) {
@@ -132,7 +132,7 @@ fn ip(number: u32) -> String {
     format!("10.1.{}.{}", number / 250, number % 250 + 1)
 }
 
-/// A Deployment's pod on this node, with one container, as big as they are.
+/// A Deployment's pod on this node, with one container, as large as real ones.
 fn pod(number: u32) -> Value {
     let noise: Vec<_> = (0..20).map(|n| json!({"manager": "kubelet", "operation": n})).collect();
     json!({

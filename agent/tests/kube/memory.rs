@@ -1,4 +1,4 @@
-//! What names take in memory. The server is another process, so that only we are measured:
+//! What names take in memory. The server is another process, so that only our side is measured:
 //! `cargo test --release -p finrace --test kube -- --ignored --nocapture memory`.
 
 use std::io::{BufRead as _, BufReader};
@@ -15,7 +15,7 @@ use finrace::kube::Pace;
 const PODS_OF: &str = "FINRACE_TEST_PODS";
 const MIB: f64 = 1024.0;
 
-/// In KiB, by the kernel's name for it.
+/// Memory in KiB, by the kernel's name for it.
 fn memory(field: &str) -> f64 {
     let status = std::fs::read_to_string("/proc/self/status").expect("a status");
     let line = status.lines().find_map(|line| line.strip_prefix(field)).expect("a field");

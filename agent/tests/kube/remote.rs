@@ -30,7 +30,7 @@ async fn services_are_named_by_address_and_port() {
             "externalIPs": ["203.0.113.7"],
             "ports": [{"port": 80}, {"port": 53, "protocol": "UDP"}]});
         world.put(SERVICES, service(1, both));
-        // Shares the address with another port; is without one; is only a name.
+        // One shares the address with another port, one has no address, one is only a name.
         let shared = json!({"clusterIP": "10.96.0.2", "externalIPs": ["203.0.113.7"],
             "ports": [{"port": 443, "protocol": "TCP"}]});
         world.put(SERVICES, service(2, shared));
@@ -70,7 +70,7 @@ async fn pods_of_the_whole_cluster_come_in_pages() {
             far["spec"]["nodeName"] = json!("node-b");
             world.put(PODS, far);
         }
-        // The node's address is no pod's; nor is one that a pod had.
+        // The node's address belongs to no pod; neither does one that a pod used to have.
         let mut host = pod(300);
         host["spec"]["hostNetwork"] = json!(true);
         world.put(PODS, host);
@@ -89,7 +89,7 @@ async fn pods_of_the_whole_cluster_come_in_pages() {
     assert_eq!(objects(&names, "remote_address"), 501);
     let pages = server.with(|world| (world.count("limit=100"), world.count("continue=")));
     assert_eq!(pages, (4, 2), "three of pods, one of Services");
-    // It ends, and its address is given to the next one.
+    // The pod ends, and its address is given to the next one.
     server.with(|world| {
         let mut done = pod(249);
         done["status"]["phase"] = json!("Failed");
@@ -109,7 +109,7 @@ async fn a_list_that_expires_between_two_pages_is_begun_again() {
         for number in 0..250 {
             world.put(PODS, pod(number));
         }
-        // The first page is of a version that is too old at once.
+        // The first page is of a version that is immediately too old.
         world.expires_after_a_page = true;
     })
     .await;
@@ -133,7 +133,7 @@ async fn there_is_a_bound_that_is_counted() {
     until(&names, |names| is_up(names) && errors(names, Reason::Full) == 50).await;
     assert_eq!(objects(&names, "remote_address"), 40);
     assert_eq!((objects(&names, "service"), objects(&names, "remote_pod")), (20, 10));
-    // This node's pods have their own bound.
+    // This node's pods have a limit of their own.
     assert_eq!(objects(&names, "pod"), 30);
 }
 

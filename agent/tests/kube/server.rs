@@ -34,23 +34,23 @@ pub(crate) struct World {
     version: u64,
     /// Path, version and line of each change.
     log: Vec<(String, u64, String)>,
-    /// Who goes on from before this is too late.
+    /// Continuing from a version before this is too late.
     pub(crate) oldest: u64,
-    /// Whether that is told before a watch begins, or in it.
+    /// Whether such a watch is refused outright, or told in its stream.
     pub(crate) is_gone_an_answer: bool,
-    /// Any other token is not known.
+    /// Any other token is refused.
     pub(crate) token: Option<String>,
-    /// Paths that must not be read, or which parts of them: `list` or `watch`.
+    /// Paths that must not be read, and which way: `list` or `watch`.
     pub(crate) forbidden: Vec<(&'static str, &'static str)>,
-    /// Requests are taken and not answered.
+    /// Requests are accepted and not answered.
     pub(crate) is_silent: bool,
-    /// What is listed in pages is too old after the first.
+    /// A list in pages is too old after its first page.
     pub(crate) expires_after_a_page: bool,
-    /// Takes the place of every list's text.
+    /// Replaces the text of every list.
     pub(crate) list: Option<String>,
-    /// Ends every watch.
+    /// Changing this ends every watch.
     watches: u64,
-    /// In the order they came.
+    /// In the order of arrival.
     pub(crate) requests: Vec<String>,
 }
 
@@ -73,7 +73,7 @@ impl World {
         self.tell(path, "DELETED", &object);
     }
 
-    /// Nobody hears of it who watches.
+    /// No watcher hears of it.
     pub(crate) fn delete_unseen(&mut self, path: &str, name: &str) {
         self.delete(path, name);
         self.log.pop();
@@ -87,7 +87,7 @@ impl World {
         self.tell(path, "BOOKMARK", &object);
     }
 
-    /// A line to all who watch.
+    /// Sends a line to all watchers.
     pub(crate) fn say(&mut self, path: &str, line: &str) {
         self.version += 1;
         self.log.push((path.to_owned(), self.version, format!("{line}\n")));
@@ -103,7 +103,7 @@ impl World {
         self.watches += 1;
     }
 
-    /// What was changed so far is too old to go on from.
+    /// Makes every change so far too old to continue from.
     pub(crate) fn compact(&mut self) {
         self.version += 1;
         self.oldest = self.version;
@@ -177,14 +177,14 @@ impl Server {
         }));
     }
 
-    /// Without a word: its connections break off, and no new ones are to be had.
+    /// Without a word: its connections break off, and new ones are refused.
     pub(crate) async fn stop(&mut self) {
         let running = self.running.take().expect("a server that runs");
         running.abort();
         running.await.unwrap_or_default();
     }
 
-    /// At the same address.
+    /// Starts again at the same address.
     pub(crate) fn restart(&mut self) {
         let socket = tokio::net::TcpSocket::new_v4().expect("a socket");
         socket.set_reuseaddr(true).expect("an address that is used again");
@@ -198,7 +198,7 @@ impl Server {
         result
     }
 
-    /// Until the server has seen what is waited for.
+    /// Waits until the server has seen what is expected.
     pub(crate) async fn until(&self, mut is_so: impl FnMut(&World) -> bool) {
         let mut changes = self.changed.subscribe();
         while !is_so(&self.world()) {
@@ -228,7 +228,7 @@ impl Body for Lines {
 
 type Answer = Response<Either<Full<Bytes>, Lines>>;
 
-/// In the order of a real server: with the type first.
+/// In the order of a real server: the type first.
 fn event(kind: &str, object: &Value) -> String {
     format!("{{\"type\":\"{kind}\",\"object\":{object}}}\n")
 }
@@ -297,7 +297,7 @@ fn list(
     if let Some(list) = &world.list {
         return text(200, list.clone());
     }
-    // As a real server's: the version of the first page and how far it went.
+    // As a real server's: the version of the first page, and how far it got.
     let (version, from) = match from.as_deref().and_then(|from| from.split_once('.')) {
         Some((version, from)) => (version.parse().unwrap_or(0), from.parse().unwrap_or(0)),
         None => (world.version, 0),
@@ -305,7 +305,7 @@ fn list(
     if version < world.oldest {
         return refuse(410, "Expired");
     }
-    // The kubelet has the same pods somewhere else.
+    // The kubelet has the same pods at another path.
     let path = if path == "/pods" { PODS } else { path };
     let all = world.objects.iter().filter(|((of, _), _)| of == path).map(|(_, object)| object);
     let matching: Vec<_> = all.filter(|object| is_selected(object, fields)).collect();
@@ -379,7 +379,7 @@ fn watching(
     Response::new(Either::Right(Lines(receiver)))
 }
 
-/// A directory of a test's own, with what it takes to reach a server.
+/// A directory of a test's own, with what is needed to reach a server.
 pub(crate) struct Files(pub(crate) PathBuf);
 
 impl Files {

@@ -1,4 +1,4 @@
-//! Whatever goes wrong is counted, and ends by itself.
+//! Whatever goes wrong is counted, and recovers by itself.
 
 use std::time::Duration;
 
@@ -81,7 +81,7 @@ async fn what_is_gone_is_listed_again() {
         assert_eq!(errors(&names, Reason::Gone), 1);
         assert_ne!(local(&names, Some(&uid(1)), None), "", "kept for a while");
         until(&names, is_up).await;
-        // Not from a memory that may be too old itself.
+        // Not from a memory that may itself be too old.
         let (first, all) = server.with(|world| {
             let lists = world.requests.iter().filter(|request| request.starts_with("list"));
             (lists.clone().filter(|list| list.contains("resourceVersion=0")).count(), lists.count())
@@ -90,7 +90,7 @@ async fn what_is_gone_is_listed_again() {
     }
 }
 
-/// What fails in between is no reason to trust the server's memory again.
+/// A failure in between is no reason to trust the server's memory again.
 #[tokio::test]
 async fn what_is_gone_is_listed_from_the_database_whatever_fails_before() {
     let (server, _files, names) = asked("", |world| world.put(PODS, pod(1))).await;
@@ -194,7 +194,7 @@ async fn one_object_that_cannot_be_read_does_not_concern_the_others() {
             bad["metadata"]["name"] = json!(format!("bad-{number}"));
             world.put(PODS, bad);
         }
-        // A lot that is odd and can be read.
+        // Much that is odd but can be read.
         let mut odd = pod(2);
         odd["metadata"]["annotations"] = json!(null);
         odd["metadata"]["ownerReferences"] = json!(null);
@@ -208,7 +208,7 @@ async fn one_object_that_cannot_be_read_does_not_concern_the_others() {
     assert_eq!((objects(&names, "pod"), errors(&names, Reason::Decode)), (2, many));
     let odd = "shop/web-5d4f8c7b9-00002/web-5d4f8c7b9-00002/";
     assert_eq!(local(&names, Some(&uid(2)), None), odd);
-    // The same in a watch, with lines that are nothing at all.
+    // The same in a watch, with lines that are not events at all.
     server.with(|world| {
         world.put(PODS, wrong("/metadata/labels", json!("x")));
         world.say(PODS, "no JSON");
@@ -251,7 +251,7 @@ async fn an_answer_that_is_no_list_takes_no_name_away() {
     }
 }
 
-/// Five at most, since a server that ends each watch would be asked without end.
+/// Five at most, since a server that ends each watch would be asked endlessly.
 #[tokio::test]
 async fn a_server_that_ends_each_watch_is_asked_no_more_often_than_one_that_fails() {
     let server = Server::start().await;
@@ -261,7 +261,7 @@ async fn a_server_that_ends_each_watch_is_asked_no_more_often_than_one_that_fail
     until(&names, is_up).await;
     server.until(|world| world.count("watch") == 1).await;
     server.with(World::end_watches);
-    // Another one of the same kind has its whole life meanwhile.
+    // Another server of the same kind goes through its whole life meanwhile.
     let (other, _files, others) = asked("", |world| world.put(PODS, pod(1))).await;
     until(&others, is_up).await;
     other.with(|world| world.put(PODS, pod(2)));

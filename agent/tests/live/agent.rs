@@ -57,7 +57,7 @@ impl Agent {
         bail!("the agent did not attach: {}", locked(&agent.log).join("; "))
     }
 
-    /// Runs of its programs that the kernel skipped, since one of the kind was under way on that
+    /// Runs of its programs that the kernel skipped, because one of the kind was under way on that
     /// processor; 0 before 5.12, which does not count them.
     pub(crate) fn skipped_runs(&self) -> u64 {
         let files = fs::read_dir(format!("/proc/{}/fdinfo", self.child.id()));
@@ -70,15 +70,15 @@ impl Agent {
         counts.sum()
     }
 
-    /// Whether it has no capability any more.
+    /// Checks that it has no capability left.
     pub(crate) fn check_rights(&self) -> Result<()> {
         rights::check_given_up(self.rights, self.child.id())
     }
 
-    /// What was said about the connections of this stage.
+    /// What it said about the connections of this stage.
     pub(crate) fn lines(&self, stage: &Stage) -> Vec<Value> {
         let lines = locked(&self.lines);
-        // A line that is no JSON belongs to everybody, so that it fails the run.
+        // A line that is not JSON counts for every stage, so that it fails the run.
         let parsed = lines.iter().map(|line| {
             serde_json::from_str(line).unwrap_or_else(|_| Value::String(line.to_owned()))
         });
@@ -111,13 +111,13 @@ impl Agent {
 
 impl Drop for Agent {
     fn drop(&mut self) {
-        // Both fail only when it has ended already, which is what is wanted.
+        // Both fail only if it has already ended, which is what is wanted.
         drop(self.child.kill());
         drop(self.child.wait());
     }
 }
 
-/// `FINRACE_BIN`, else beside this program (in a VM), else the one cargo built with this test.
+/// `FINRACE_BIN`, else next to this program (in a VM), else the one that cargo built with this test.
 fn program() -> Result<PathBuf> {
     if let Some(path) = std::env::var_os("FINRACE_BIN") {
         return Ok(path.into());

@@ -1,4 +1,4 @@
-//! What a scenario wants to see, as text: one rule a line.
+//! What a scenario wants to see, as text: one rule per line.
 //!
 //! ```text
 //! race class=stale_write outcome=reset|acked gap~1.4 other_view.class=late_request
@@ -26,7 +26,7 @@ const LATE_SECS: f64 = 0.15;
 struct Rule<'a> {
     /// None: no line may fit.
     at_least: Option<usize>,
-    /// So many since it holds for each connection.
+    /// At least one for each connection.
     is_of_all: bool,
     event: &'a str,
     fields: Vec<Field<'a>>,
@@ -42,7 +42,7 @@ enum Wanted<'a> {
     Seconds(f64),
 }
 
-/// `hookless`: what the write hook alone can tell is not asked for.
+/// `hookless`: what only the write hook can tell is not demanded.
 pub(crate) fn check(
     rules: &str,
     hookless: bool,
@@ -78,7 +78,7 @@ pub(crate) fn check(
     Ok(())
 }
 
-/// What was told of the connections of a story, each of which did the same.
+/// What was reported about the connections of a story, all of which did the same.
 #[derive(Default)]
 pub(crate) struct Tally {
     right: usize,
@@ -90,7 +90,7 @@ pub(crate) struct Tally {
 }
 
 impl Tally {
-    /// None for a scenario whose rules say nothing of each connection.
+    /// None for a scenario without a rule about each connection.
     pub(crate) fn new(rules: &str, lines: &[Value], stage: &Stage) -> Option<Self> {
         let rules: Vec<Rule<'_>> = rules.lines().map(str::trim).filter_map(Rule::parse).collect();
         rules.iter().find(|rule| rule.is_of_all)?;
@@ -105,12 +105,12 @@ impl Tally {
         for lines in by_connection.values() {
             *tally.column(&rules, lines, stage) += 1;
         }
-        // A connection of which there is no line at all.
+        // Connections without any line at all.
         tally.missed += connections().saturating_sub(by_connection.len());
         Some(tally)
     }
 
-    /// Where one connection counts.
+    /// The column in which one connection counts.
     fn column(&mut self, rules: &[Rule<'_>], lines: &[&Value], stage: &Stage) -> &mut usize {
         let fits = |rule: &Rule<'_>| lines.iter().any(|line| rule.fits(line, stage));
         let of =

@@ -1,7 +1,7 @@
-//! What traffic that nobody made for finrace does: short requests and short answers, farewells of every
+//! What traffic does that was not made for finrace: short requests and short answers, farewells in every
 //! order, pings, limits on requests, dead sockets in a pool, requests that hang.
 //!
-//! Each story is told by several connections at once, over both versions of IP.
+//! Several connections play each story at once, over both versions of IP.
 
 use std::collections::HashMap;
 use std::io::Write;
@@ -17,7 +17,7 @@ use crate::stage::{
     Pair, REQUEST, Scenario, Stage, expect_end, note_overslept, overslept, pause, receive,
 };
 
-/// Of no protocol that says what it is.
+/// A request of no recognizable protocol.
 const SHORT: [u8; 27] = [b's'; 27];
 const SHORT_ANSWER: [u8; 10] = [b'a'; 10];
 const NO_CONTENT: [u8; 83] = [b'n'; 83];
@@ -46,13 +46,13 @@ const TIMEOUT: &[u8] =
 /// Sets how many [`connections`] a story has.
 pub(crate) const CONNECTIONS: &str = "FINRACE_CONNECTIONS";
 
-/// Connections of a story, half of them of each version of IP, where there are both.
+/// Connections per story, half of them of each version of IP where there are both.
 pub(crate) fn connections() -> usize {
     std::env::var(CONNECTIONS).ok().and_then(|count| count.parse().ok()).unwrap_or(6)
 }
 
-/// Where the stories take place that need no wire of their own: how far its ends are apart, if they
-/// are in namespaces of their own.
+/// Where stories take place that need no wire of their own: how far apart the ends are, if they are in
+/// namespaces of their own.
 fn distance() -> Option<Duration> {
     let millis = std::env::var("FINRACE_DISTANCE_MS").ok()?.parse().ok()?;
     Some(Duration::from_millis(millis))
@@ -134,7 +134,7 @@ pub(crate) const ALL: &[Scenario] = &[
         "allx reuse role=client gap~1.0
          !incident role=client",
     ),
-    // A server of HTTP/2 says GOAWAY, an alert and closes; so too, but SMTP's 421.
+    // An HTTP/2 server sends GOAWAY and an alert, and closes; then the same with SMTP's 421.
     Scenario::new(
         "field_request_after_goaway",
         |s| crowd(s, |pair| sealed_farewell(pair, &GOAWAY)),
@@ -201,7 +201,7 @@ pub(crate) const ALL: &[Scenario] = &[
          allx close role=client closer=peer how=rst evidence=idle idle~1.0",
     )
     .also_hookless(),
-    // It looks before it writes.
+    // The client looks before it writes.
     Scenario::new(
         "field_dead_in_pool_tested",
         |s| crowd(s, |pair| dead_in_pool(pair, true)),
@@ -226,7 +226,7 @@ pub(crate) const ALL: &[Scenario] = &[
         |s| crowd(s, client_gone),
         "allx incident class=client_gone role=server",
     ),
-    // TLS: both say goodbye, and nobody lost anything.
+    // TLS: both say goodbye, and nothing is lost.
     Scenario::new(
         "field_client_says_goodbye",
         |s| crowd(s, client_says_goodbye),
@@ -251,7 +251,7 @@ pub(crate) const ALL: &[Scenario] = &[
     ),
 ];
 
-/// Several pairs at once, that have answered one request.
+/// Several pairs at once, each of which has answered one request.
 fn crowd(stage: &mut Stage, story: impl Fn(Pair) -> Result<()> + Sync) -> Result<()> {
     crowd_at(stage, distance(), story)
 }
@@ -280,9 +280,9 @@ fn new_pairs(stage: &mut Stage, distance: Option<Duration>) -> Result<Vec<Pair>>
     pairs_of(&listeners)
 }
 
-/// As many pairs as a story has, of all of these.
+/// As many pairs as a story has, spread over all of these listeners.
 fn pairs_of(listeners: &[TcpListener]) -> Result<Vec<Pair>> {
-    // At once, as far away as they may be: the first shall not be idle until the last is there.
+    // All at once, since they may be far away: the first must not idle until the last is there.
     let clients: Result<Vec<TcpStream>> = thread::scope(|scope| {
         let connect = |listener: &TcpListener| {
             let server = listener.local_addr();
@@ -321,7 +321,7 @@ fn panicked() -> Error {
     anyhow!("a connection's thread panicked")
 }
 
-/// A request and its answer of a few bytes.
+/// A request and its answer, a few bytes each.
 fn short_exchange(pair: &mut Pair) -> Result<()> {
     pair.client.write_all(&SHORT)?;
     receive(&mut pair.server, SHORT.len())?;
@@ -329,7 +329,7 @@ fn short_exchange(pair: &mut Pair) -> Result<()> {
     receive(&mut pair.client, SHORT_ANSWER.len()).context("receiving a short answer")
 }
 
-/// A pool that does not watch: it learns of the FIN as it waits for the answer.
+/// A pool that does not watch: it learns of the FIN while it waits for the answer.
 fn short_stale(mut pair: Pair, idle_ms: u64) -> Result<()> {
     short_exchange(&mut pair)?;
     pause(idle_ms);
@@ -354,7 +354,7 @@ fn short_unread(mut pair: Pair) -> Result<()> {
     short_exchange(&mut pair)?;
     pause(1_000);
     pair.client.write_all(&SHORT)?;
-    // On its way, and 5 ms in the queue.
+    // The time in flight, and 5 ms in the queue.
     pause(5 + distance().map_or(0, |way| way.as_millis() as u64));
     drop(pair.server);
     expect_end(pair.client)
@@ -438,7 +438,7 @@ fn tls_client_answers(mut pair: Pair) -> Result<()> {
     expect_end(pair.server)
 }
 
-/// The server has the request, and what it says is the last: an alert in its place, or an answer.
+/// The server has the request, and what it sends is its last: an alert instead of an answer, or an answer.
 fn tls_last_answer(mut pair: Pair, last: &[u8]) -> Result<()> {
     pause(1_000);
     pair.client.write_all(&SEALED)?;
@@ -458,7 +458,7 @@ fn request_limit(mut pair: Pair) -> Result<()> {
     expect_end(pair.client)
 }
 
-/// So too, but 50 ms away: the FIN comes when the request is on its way.
+/// The same, but 50 ms away: the FIN comes while the request is in flight.
 fn request_limit_crossed(mut pair: Pair) -> Result<()> {
     pair.client.write_all(&REQUEST)?;
     receive(&mut pair.server, REQUEST.len())?;
@@ -470,7 +470,7 @@ fn request_limit_crossed(mut pair: Pair) -> Result<()> {
     expect_end(pair.client)
 }
 
-/// The server's FIN is sent again only after this request.
+/// The server's FIN is retransmitted only after this request.
 fn fin_lost(stage: &mut Stage) -> Result<()> {
     let listener = stage.lossy_listener(distance().unwrap_or_default())?;
     at_once(pairs_of(&[listener])?, |mut pair| {
@@ -483,7 +483,7 @@ fn fin_lost(stage: &mut Stage) -> Result<()> {
     })
 }
 
-/// The server closes its direction, and reads and drops what comes until the client closes.
+/// The server closes its direction, and reads and discards what comes until the client closes.
 fn lingering(mut pair: Pair) -> Result<()> {
     pause(1_150);
     pair.server.shutdown(Shutdown::Write)?;
@@ -493,7 +493,7 @@ fn lingering(mut pair: Pair) -> Result<()> {
     expect_end(pair.server)
 }
 
-/// A window update follows the answer, as HTTP/2 has it; then the server's idle timeout.
+/// A window update follows the answer, as in HTTP/2; then the server's idle timeout.
 fn client_spoke_last(mut pair: Pair) -> Result<()> {
     pair.client.write_all(&WINDOW_UPDATE)?;
     receive(&mut pair.server, WINDOW_UPDATE.len())?;
@@ -510,7 +510,7 @@ fn ping_meets_close(mut pair: Pair) -> Result<()> {
     expect_end(pair.client)
 }
 
-/// The server has answered an upload early and closed; the rest of it goes on in ignorance.
+/// The server has answered an upload early and closed; the client goes on sending, unaware of it.
 fn slow_upload(mut pair: Pair) -> Result<()> {
     pause(500);
     for part in 0..6 {
@@ -532,7 +532,7 @@ fn slow_upload(mut pair: Pair) -> Result<()> {
     expect_end(pair.client)
 }
 
-/// A connection that was opened in advance; the server does not wait that long for its first request.
+/// A connection opened in advance; the server does not wait that long for its first request.
 fn opened_early(mut pair: Pair) -> Result<()> {
     pause(600);
     drop(pair.server);
@@ -558,7 +558,7 @@ fn dead_in_pool(mut pair: Pair, looks: bool) -> Result<()> {
 /// The wire is cut, and the client waits.
 fn request_hangs(stage: &mut Stage) -> Result<()> {
     kernel::unshare_loopback()?;
-    // Without its address a socket of IPv6 has nothing to send from, and nothing is sent again.
+    // Without its address an IPv6 socket has nothing to send from, and retransmits nothing.
     let listener = stage.listen((Ipv4Addr::LOCALHOST, 0))?;
     let server = listener.local_addr()?;
     let pairs = (0..connections()).map(|_| Pair::new(&listener, server));
@@ -612,7 +612,7 @@ fn farewell_of_two(mut pair: Pair) -> Result<()> {
     Ok(())
 }
 
-/// A request of several segments, none of which the server has taken in: its own end shows that.
+/// A request of several segments, none of which the server has taken in, as its own end shows.
 fn long_request(mut pair: Pair) -> Result<()> {
     pause(1_000);
     drop(pair.server);
@@ -622,7 +622,7 @@ fn long_request(mut pair: Pair) -> Result<()> {
     expect_end(pair.client)
 }
 
-/// The server has closed its own direction alone, and reads what comes.
+/// The server has closed only its own direction, and reads what comes.
 fn half_closed_server(mut pair: Pair) -> Result<()> {
     pause(1_000);
     pair.server.shutdown(Shutdown::Write)?;

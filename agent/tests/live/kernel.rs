@@ -35,7 +35,7 @@ pub(crate) fn unshare_loopback() -> Result<()> {
     set_interface_up("lo", true)
 }
 
-/// From now on the calling thread's namespace, its own, opens connections without timestamps.
+/// From now on, the calling thread's own namespace opens connections without timestamps.
 pub(crate) fn disable_timestamps() -> Result<()> {
     let path = "/proc/sys/net/ipv4/tcp_timestamps";
     fs::write(path, "0").with_context(|| format!("writing {path}"))
@@ -94,7 +94,7 @@ fn set_option<T>(stream: &TcpStream, level: c_int, name: c_int, value: &T) -> io
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-/// A listener on loopback that takes MPTCP, and TCP too.
+/// A listener on loopback that accepts MPTCP as well as TCP.
 pub(crate) fn listen_mptcp() -> Result<TcpListener> {
     let socket = mptcp_socket()?;
     rustix::net::bind(&socket, &SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0)).context("binding")?;

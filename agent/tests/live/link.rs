@@ -32,17 +32,17 @@ impl Stage {
         Ok(pair)
     }
 
-    /// A listener that far away, one way, in a namespace of its own; leaves the thread in the client's.
+    /// A listener `delay` away, one way, in a namespace of its own; leaves the thread in the client's.
     pub(crate) fn distant_listener(&mut self, delay: Duration) -> Result<TcpListener> {
         self.listener_behind(delay, Wire::Plain)
     }
 
-    /// So too, and the first three FINs from there are lost on the way: the fourth comes after 1.4 s.
+    /// The same, but the first three FINs from there are lost: the fourth comes after 1.4 s.
     pub(crate) fn lossy_listener(&mut self, delay: Duration) -> Result<TcpListener> {
         self.listener_behind(delay, Wire::LosesFins)
     }
 
-    /// A used pair with a balancer between that resets it once no packet has passed for so long.
+    /// A used pair with a balancer in between, which resets it once no packet has passed for `idle`.
     pub(crate) fn pair_reset_after(&mut self, idle: Duration) -> Result<Pair> {
         let listener = self.listener_behind(FAR, Wire::ResetsAfter(idle))?;
         let mut pair = Pair::new(&listener, listener.local_addr()?)?;
@@ -65,7 +65,7 @@ impl Stage {
     }
 }
 
-/// What it does to packets that come from the server.
+/// What the wire does to packets that come from the server.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Wire {
     Plain,
@@ -73,7 +73,7 @@ enum Wire {
     ResetsAfter(Duration),
 }
 
-/// Of the one connection that goes over it.
+/// What has passed of the one connection that goes over the wire.
 #[derive(Default)]
 struct Seen {
     /// The latest packet from either side.
@@ -99,7 +99,7 @@ fn carry(mut from: File, mut to: File, delay: Duration, wire: Wire, seen: Arc<Mu
         let mut lost = HashMap::new();
         while let Ok(length) = from.read(&mut packet) {
             let packet = packet.get(..length).unwrap_or_default().to_vec();
-            // The device's own IPv6 has much to say.
+            // The device also sends IPv6 packets of its own.
             let head = packet.first_chunk::<40>().filter(|head| head[0] == 0x45);
             if let (Some(head), Ok(mut seen)) = (head, seen.lock()) {
                 let source = Ipv4Addr::new(head[12], head[13], head[14], head[15]);
@@ -134,7 +134,7 @@ fn fin_for(packet: &[u8]) -> Option<[u8; 2]> {
     (head[0] == 0x45 && head[33] & FIN != 0).then_some([head[22], head[23]])
 }
 
-/// Sends each end an RST in the other one's name, once nothing has passed for that long.
+/// Sends each end an RST in the other one's name, once nothing has passed for `idle`.
 fn reset_after(idle: Duration, [mut client, mut server]: [File; 2], seen: Arc<Mutex<Seen>>) {
     thread::spawn(move || {
         loop {
@@ -173,7 +173,7 @@ fn reset_in_answer_to(packet: &Packet) -> Packet {
     reset
 }
 
-/// RFC 1071, over that and what is in no byte of it.
+/// The checksum of RFC 1071 over `bytes`, and over `rest` for what they do not contain.
 fn checksum(bytes: &[u8], rest: u32) -> u16 {
     let (words, _) = bytes.as_chunks();
     let words = words.iter().map(|word| u32::from(u16::from_be_bytes(*word)));

@@ -1,6 +1,6 @@
-//! Ordinary traffic that resembles a race: no race line may come of it.
+//! Ordinary traffic that resembles a race: it must cause no race line.
 //!
-//! Each also wants a line that must come, so that a blind agent fails.
+//! Each scenario also demands a line, so that a blind agent fails.
 
 use std::io::Write;
 use std::net::{Ipv4Addr, Shutdown, TcpStream};
@@ -30,7 +30,7 @@ pub(crate) const ALL: &[Scenario] = &[
         "reuse role=client gap~0.5
          incident class=half_close role=client",
     ),
-    // The FIN crosses a part of the upload.
+    // The FIN crosses part of the upload.
     Scenario::new(
         "server_half_close_distant",
         |s| server_half_close(s.distant_pair()?),
@@ -58,7 +58,7 @@ pub(crate) const ALL: &[Scenario] = &[
         "close role=client closer=local how=fin evidence=unused",
     ),
     Scenario::new("port_scan", port_scan, "close role=client closer=local evidence=unused"),
-    // Left out altogether; the exchange by TCP shows that the agent looks.
+    // Ignored altogether; the exchange over TCP shows that the agent is watching.
     Scenario::new(
         "mptcp",
         mptcp,
@@ -213,13 +213,13 @@ pub(crate) const ALL: &[Scenario] = &[
         },
         "close role=client closer=peer how=rst evidence=idle idle~1.0",
     ),
-    // No timestamp either, but it answers a probe: the peer's host knows the connection no more.
+    // No timestamp either, but an answer to a probe: the peer's host no longer knows the connection.
     Scenario::new(
         "probe_of_forgotten",
         |s| {
             let pair = s.used_pair()?;
             probe_each_second(&pair.client)?;
-            // Until all is acknowledged: else its kernel resets.
+            // Until all is acknowledged: otherwise its kernel resets.
             pause(300);
             kernel::vanish(pair.server)?;
             pause(1_000);
@@ -321,7 +321,7 @@ fn mptcp(stage: &mut Stage) -> Result<()> {
         }
         drop(pair.server);
         pause(200);
-        // It fails where MPTCP has already told of the close.
+        // It fails where MPTCP has already reported the close.
         drop(pair.client.write_all(&REQUEST));
     }
     Ok(())
@@ -365,7 +365,7 @@ fn client_cancels(stage: &mut Stage) -> Result<()> {
     })
 }
 
-/// All connections are closed at one time, after different idle times; none is used again.
+/// All connections are closed at the same time, after different idle times; none is used again.
 fn reload(stage: &mut Stage) -> Result<()> {
     let listener = stage.listen((Ipv4Addr::LOCALHOST, 0))?;
     let mut pairs = Vec::new();
@@ -418,7 +418,7 @@ fn slow_server(stage: &mut Stage) -> Result<()> {
 /// The server reads a request and hangs up, nowhere near an idle timeout.
 fn crashed_server(stage: &mut Stage) -> Result<()> {
     let mut pair = stage.used_pair()?;
-    // Within one clock tick, request and answer before it could not be told apart by time.
+    // Within one clock tick, the request and the answer before it could not be told apart by time.
     pause(20);
     pair.client.write_all(&REQUEST)?;
     receive(&mut pair.server, REQUEST.len())?;
@@ -453,7 +453,7 @@ fn blocked_writer(stage: &mut Stage, write: usize, count: usize) -> Result<()> {
     kernel::shrink_buffers(&pair.client, &pair.server)?;
     let mut server = pair.server.try_clone()?;
     let writer = thread::spawn(move || -> Result<Pair> {
-        // In the same thread, or its start might be a gap.
+        // In the same thread, or the thread's start might be a gap.
         pair.exchange()?;
         let data = vec![b'w'; write];
         for _ in 0..count {

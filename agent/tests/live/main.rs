@@ -8,8 +8,8 @@
 //! - `FINRACE_BIN` names the agent, `FINRACE_ARGS` adds arguments;
 //! - `FINRACE_UID` and `FINRACE_CAPS` (`cap_bpf,cap_perfmon`) start it with no other rights;
 //! - `FINRACE_SLACK` (default 1) stretches the tolerance of times on slow machines;
-//! - `FINRACE_BLIND` has parts of names of scenarios whose writes the hook of this kernel cannot
-//!   see: what the write hook alone can tell is not asked of them;
+//! - `FINRACE_BLIND` lists parts of the names of scenarios whose writes this kernel's hook cannot
+//!   see: what only the write hook can tell is not demanded of them;
 //! - `FINRACE_CONNECTIONS` (default 6) is how many connections each story of `field` has, half of them
 //!   over IPv6, or all over a wire between two namespaces of `FINRACE_DISTANCE_MS` one way. If it is
 //!   given, a line `tally NAME ALL RIGHT MISSED WRONG_CLASS WRONG_CLOSER FALSE DOUBLED` counts them.
@@ -38,18 +38,18 @@ use agent::Agent;
 use expect::Tally;
 use stage::{Gate, Scenario, Skip, Stage, overslept, pause, slack, stretched};
 
-/// Lines may come this long after what they tell of; after it, silence counts as silence.
+/// Lines may come this long after what they report; after that, silence counts as silence.
 const SETTLE_MS: u64 = 3_500;
 /// Lines still missing then are waited for once more.
 const GRACE_MS: u64 = 3_000;
-/// A machine that holds the pauses of a scenario up for longer makes other traffic of it.
+/// If the machine delays the pauses of a scenario by more than this, its traffic is no longer the same.
 const STALL: Duration = Duration::from_millis(50);
 const ATTEMPTS: u32 = 4;
-/// On a slow machine scenarios start one after the other, this far apart for each step of slack: at
-/// the same times, they would wait for each other.
+/// On a slow machine scenarios start one after another, this far apart for each step of slack: started
+/// together, they would wait for each other.
 const STAGGER: Duration = Duration::from_millis(10);
 
-/// What the traffic of a scenario came to.
+/// How the traffic of a scenario ended.
 enum End {
     Done(Stage),
     Skipped(String),
@@ -83,7 +83,7 @@ fn main() -> ExitCode {
 
 /// Whether nothing failed.
 fn run() -> Result<bool> {
-    // The agent names the thread that writes; those of the scenarios inherit this.
+    // The agent names the thread that writes; the scenarios' threads inherit this name.
     rustix::thread::set_name(c"finrace-live")?;
     let wanted: Vec<String> = std::env::args().skip(1).filter(|a| !a.starts_with('-')).collect();
     let is_wanted =
@@ -102,7 +102,7 @@ fn run() -> Result<bool> {
 
     let gate = Arc::new(Gate::default());
     let threads = start(&scenarios, &gate);
-    // Connections that shall be older than the agent.
+    // For the connections that must be older than the agent.
     pause(100);
     let agent = Agent::start(&[])?;
     let hookless = Agent::start(&["--hook", "write=none"]);
@@ -112,7 +112,7 @@ fn run() -> Result<bool> {
         verdicts.push(Verdict::of(&name, hookless.check_rights()));
     }
     gate.open();
-    // To the end: their ports stay theirs, so that no line of theirs is taken for one of another attempt.
+    // Kept to the end: their ports stay theirs, so that no line of theirs is mistaken for another attempt's.
     let ends = finish(threads);
     let mut judged = judge_patiently(&scenarios, &ends, &agent, &hookless);
     if std::env::var_os(field::CONNECTIONS).is_some() {
@@ -184,7 +184,7 @@ fn act(scenario: &Scenario, mut stage: Stage, delay: Duration) -> End {
     }
 }
 
-/// Once all lines should be there, and once more if some are missing.
+/// Judges once all lines should be there, and once more if some are missing.
 fn judge_patiently(
     scenarios: &[&Scenario],
     ends: &[End],

@@ -1,5 +1,5 @@
-//! Whose sockets they are: the cgroup that a socket was made in, whoever runs when something happens
-//! to it.
+//! Whose sockets they are: those of the cgroup that a socket was created in, no matter which process
+//! runs when something happens to it.
 
 use std::fs;
 use std::net::Ipv4Addr;
@@ -32,7 +32,7 @@ pub(crate) const ALL: &[Scenario] = &[
     ),
 ];
 
-/// Listener, client and whoever writes are in groups of their own; the accepted socket is made in
+/// Listener, client and writer are in groups of their own; the accepted socket is created in
 /// softirq, while the client's thread connects.
 fn owners(stage: &mut Stage) -> Result<()> {
     let groups = ["server", "client", "writer"].map(Group::new);

@@ -1,4 +1,4 @@
-//! Writes that do not come through send(2) or write(2): of each kind a race, which must be one
+//! Writes that do not come through send(2) or write(2): for each kind a race, which must yield one
 //! race line like any other, and an ordinary reuse.
 
 use std::fs::File;
@@ -54,7 +54,7 @@ const fn reused(name: &'static str, run: fn(&mut Stage) -> Result<()>) -> Scenar
 
 /// A way for bytes to get into a socket.
 struct Path {
-    /// Done when the connection has answered one request.
+    /// Called once the connection has answered one request.
     prepare: fn(&TcpStream) -> Result<()>,
     send: fn(&TcpStream, &'static [u8]) -> Result<usize>,
     payload: &'static [u8],

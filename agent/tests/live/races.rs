@@ -31,7 +31,7 @@ const UNREAD_CLOSE: &str = "
 
 const FAREWELL: &str = "close role=client closer=peer how=fin idle~1.2";
 
-/// Of a request that crossed the server's FIN on the wire.
+/// A request that crossed the server's FIN on the wire.
 const FIN_CROSSED: &str = "
     race class=fin_crossed cause=unknown outcome=reset role=client gap~1.22 \
         other_view.class=late_request other_view.role=server
@@ -146,7 +146,7 @@ pub(crate) const ALL: &[Scenario] = &[
         "race class=silent_drop outcome=unanswered role=client gap~1.0 bytes=200
          reuse role=client gap~1.0",
     ),
-    // Without time stamps the two cannot be told apart, but for what the server's end shows.
+    // Without timestamps the two cannot be told apart, except by what the server's end shows.
     Scenario::new("unread_close_unstamped", unread_close_unstamped, UNREAD_CLOSE),
     Scenario::new(
         "silent_drop_unstamped",
@@ -170,7 +170,7 @@ pub(crate) const ALL: &[Scenario] = &[
     ),
     Scenario::new("fin_crossed", |s| fin_crossed(s, &[0], 200), FIN_CROSSED),
     Scenario::new("fin_crossed_two_segments", |s| fin_crossed(s, &[0, 5], 200), FIN_CROSSED),
-    // It closes on the FIN, before the RST comes.
+    // The client closes on the FIN, before the RST comes.
     Scenario::new(
         "fin_crossed_then_close",
         |s| fin_crossed(s, &[0], 0),
@@ -198,7 +198,7 @@ fn stale_write_early(stage: &mut Stage) -> Result<()> {
     stale_write(pair)
 }
 
-/// Both sockets are of IPv6 and hold IPv4-mapped addresses.
+/// Both sockets are IPv6 and hold IPv4-mapped addresses.
 fn stale_write_mapped(stage: &mut Stage) -> Result<()> {
     let listener = stage
         .listen((Ipv6Addr::UNSPECIFIED, 0))
@@ -284,7 +284,7 @@ fn silent_drop_unstamped(stage: &mut Stage) -> Result<()> {
     silent_drop(stage)
 }
 
-/// A server goes away: it closes what has been idle for 0.3 s to 2.4 s, all at one time.
+/// A server goes away: it closes what has been idle for 0.3 s to 2.4 s, all at the same time.
 fn rollout(stage: &mut Stage) -> Result<()> {
     let listener = stage.listen((Ipv4Addr::LOCALHOST, 0))?;
     let (mut clients, mut servers) = (VecDeque::new(), Vec::new());
@@ -304,7 +304,7 @@ fn rollout(stage: &mut Stage) -> Result<()> {
     clients.into_iter().try_for_each(expect_end)
 }
 
-/// The client's socket is one of MPTCP, which is not looked at: the server's view is all there is,
+/// The client's socket is an MPTCP socket, which is not watched: the server's view is all there is,
 /// as behind a cloud load balancer.
 fn late_request_of_unseen_client(stage: &mut Stage) -> Result<()> {
     let listener = stage.listen((Ipv4Addr::LOCALHOST, 0))?;

@@ -1,4 +1,4 @@
-//! With which rights the agent is started, and what it must have given up once it is attached.
+//! The rights that the agent is started with, and what it must have given up once it is attached.
 
 use std::fs;
 use std::io;
@@ -50,7 +50,7 @@ impl Rights {
                 continue;
             }
             match thread::remove_capability_from_bounding_set(capability) {
-                // One more than this kernel knows.
+                // The first one that this kernel does not know.
                 Err(Errno::INVAL) => break,
                 result => result?,
             }
@@ -69,8 +69,8 @@ impl Rights {
     }
 }
 
-/// Whether no thread of the process, which was started with these rights, has a capability left,
-/// nor, where it was able to see to that, can get one again.
+/// Checks that no thread of the process, which was started with these rights, has a capability left,
+/// nor, where it could prevent that, can get one again.
 pub(crate) fn check_given_up(rights: Option<Rights>, pid: u32) -> Result<()> {
     let started_with = match rights {
         Some(rights) => rights.capabilities,

@@ -87,8 +87,8 @@ pub(crate) struct Stage {
     /// As the agent prints them, the latest last.
     servers: Vec<SocketAddr>,
     netns: BTreeSet<u64>,
-    /// Open to the end: no other scenario gets these addresses, and a reset without a socket still
-    /// finds that its port listens.
+    /// Kept open to the end: no other scenario gets these addresses, and a reset without a socket still
+    /// finds a listener on its port.
     listeners: Vec<TcpListener>,
 }
 
@@ -107,7 +107,7 @@ impl Stage {
         self.gate.wait();
     }
 
-    /// In the namespace that the thread is in; port 0 for any.
+    /// Listens in the namespace that the thread is in; port 0 for any.
     pub(crate) fn listen(&mut self, at: impl Into<SocketAddr>) -> Result<TcpListener> {
         let at = at.into();
         let listener = TcpListener::bind(at).with_context(|| format!("listening on {at}"))?;
@@ -115,7 +115,7 @@ impl Stage {
         Ok(listener)
     }
 
-    /// For another attempt: what there was until now is nobody's.
+    /// Prepares another attempt: what there was until now belongs to no scenario.
     pub(crate) fn clear(&mut self) {
         self.servers.clear();
         self.netns.clear();
@@ -133,8 +133,8 @@ impl Stage {
         Ok(())
     }
 
-    /// Closes the port that was opened last; for scenarios in a namespace of their own, since
-    /// another's client may get that port now.
+    /// Closes the port that was opened last; for scenarios in a namespace of their own, since elsewhere
+    /// another scenario's client may get that port.
     pub(crate) fn stop_listening(&mut self) {
         self.listeners.pop();
     }
@@ -176,7 +176,7 @@ impl Stage {
             && (is_ours("local") == Some(true) || is_ours("peer") == Some(true))
     }
 
-    /// `$server`, `$netns` and `$pid` in an expectation.
+    /// Expands `$server`, `$netns` and `$pid` in an expectation.
     pub(crate) fn expand(&self, word: &str) -> String {
         match word {
             "$server" => self.servers.last().map(ToString::to_string).unwrap_or_default(),
@@ -250,7 +250,7 @@ pub(crate) fn slack() -> f64 {
     slack.unwrap_or(1.0_f64).max(1.0)
 }
 
-/// A limit on this machine.
+/// A time limit, stretched for this machine.
 pub(crate) fn stretched(millis: u64) -> Duration {
     Duration::from_millis(millis).mul_f64(slack())
 }
@@ -265,12 +265,12 @@ pub(crate) fn pause(millis: u64) {
     OVERSLEPT.set(OVERSLEPT.get() + now().saturating_sub(due));
 }
 
-/// How much longer than asked for this thread's pauses were since the last call.
+/// How much longer than asked for this thread has paused since the last call.
 pub(crate) fn overslept() -> Duration {
     OVERSLEPT.take()
 }
 
-/// Counts what another thread's pauses took longer as this one's.
+/// Counts another thread's delay as this thread's own.
 pub(crate) fn note_overslept(late: Duration) {
     OVERSLEPT.set(OVERSLEPT.get().max(late));
 }

@@ -18,11 +18,11 @@ use crate::setting::{Group, Setting, Side};
 use crate::truth::Recent;
 use crate::world::THRESHOLD;
 
-/// Closes by the timer after which its estimate is looked at.
+/// The closes by the timer after which its estimate is judged.
 const ENOUGH: usize = 20;
-/// Seconds in which they came: what closes together may be one event.
+/// The seconds over which these must be spread: what closes together may be one event.
 const MOMENTS: usize = 5;
-/// Of either of two timers, and the least share of either.
+/// The closes needed by each of two timers, and the least share of each.
 const ENOUGH_OF_TWO: usize = 8;
 const SHARE_OF_TWO: f64 = 0.12;
 
@@ -32,7 +32,7 @@ pub(crate) struct Agent<'a> {
     pub(crate) role: Role,
     table: Table,
     key: Option<RowKey>,
-    /// Of the server's side and of the client's.
+    /// For the server's side and for the client's.
     pub(crate) guesses: [Option<Guess>; 2],
     /// Closes by timers: which server's it was, the idle time, and the second it came in.
     closes: [Vec<(usize, f64, u64)>; 2],
@@ -41,7 +41,7 @@ pub(crate) struct Agent<'a> {
     invention: [String; 2],
     looks: u32,
     looked: f64,
-    /// What was said although a request was lost just before: there shall be none.
+    /// What was said although a request had just been lost: there must be none.
     denial: Option<String>,
     recent: Recent,
     /// Processes that lost requests.
@@ -51,7 +51,7 @@ pub(crate) struct Agent<'a> {
     changes: Vec<(f64, State)>,
     settled: Option<f64>,
     pub(crate) races: u32,
-    /// Computed and told.
+    /// Races per hour, computed and told.
     prediction: Option<(f64, f64)>,
     first_prediction: Option<(f64, u32)>,
 }
@@ -161,7 +161,7 @@ impl<'a> Agent<'a> {
         } else {
             (0..self.setting.backends.len()).collect()
         };
-        // As for words: of closes that scatter more than twofold nobody can tell that they have a timer.
+        // As for words: closes that scatter more than twofold do not reveal a timer.
         let timer = |server: &usize| match side {
             Side::Server if self.setting.change.is_some() => {
                 let change = self.setting.change.map(|change| change.timeout);
@@ -246,7 +246,7 @@ impl<'a> Agent<'a> {
         text
     }
 
-    /// What its exposure rests on.
+    /// What its exposure is based on.
     pub(crate) fn grounds(&mut self, now: f64) -> Option<Grounds> {
         self.table.assess(nanos(now));
         let stats = self.stats()?;
@@ -254,7 +254,7 @@ impl<'a> Agent<'a> {
         Some(stats.grounds(&facts, nanos(now)))
     }
 
-    /// As the daemon does every few seconds.
+    /// Assesses, as the daemon does every few seconds.
     pub(crate) fn look(&mut self, now: f64) {
         self.table.assess(nanos(now));
         for side in [Side::Server, Side::Client] {
@@ -296,7 +296,7 @@ impl<'a> Agent<'a> {
         }
     }
 
-    /// A process that is told what to change, although only others lost requests.
+    /// A process that is told what to change although only others lost requests.
     fn wrong_actor(&self) -> Option<String> {
         let actor = self.stats()?.actor()?;
         let is_right = self.losers.is_empty() || self.losers.contains(actor);
@@ -309,20 +309,20 @@ impl<'a> Agent<'a> {
         if self.setting.change.is_some() || matches!(self.setting.group, Group::SlowClose) {
             right.push(State::Unknown);
         }
-        // A pool whose timer may be as late as the server's is early does not close first each time.
+        // A pool whose timer may be as late as the server's is early does not always close first.
         if self.setting.is_close() && right.contains(&State::Safe) {
             right.push(State::Exposed);
         }
-        // Of a timer whose silence is cut nobody can tell that it is one.
+        // A timer whose silence is broken cannot be recognized as one.
         let is_cut = self.setting.ping.is_some();
         if is_cut && right.contains(&State::Exposed) {
             right.push(State::Unknown);
         }
-        // Upper bounds alone do not make it.
+        // Upper bounds alone are not enough.
         if self.setting.farewell && self.role == Role::Client && right.contains(&State::Exposed) {
             right.push(State::Unknown);
         }
-        // Of closes that scatter more than twofold, or are said goodbye to, nobody can tell that they have a timer.
+        // Closes that scatter more than twofold, or that come with a farewell, do not reveal a timer.
         let mut timers = self.setting.backends.iter().filter_map(|backend| backend.timer);
         let is_untold = is_cut
             || timers.any(|timer| timer.scatter() > timer.timeout)
@@ -381,7 +381,7 @@ fn median(mut values: Vec<f64>) -> f64 {
     f64::midpoint(values[(values.len() - 1) / 2], values[values.len() / 2])
 }
 
-/// Changes to a word that was said before: a world that stays as it is has no reason for any.
+/// Changes back to an earlier word: a world that stays the same has no reason for any.
 fn returns(changes: &[(f64, State)]) -> u32 {
     let before = |place: usize, word| changes[..place].iter().any(|(_, said)| *said == word);
     let places = changes.iter().enumerate();

@@ -9,7 +9,7 @@ use crate::print::{INVENTED, MANY, is_computed, is_computed_well, is_told_well, 
 /// How bad, and the story.
 type Fault = (f64, String);
 
-/// So many at most.
+/// Prints this many at most.
 pub(crate) fn worst(scores: &[Score], most: usize) {
     let kinds = [guesses, inventions, words, foresights];
     let mut faults: Vec<Fault> =

@@ -1,11 +1,11 @@
-//! The settings that are tried: drawn by chance, several things at a time, always the same.
+//! The settings that are tried: drawn at random, several things at a time, always the same.
 
 use crate::random::Random;
 use crate::setting::{
     Backend, Change, Group, Kind, Late, Load, Noise, Ping, Pool, Process, Setting, Side, Timer,
 };
 
-/// Timeouts that software comes with.
+/// Timeouts that software has by default.
 const COMMON: [f64; 17] = [
     0.5, 1.0, 2.0, 3.0, 4.0, 5.0, 10.0, 15.0, 20.0, 30.0, 60.0, 65.0, 75.0, 90.0, 120.0, 180.0,
     600.0,
@@ -13,7 +13,7 @@ const COMMON: [f64; 17] = [
 const RTTS: [f64; 5] = [0.000_03, 0.001, 0.01, 0.04, 0.15];
 const HZ: [f64; 3] = [100.0, 250.0, 1000.0];
 
-/// So many of each.
+/// How many settings of each group.
 const COUNTS: [(Group, usize); 24] = [
     (Group::Plain, 80),
     (Group::Late, 60),
@@ -112,7 +112,7 @@ fn draw(number: usize, group: Group, seed: u64) -> Setting {
             let after = 10 + u32::try_from(r.below(150)).unwrap();
             let timeout = timeout.max(0.4);
             setting.change = Some(Change { after, timeout, is_restart: r.is(0.5) });
-            // Gaps that reach both.
+            // Gaps that reach both timeouts.
             setting.pools[0].load = load(r, timeout.max(server.timeout));
         }
         Group::ClientFirst => client_first(&mut setting, server, r),
@@ -186,7 +186,7 @@ fn load(r: &mut Random, timeout: f64) -> Load {
     }
     let is_lifo = r.is(0.6);
     let (arrivals, burst) = match r.below(4) {
-        // So many connections as there is work for within a timeout.
+        // As many connections as there is work for within a timeout.
         0 => (Process::Exponential(timeout / r.log_between(1.0, 20.0)), 1),
         1 => (Process::Exponential(timeout * r.between(0.2, 1.5)), 1 + r.below(20)),
         2 => {
@@ -227,7 +227,7 @@ fn no_timeout(setting: &mut Setting, scale: f64, r: &mut Random) {
     setting.noise = Some(Noise { kind, by, share: 0.0, every });
 }
 
-/// What has nothing to do with idle timeouts.
+/// Closes that have nothing to do with idle timeouts.
 fn control(setting: &mut Setting, scale: f64, r: &mut Random) {
     setting.backends[0].timer = None;
     let kind = r.pick(&[Kind::AfterData, Kind::Unused, Kind::Unanswered]);
@@ -285,7 +285,7 @@ fn slow_close(setting: &mut Setting, scale: f64, r: &mut Random) {
     }
 }
 
-/// The server closes what is old, or has had many requests.
+/// The server closes connections that are old or have had many requests.
 fn age_limit(setting: &mut Setting, server: Timer, r: &mut Random) {
     let (age, requests) = (server.timeout * r.log_between(0.8, 8.0), 2 + r.below(30));
     let lag = r.pick(&[0.000_1, 0.001, 0.01]);
@@ -293,7 +293,7 @@ fn age_limit(setting: &mut Setting, server: Timer, r: &mut Random) {
     let kind = r.pick(&[Kind::Age(age), requests]);
     setting.noise = Some(Noise { kind, by: Side::Server, share: 0.0, every: server.timeout });
     setting.backends[0].timer = r.is(0.5).then_some(server);
-    // Requests that follow each other soon, and such as come at any time.
+    // Requests that closely follow each other, and some that come at any time.
     let gap = r.pick(&[0.05, 0.3, 1.0]) * server.timeout;
     let gap = r.pick(&[
         Process::Exponential(gap),
@@ -329,13 +329,13 @@ fn lazy(setting: &mut Setting, server: Timer, r: &mut Random) {
         let late = server.timeout * r.between(1.5, 4.0);
         setting.pools[0].timer = Some(timer(r, Group::Lazy).with(late));
     }
-    // Else those that got a FIN would lie at the bottom for ever.
+    // Otherwise those that got a FIN would lie at the bottom forever.
     if let Load::Pool { is_lifo, .. } = &mut setting.pools[0].load {
         *is_lifo = false;
     }
 }
 
-/// Silence is cut by pings, which the timers of requests do not count.
+/// Silence is broken by pings, which the timers of requests do not count.
 fn pings(setting: &mut Setting, server: Timer, r: &mut Random) {
     let server = server.with(server.timeout.max(2.0));
     let every = server.timeout / r.pick(&[1.5, 2.2, 3.0, 5.0, 7.3]);

@@ -1,4 +1,4 @@
-//! One world, both agents: what they say, beside what is true.
+//! One world, both agents: what they say, next to what is true.
 
 use finrace_logic::model::{Nanos, Role};
 use finrace_logic::verdict::State;
@@ -10,7 +10,7 @@ use crate::world::World;
 pub(crate) const DAY: f64 = 86_400.0;
 pub(crate) const HOUR: f64 = 3600.0;
 
-/// How long worlds go on.
+/// How long worlds run.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Effort {
     pub(crate) requests: u64,
@@ -48,7 +48,7 @@ impl Guess {
     }
 }
 
-/// An estimate where there is no timer: the share of all looks at which there was one.
+/// An estimate where there is no timer: the share of all looks that found one.
 #[derive(Clone, Debug)]
 pub(crate) struct Invention {
     pub(crate) share: f64,
@@ -60,7 +60,7 @@ pub(crate) struct Word {
     pub(crate) role: Role,
     pub(crate) found: Option<State>,
     pub(crate) right: Vec<State>,
-    /// To a word that was said before.
+    /// Changes back to a word that was said before.
     pub(crate) changes: u32,
     pub(crate) days: f64,
     pub(crate) text: String,
@@ -72,7 +72,7 @@ impl Word {
     }
 }
 
-/// Races per hour: to be expected at the end, as computed before any is lost and as told in the light of those
+/// Races per hour: expected at the end, as computed before any is lost and as told in the light of those
 /// that were, and those that happened.
 #[derive(Clone, Debug)]
 pub(crate) struct Foresight {
@@ -88,11 +88,11 @@ pub(crate) struct Foresight {
 pub(crate) struct Score {
     pub(crate) setting: Setting,
     pub(crate) guesses: Vec<Guess>,
-    /// Of each side without a timer that closed all the same.
+    /// One for each side that has no timer but closed all the same.
     pub(crate) inventions: Vec<Invention>,
     pub(crate) words: Vec<Word>,
     pub(crate) foresights: Vec<Foresight>,
-    /// By whom and when a lost request was denied.
+    /// Which agent denied a lost request, and when.
     pub(crate) denials: Vec<String>,
 }
 
@@ -114,7 +114,7 @@ pub(crate) fn judge(setting: &Setting, effort: Effort) -> Score {
     loop {
         let seen = world.next();
         let now = seen.observation.time().since(Nanos(0)).as_secs_f64();
-        // A world that is silent for days needs no look each minute.
+        // A world that is silent for days need not be looked at every minute.
         if now - next > DAY {
             next = now - DAY;
         }

@@ -1,4 +1,4 @@
-//! How good estimates of idle timeouts, exposure and verdicts are: simulated traffic, of which all
+//! How good estimates of idle timeouts, exposure and verdicts are: simulated traffic, about which all
 //! is known, is shown to the table, and what it says is scored.
 //!
 //! `cargo test` runs a part of the settings, `cargo xtask score` all of them. From the command
@@ -30,7 +30,7 @@ use judge::{Effort, Score, judge};
 use setting::Setting;
 
 const SEED: u64 = 1;
-/// Each so many settings are enough to notice what breaks.
+/// Every N-th setting is enough to notice what breaks.
 const SUBSET: usize = 9;
 const WHOLE: Effort = Effort { requests: 40_000, races: 150, step: 60.0 };
 const SHORT: Effort = Effort { requests: 2_500, races: 60, step: 300.0 };
@@ -42,7 +42,7 @@ struct Options {
     only: Option<usize>,
     group: Option<String>,
     seed: u64,
-    /// Not if tests of other names were asked for.
+    /// False if tests of other names were asked for.
     is_wanted: bool,
 }
 
@@ -114,7 +114,7 @@ fn main() -> ExitCode {
     if failures.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-/// In as many threads as there are processors; the order is that of the settings.
+/// Runs as many threads as there are processors; the scores are in the order of the settings.
 fn run(settings: &[Setting], effort: Effort) -> Vec<Score> {
     let next = AtomicUsize::new(0);
     let scores = Mutex::new(Vec::new());

@@ -22,12 +22,12 @@ pub(crate) struct Row {
     invented: usize,
     words: usize,
     right: usize,
-    /// Where the client looks: at its end the reaction is known.
+    /// Where the client looks for FINs: at its end the reaction is known.
     computed: usize,
     computed_well: usize,
     told: usize,
     told_well: usize,
-    /// Computed by true.
+    /// Computed, divided by true.
     ratios: Vec<f64>,
     changes: u32,
     days: f64,
@@ -58,7 +58,7 @@ pub(crate) fn is_computed_well(foresight: &Foresight) -> bool {
     is_close(foresight.computed / foresight.truth)
 }
 
-/// A server does not know how fast its clients see a FIN, and nobody how long one does not look that never does.
+/// A server does not know how fast its clients see a FIN; how late a client is that never looks, neither end knows.
 pub(crate) fn is_computed(score: &Score, foresight: &Foresight) -> bool {
     let setting = &score.setting;
     foresight.role == Role::Client && (setting.reaction.is_some() || setting.is_lazy)
@@ -68,16 +68,16 @@ pub(crate) fn is_within(guess: &Guess) -> bool {
     guess.error().is_some_and(|error| error <= 1.0)
 }
 
-/// A chance find now and then is none.
+/// A chance find now and then does not count.
 pub(crate) const INVENTED: f64 = 0.05;
 
-/// Times a day that a word may come back in worlds that stay as they are.
+/// How often a day a word may come back in worlds that stay the same.
 const MOST_CHANGES: f64 = 0.3;
 
-/// Of fewer estimates, as a part of the settings has in some groups, no share can be told.
+/// Fewer estimates, as some groups have in a part of the settings, say nothing about a share.
 const FEW: usize = 4;
 
-/// Groups where next to every estimate is right.
+/// Groups where nearly every estimate is right.
 const EXACT: [&str; 3] = ["Plain", "Late", "Steady"];
 
 impl Row {
@@ -175,11 +175,11 @@ impl Summary {
         self.groups.iter().chain([&self.all]).for_each(Row::print);
     }
 
-    /// What is below what was reached with all settings; a part of them may be worse by chance.
+    /// What falls short of what all settings have reached; a part of them may be worse by chance.
     pub(crate) fn failures(&self, is_whole: bool) -> Vec<String> {
         let all = &self.all;
         let slack = if is_whole { 1.0 } else { 2.0 };
-        // No verdict but that requests are lost, where one was: not once.
+        // Once a request was lost, the verdict must say so: no exceptions.
         let mut failures: Vec<String> =
             self.denials.iter().map(|denial| format!("a loss was denied: {denial}")).collect();
         let mut at_least = |name: &str, part: usize, of: usize, least: f64| {

@@ -20,7 +20,7 @@ const HOUR: f64 = 3600.0;
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Peer {
-    /// Closes idle connections after 5 s, under a request now and then.
+    /// Closes idle connections after 5 s, now and then just before a request.
     Races,
     /// Closes idle connections after 60 s; no request has met that yet.
     Exposed,

@@ -16,7 +16,7 @@ use crate::world::THRESHOLD;
 pub(crate) const SERVER: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 5);
 pub(crate) const CLIENT: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 9);
 
-/// What is known of an observation beside what the agent sees.
+/// What is known of an observation beyond what the agent sees.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Truth {
     /// An idle timer closed it, of this server or of the client, and the connection had been idle
@@ -30,11 +30,11 @@ pub(crate) enum Truth {
     Other {
         side: Side,
     },
-    /// An idle timer closed it, but pings had cut the silence.
+    /// An idle timer closed it, but pings had broken the silence.
     Cut {
         side: Side,
     },
-    /// A long answer ended with it.
+    /// It ended a long answer.
     Slow {
         side: Side,
     },
@@ -72,7 +72,7 @@ pub(crate) struct Host {
     /// The server's address.
     pub(crate) server: Ipv4Addr,
     pub(crate) client: Ipv4Addr,
-    /// Whose connection it is about, where it is known: the number of the pool.
+    /// The number of the pool whose connection it is about, where that is known.
     pub(crate) pool: Option<usize>,
 }
 
@@ -111,7 +111,7 @@ impl Host {
         Seen { role: self.role, observation, truth }
     }
 
-    /// The idle began at `since` and `by` ended it at `time`; nothing is known of silences before.
+    /// The idle time began at `since` and `by` ended it at `time`; no silence before it is known.
     pub(crate) fn close(
         &self,
         times: (f64, f64),
@@ -123,7 +123,7 @@ impl Host {
         self.close_of(times, 0.0, by, how, truth, random)
     }
 
-    /// The same of a connection that had outlived that silence.
+    /// The same for a connection that had outlived a silence of this length.
     pub(crate) fn close_of(
         &self,
         (since, time): (f64, f64),
@@ -158,7 +158,7 @@ impl Host {
         self.seen(Observation::Dwell(dwell), Truth::Nothing)
     }
 
-    /// A request at `asked` after an idle since `since`; what ended it came at `ended`.
+    /// A request at `asked`, after idle time since `since`; what ended that came at `ended`.
     pub(crate) fn incident(
         &self,
         class: Class,

@@ -8,13 +8,13 @@ use crate::random::Random;
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum Process {
     Exponential(f64),
-    /// Every so many seconds, give or take.
+    /// Every `every` seconds, give or take.
     Periodic {
         every: f64,
         jitter: f64,
     },
     Uniform(f64, f64),
-    /// A heavy tail from this on.
+    /// A heavy tail from `least` on.
     Pareto {
         least: f64,
         alpha: f64,
@@ -38,7 +38,7 @@ impl Process {
 
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Load {
-    /// Requests come, so many at a time, and take an idle connection or open one.
+    /// Requests come, `burst` at a time, and take an idle connection or open one.
     Pool { arrivals: Process, burst: usize, is_lifo: bool },
     /// Each worker has a connection of its own, and waits between its requests.
     Workers { count: usize, gap: Process },
@@ -48,7 +48,7 @@ pub(crate) enum Load {
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Late {
     Exact,
-    /// By up to so much.
+    /// By up to this much.
     UpTo(f64),
     /// At the next multiple of this.
     Sweep(f64),
@@ -58,7 +58,7 @@ pub(crate) enum Late {
 pub(crate) struct Timer {
     pub(crate) timeout: f64,
     pub(crate) late: Late,
-    /// The event loop is busy for up to so long.
+    /// The event loop is busy for up to this long.
     pub(crate) jitter: f64,
 }
 
@@ -82,7 +82,7 @@ impl Timer {
         }
     }
 
-    /// A timer with the same habits.
+    /// A timer with the same habits and another timeout.
     pub(crate) const fn with(self, timeout: f64) -> Self {
         Self { timeout, ..self }
     }
@@ -114,19 +114,19 @@ pub(crate) enum Side {
 pub(crate) enum Kind {
     /// `Connection: close` and request limits: right after a response.
     AfterData,
-    /// One connection after the other, at any time of its idle.
+    /// One connection after another, at any point of its idle time.
     Scattered,
     /// Each connection at this age: while it is idle, or after the answer under way then.
     Age(f64),
-    /// Each connection after so many requests, so long after the answer.
+    /// Each connection after this many requests, this long after the answer.
     Requests(u32, f64),
     /// Answers that take long, after which the server closes at once.
     Slow(Process),
-    /// All that are idle, at once.
+    /// All idle connections, at once.
     Reload,
     /// The same, by RST.
     Crash,
-    /// All of them, those whose requests are under way as well.
+    /// All connections, even those with requests under way.
     Restart,
     /// Connections that nothing is sent on.
     Unused,
@@ -138,13 +138,13 @@ pub(crate) enum Kind {
 pub(crate) struct Noise {
     pub(crate) kind: Kind,
     pub(crate) by: Side,
-    /// Of all closes, where timers make some.
+    /// Share of all closes, where timers make some.
     pub(crate) share: f64,
-    /// Else one every so many seconds; with timers, so long after one of theirs.
+    /// Otherwise the seconds between two; with timers, the seconds after one of theirs.
     pub(crate) every: f64,
 }
 
-/// After so many closes of the server's timer it is another one.
+/// After this many closes, the server's timer is replaced.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Change {
     pub(crate) after: u32,
@@ -153,7 +153,7 @@ pub(crate) struct Change {
     pub(crate) is_restart: bool,
 }
 
-/// What is asked of a setting; rows of the output.
+/// What a setting examines; rows of the output.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Group {
     Plain,
@@ -217,12 +217,12 @@ impl fmt::Display for Group {
     }
 }
 
-/// A small message of this side after each so many seconds without any. It says nothing to the timers.
+/// A small message from this side whenever there was none for this many seconds. Timers ignore it.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Ping {
     pub(crate) by: Side,
     pub(crate) every: f64,
-    /// It says of itself that it asks nothing, or answers such.
+    /// It is marked as asking nothing, or as the answer to such a message.
     pub(crate) is_named: bool,
 }
 
@@ -238,14 +238,14 @@ pub(crate) struct Setting {
     pub(crate) rtt: f64,
     /// Mean time to an answer.
     pub(crate) response: f64,
-    /// How soon the pool closes what got a FIN; none if it does not watch.
+    /// How soon the pool closes a connection that got a FIN; none if it does not watch.
     pub(crate) reaction: Option<f64>,
-    /// It does not watch, but looks for a FIN before it uses a connection.
+    /// The pool does not watch, but looks for a FIN before it uses a connection.
     pub(crate) is_lazy: bool,
     pub(crate) ping: Option<Ping>,
     /// Servers say goodbye before they close.
     pub(crate) farewell: bool,
-    /// Something in between forgets connections after so long.
+    /// Something in between forgets connections after this long.
     pub(crate) limit: Option<f64>,
     pub(crate) client_hz: f64,
     pub(crate) server_hz: f64,
@@ -304,7 +304,7 @@ impl Setting {
         })
     }
 
-    /// Pools whose timers fire before the servers'; the first, if there is none.
+    /// Pools whose timers fire before the servers'; the first pool, if there is none.
     pub(crate) fn visible_pools(&self) -> Vec<usize> {
         let server = self.backends.iter().filter_map(|backend| backend.timer);
         let earliest = server.map(|timer| timer.timeout).fold(f64::INFINITY, f64::min);

@@ -1,4 +1,4 @@
-//! What is true of the last day: which words would be right.
+//! What is true of the last day, and which words are right then.
 
 use std::collections::VecDeque;
 
@@ -61,7 +61,7 @@ impl Recent {
         }
     }
 
-    /// Whether a request was lost since, however it was.
+    /// Whether a request has been lost since, in whatever way.
     pub(crate) fn has_loss(&self, since: f64) -> bool {
         let is_loss = |what| matches!(what, What::Race { .. } | What::OtherRace | What::Drop);
         self.count(since, is_loss) > 0.0
@@ -96,7 +96,7 @@ impl Recent {
         let others = |since| self.count(since, |what| what == What::OtherRace);
         if races > 0.0 {
             words.push(State::Racing);
-            // Until closes agree on the timeout, nobody can tell that it was that; nor if few of them do.
+            // Until closes agree on the timeout, it cannot be known as the cause; nor if few of them do.
             let timer = self.count(ever, |what| what == What::Timer(Side::Server));
             let other = self.count(ever, |what| what == What::Other(Side::Server));
             if timer < 10.0 || timer < 0.15 * (timer + other) {
@@ -106,7 +106,7 @@ impl Recent {
         }
         if others(surely) > 0.0 {
             words.push(State::Losing);
-            // They may be over.
+            // These losses may be over.
             if others(now - 3_600.0) > 0.0 {
                 return words;
             }
@@ -125,7 +125,7 @@ impl Recent {
         words
     }
 
-    /// Who closes first.
+    /// Which side closes first.
     fn order(&self, since: f64) -> Vec<State> {
         let server = self.count(since, |what| what == What::Timer(Side::Server));
         let other = self.count(since, |what| what == What::Other(Side::Server));
@@ -147,7 +147,7 @@ impl Recent {
             words.push(State::Safe);
         } else {
             words.extend([State::Safe, State::Unknown]);
-            // Not by an idle timeout, but most of the time.
+            // The server closes first most of the time, if not by an idle timeout.
             if server > 0.0 || other > client {
                 words.push(State::Exposed);
             }

@@ -10,10 +10,10 @@ use crate::judge::HOUR;
 use crate::setting::{Group, Late, Setting, Timer};
 use crate::world::World;
 
-/// Parts of the server's timeout.
+/// Fractions of the server's timeout.
 const PARTS: [f64; 2] = [0.5, 0.8];
 
-/// Closes and uses, fewer of which say too little of a rate.
+/// Fewer closes and uses than this say too little about a rate.
 const MANY: f64 = 100.0;
 
 /// A comparison: the client's timeout, what was said it would give, and what it gives.
@@ -25,14 +25,14 @@ struct Trial {
 }
 
 impl Trial {
-    /// As many are lost, and about as many connects made.
+    /// Whether as many are lost, and about as many connects made.
     fn is_right(&self) -> bool {
         let ratio = self.said.connects / self.given.connects;
         (self.said.races - self.given.races).abs() < 0.01 && (0.75..1.33).contains(&ratio)
     }
 }
 
-/// What is wrong, if more than one in ten is.
+/// What is wrong, if more than one in ten trials is.
 pub(crate) fn run(settings: &[Setting], is_shown: bool) -> Vec<String> {
     let trials: Vec<_> = settings.iter().filter(|s| is_plain(s)).flat_map(try_out).collect();
     let wrong: Vec<_> = trials.iter().filter(|trial| !trial.is_right()).collect();
@@ -75,7 +75,7 @@ fn try_out(setting: &Setting) -> Vec<Trial> {
     PARTS.into_iter().filter_map(of).collect()
 }
 
-/// What the client's host knows after an hour and a half, or so many requests.
+/// What the client's host knows after an hour and a half, or after enough requests.
 fn watch(setting: &Setting) -> Option<Grounds> {
     let mut world = World::new(setting);
     let mut agent = Agent::new(Role::Client, setting);

@@ -66,12 +66,12 @@ impl Ord for Entry {
     }
 }
 
-/// Whether the answer under way is its last.
+/// Whether the answer under way is the connection's last.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Ends {
     No,
     AfterData,
-    /// And takes long.
+    /// It is, and takes long.
     Slow,
 }
 
@@ -98,7 +98,7 @@ struct Connection {
     requests: u32,
     /// Pings that came in this idle time.
     pings: u32,
-    /// The latest silence that it outlived, as either end has it.
+    /// The latest silence that it outlived, as either end sees it.
     outlived: [f64; 2],
     /// When the request that crosses the close was sent.
     crossed: Option<f64>,
@@ -106,8 +106,8 @@ struct Connection {
 }
 
 impl Connection {
-    /// The latest silence that it had outlived when it was closed, as that end knows it: pings that say that
-    /// they are some broke it for the stamps alone.
+    /// The latest silence that it had outlived when it was closed, as that end knows it: pings that are marked as
+    /// such broke it for the timestamps alone.
     fn outlived(&self, end: Side, idle: f64, ping: Option<Ping>) -> f64 {
         let is_named = ping.is_some_and(|ping| ping.is_named);
         self.outlived[end as usize] + if is_named && self.pings > 0 { idle } else { 0.0 }
@@ -133,7 +133,7 @@ pub(crate) struct World<'a> {
     number: u64,
     connections: Vec<Connection>,
     free: Vec<usize>,
-    /// Idle connections by pool, the one used last at the back; of workers, each its own.
+    /// Idle connections by pool, the one used last at the back; for workers, each one's own.
     idle: Vec<VecDeque<usize>>,
     workers: Vec<Vec<Option<usize>>>,
     client: Host,
@@ -141,7 +141,7 @@ pub(crate) struct World<'a> {
     /// Closes that the noise still has to make.
     debt: f64,
     timer_closes: u32,
-    /// The timeout was changed.
+    /// Whether the timeout has changed.
     is_changed: bool,
     pub(crate) requests: u64,
 }
@@ -242,7 +242,7 @@ impl<'a> World<'a> {
         }
     }
 
-    /// An idle connection of the pool. A pool that looks before use lets go of those that got a FIN.
+    /// An idle connection of the pool. A pool that looks before use discards those that got a FIN.
     fn take(&mut self, pool: usize, is_lifo: bool) -> Option<usize> {
         loop {
             let idle = &mut self.idle[pool];
@@ -307,7 +307,7 @@ impl<'a> World<'a> {
             } else {
                 let random = &mut self.random;
                 let fin = closes + half;
-                // A farewell ends the idle, so it counts from our own last data.
+                // A farewell ends the idle time, so it counts from our own last data.
                 let since = if self.setting.farewell { asked } else { idle_client };
                 let times = (since, now, fin);
                 let seen = self.client.incident(Class::StaleWrite, times, truth, random);
@@ -317,7 +317,7 @@ impl<'a> World<'a> {
                 self.remove(c);
             }
         }
-        // Again, on a connection of its own.
+        // The retry, on a connection of its own.
         self.open(pool, worker);
     }
 

@@ -7,38 +7,38 @@
 use finrace_ebpf::abi::{Record, flag, kind, opener};
 use finrace_ebpf::decide::state::{CLOSE, CLOSE_WAIT, ESTABLISHED, FIN_WAIT1, LAST_ACK, TIME_WAIT};
 
-/// Jiffies a second.
+/// Jiffies per second.
 pub(crate) const HZ: u32 = 250;
 
 /// The servers' idle timeout.
 const TIMEOUT: u64 = 5_000_000_000;
 
-/// One connection in so many races.
+/// One in this many connections races.
 const RACES: u64 = 200;
 
-/// Records of a connection that does not.
+/// Records of a connection that does not race.
 const RECORDS: u64 = 6;
 
 /// Bytes of a request, and of its answer.
 const REQUEST: u32 = 200;
 const ANSWER: u32 = 300;
 
-/// What traffic to write down.
+/// The traffic to write down.
 #[derive(Clone, Copy, Debug, clap::Args)]
 pub(crate) struct Traffic {
     /// Records
     #[arg(long, default_value_t = 400_000)]
     count: usize,
-    /// Records a second, by their stamps
+    /// Records per second, by their stamps
     #[arg(long, default_value_t = 10_000)]
     pub(crate) rate: u64,
-    /// Half of them servers that are connected to, half of them clients
+    /// Peers: half are servers that are connected to, half are clients
     #[arg(long, default_value_t = 1_000)]
     peers: u64,
 }
 
 impl Traffic {
-    /// So many records of a usual mixture.
+    /// This many records of the usual mixture.
     pub(crate) const fn of(count: usize, peers: u64) -> Self {
         Self { count, rate: 10_000, peers }
     }
@@ -48,7 +48,7 @@ impl Traffic {
         let mut random = Random(1);
         let begin = 100_000_000_000;
         let end = begin + self.count as u64 * 1_000_000_000 / self.rate;
-        // Those that close at first were used before.
+        // Connections that close at the beginning were used before it.
         let mut opened = begin - TIMEOUT - 1_000_000_000;
         let mut records = Vec::with_capacity(self.count + self.count / 8);
         while opened < end {
@@ -77,7 +77,7 @@ pub(crate) fn is_of_races(record: &Record) -> bool {
     }
 }
 
-/// Both ends of a connection, and when what happens.
+/// Both ends of a connection, and the times of its events.
 struct Connection {
     client: Record,
     server: Record,
@@ -223,7 +223,7 @@ fn change(end: Record, time_ns: u64, old_state: u8, new_state: u8) -> Record {
     Record { time_ns, jiffies: jiffies(time_ns), kind: kind::STATE, old_state, new_state, ..end }
 }
 
-/// Sequence numbers of an end that has nothing under way.
+/// Sequence numbers of an end that has nothing in flight.
 fn ours(blank: Record, sent: u32, received: u32) -> Record {
     Record {
         write_seq: sent,

@@ -1,20 +1,20 @@
-//! Where idle times crowd: of all intervals of allowed width the one least likely to be chance.
+//! Where idle times crowd: of all intervals of allowed width, the one least likely to be chance.
 
 use std::ops::{Range, RangeInclusive};
 
 use super::{Bin, MIN_CLOSES, Population};
 
-/// So many times as many must agree on a timeout that scatters.
+/// How many times as many closes must agree on a timeout that scatters.
 pub(super) const OF_RANGE: u32 = 2;
 
-/// The share of all closes that a timeout must have, however sharp it is; and one that scatters.
+/// The share of all closes that a timeout must have, however sharp it is; and that for one that scatters.
 const MIN_SHARE: f64 = 0.1;
 const MIN_SHARE_OF_RANGE: f64 = 0.15;
 
 /// More timeouts than this behind one address are not told apart.
 const MAX_POPULATIONS: usize = 3;
 
-/// Flanks on either side of a crowd are so many times as wide as it, on a logarithmic scale.
+/// Flanks on either side of a crowd are this many times as wide as it is, on a logarithmic scale.
 const FLANKS: f64 = 3.0;
 
 /// A crowd may be chance once in e^4 = 55 times, in all places where one could have been.
@@ -26,7 +26,7 @@ const MIN_EVIDENCE_WITHIN: f64 = 8.0;
 /// From the shortest to the longest timeout that is looked for, 50 ms to 2 h, as a logarithm.
 const WHOLE_RANGE: f64 = 11.9;
 
-/// Windows are looked at so many at a time: most such blocks hold none that could be the best.
+/// Windows are examined this many at a time: most such blocks hold none that could be the best.
 const BLOCK: usize = 8;
 
 /// Shorter idle times are no evidence, so nothing can be seen below.
@@ -37,7 +37,7 @@ pub fn populations(bins: &[Bin]) -> Vec<Population> {
     of_at_least(MIN_CLOSES, bins)
 }
 
-/// The same, where so many are enough for a sharp one, and twice as many for one that scatters.
+/// The same, where `least` are enough for a sharp one, and twice as many for one that scatters.
 pub(super) fn of_at_least(least: u32, bins: &[Bin]) -> Vec<Population> {
     let all: u32 = bins.iter().map(|bin| bin.count).sum();
     let mut rest = bins.to_vec();
@@ -98,7 +98,7 @@ fn densest(bins: &[Bin], all: u32, least: u32) -> Option<Range<usize>> {
     best.map(|(_, crowd)| with_stragglers(bins, crowd))
 }
 
-/// The latest close of a timer by its earliest; or by how much it is later, if that is not too early.
+/// The latest close of a timer as a multiple of its earliest; or by how much it is later, if that is not too early.
 const LATE: f64 = 2.05;
 const TICK: f64 = 1.8;
 const LEAST_OF_TICKS: f64 = 0.9;
@@ -111,13 +111,13 @@ enum Scatter {
     /// Up to twice the timeout: a server that looks for what has expired as seldom as the timeout
     /// is long.
     Late,
-    /// By a tick of a second, and what it takes to see that all is quiet.
+    /// By a tick of a second, and the time it takes to see that all is quiet.
     Tick,
 }
 
 impl Scatter {
     fn of(first: &Bin, last: &Bin) -> Option<Self> {
-        // What lies between them; of a timer, a bucket's own width says nothing.
+        // What lies between them; for a timer, a bucket's own width says nothing.
         if last.low - first.high <= widest_sharp(first.low) {
             Some(Self::Sharp)
         } else if last.high <= LATE * first.low && first.low >= 1.5 * FLOOR {
@@ -130,8 +130,8 @@ impl Scatter {
     }
 }
 
-/// How far apart closes at one sharp timeout may be. Shorter idle times are left out, so whatever they are of seems to
-/// crowd just above.
+/// How far apart closes at one sharp timeout may be. Shorter idle times are left out, so whatever they belong
+/// to seems to crowd just above.
 fn widest_sharp(low: f64) -> f64 {
     let blurred = if low < 1.5 * FLOOR { 0.01 } else { 0.06 };
     (0.04 * low).max(blurred)
@@ -210,15 +210,15 @@ fn stands_out(bins: &[Bin], crowd: &Range<usize>, count: u32) -> bool {
     let beside = others.filter(|(_, bin)| bin.high >= near.start && bin.low <= near.end);
     let beside = beside.map(|(_, bin)| bin.count).sum();
     let places: u32 = bins.iter().map(|bin| bin.count).sum();
-    // Where it could have been, but for what lies under the floor.
+    // Where it could have been, except for what lies under the floor.
     let below = if low > near.start { (low / near.start).ln() } else { 0.0 };
     let (own, above) = (measure(low, high), FLANKS * measure(low, high));
     let expected = own / (own + above + below.min(above));
     unlikelihood(count, beside, expected) - f64::from(places).ln() >= MIN_EVIDENCE
 }
 
-/// Whether a crowd that scatters ends where it ends: beside it, up to half of its width away, there
-/// is at most a third of its density.
+/// Whether a crowd that scatters ends where it ends: next to it, up to half of its width away, there is at
+/// most a third of its density.
 fn has_edges(bins: &[Bin], crowd: &Range<usize>, count: u32) -> bool {
     let Some((first, last)) = bins.get(crowd.start).zip(bins.get(crowd.end - 1)) else {
         return false;
@@ -256,8 +256,8 @@ fn is_even(crowd: Option<&[Bin]>, count: u32) -> bool {
     })
 }
 
-/// How unlikely it is that so many of all fall `inside` where only the share `expected` should:
-/// the negative logarithm of (Chernoff's bound on) the chance; zero if there are no more than that.
+/// How unlikely it is that this many of all fall `inside` where only the share `expected` should: the
+/// negative logarithm of (Chernoff's bound on) the chance; zero if there are no more than expected.
 fn unlikelihood(inside: u32, outside: u32, expected: f64) -> f64 {
     let (inside, outside) = (f64::from(inside), f64::from(outside));
     let all = inside + outside;

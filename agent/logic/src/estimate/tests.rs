@@ -102,7 +102,7 @@ fn what_looks_like_a_scatter_and_is_none() {
 
 #[test]
 fn stragglers_of_a_moment_have_their_say() {
-    // Of each second the third is left out, and those are the latest of all.
+    // The third close of each second is left out, and those are the latest of all.
     let closes = (0..10_u32).flat_map(|second| {
         let first = 1_000 + u64::from(second) * 90;
         let last = 2_000 + u64::from(second) * 30;
@@ -134,7 +134,7 @@ fn buckets() {
     };
     check(&[(4.5, 6.5, 40)], &[(5.5, 4.5, 6.5, 40)]);
     check(&[(0.1, 0.95, 2), (4.5, 6.5, 40)], &[(5.5, 4.5, 6.5, 40)]);
-    // Of a native histogram with eight buckets to a doubling.
+    // From a native histogram with eight buckets to a doubling.
     check(
         &[(1.0, 1.09, 1), (4.76, 5.19, 30), (5.19, 5.66, 10)],
         &[(5.046_666_666_666_667, 4.76, 5.66, 40)],
@@ -193,7 +193,7 @@ fn later_uses_of_others_refute_nothing() {
     let (before, later) = (after(1.0, 500), after(3.0, 500));
     assert!(survives(&[before], &[]));
     assert!(!survives(&[before, later], &[]));
-    // Half of all uses come later, and none of the twenty connections was used so late.
+    // Half of all uses come later, and none of the twenty connections was used that late.
     let used = [(idle, Duration::from_secs(1)); 20];
     assert!(survives(&[before, later], &used));
     assert!(!survives(&[before, later], &used[..6]), "that may be chance");

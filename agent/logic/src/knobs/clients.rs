@@ -1,5 +1,4 @@
-//! Libraries that only request. They run inside of others' processes, which tell their language at
-//! best.
+//! Libraries that only send requests. They run inside other programs' processes, which tell their language at best.
 //!
 //! Several look at idle connections only when one is needed, so that what they keep may be open
 //! for much longer than their setting says, and the server closes first: that is no race.

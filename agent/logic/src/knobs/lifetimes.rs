@@ -77,7 +77,7 @@ const ALL: &[Lifetime] = &[
     },
 ];
 
-/// Of a server's process, if that tells the software: a runtime may be any of several.
+/// For a server's process, if that tells the software: a runtime may be any of several.
 pub fn of(process: &str) -> Option<&'static Lifetime> {
     let is_its = |known: &&Lifetime| {
         super::all().any(|one| one.name == known.software && one.has_process(process))

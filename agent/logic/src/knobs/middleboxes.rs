@@ -2,7 +2,7 @@
 
 use super::{ANY, Default, Knob, Side, Software, Unit};
 
-/// Of a Gateway Load Balancer; of others, but for note and source.
+/// For a Gateway Load Balancer; for others, with a different note and source.
 const AWS_LISTENER: Knob = Knob {
     side: Side::Middlebox,
     name: "tcp.idle_timeout.seconds",

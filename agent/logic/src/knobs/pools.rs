@@ -1,13 +1,12 @@
-//! Pools of connections to databases, caches and mail servers. They run inside of others'
-//! processes, of which the name is the language's at best: so a pool is known only if what was
-//! measured is its default.
+//! Pools of connections to databases, caches and mail servers. They run inside other programs' processes,
+//! whose name is the language's at best: so a pool is recognised only if what was measured is its default.
 //!
 //! Many limit the age of a connection and not how long it is idle. A limit on age below the
 //! server's idle timeout does as well: nothing is idle for longer than it is old.
 
 use super::{Default, Knob, Protocol, SQL, Side, Software, Unit};
 
-/// The setting that has this one test a connection before it is used.
+/// The setting that makes this software test a connection before it is used.
 pub fn test_of(name: &str) -> Option<&'static str> {
     match name {
         "SQLAlchemy" => Some("pool_pre_ping"),

@@ -1,9 +1,9 @@
-//! Reverse proxies and load balancers that one runs oneself.
+//! Self-hosted reverse proxies and load balancers.
 //!
 //! Nearly all of them have two settings of almost the same name, one towards clients and one
 //! towards servers, and people change the wrong one. The race is mostly about the second.
 //!
-//! What is built of nginx has no processes here: they could not be told from those of nginx.
+//! Software built on nginx has no processes here: they could not be told from those of nginx.
 
 use super::{Default, HTTP, Knob, Side, Software, Unit};
 

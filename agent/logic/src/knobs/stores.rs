@@ -1,8 +1,8 @@
-//! Servers of other protocols than HTTP: databases and what pools before them, caches, brokers,
+//! Servers of other protocols than HTTP: databases and the poolers in front of them, caches, brokers,
 //! directories, mail.
 //!
-//! Most of them keep idle connections for ever by default, or for hours. A short timeout is then
-//! somebody's setting, or that of a proxy or a middlebox on the way.
+//! Most of them keep idle connections for ever by default, or for hours. A short timeout is then somebody's
+//! setting, or that of a proxy or a middlebox on the path.
 
 use super::{Default, Knob, Protocol, Side, Software, Unit};
 

@@ -9,10 +9,10 @@ use crate::native::Native;
 /// What incidents are counted by.
 pub(super) type IncidentKind = (Class, Cause, Read);
 
-/// What there is a histogram of.
+/// What histograms measure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Measure {
-    /// Idle time of connections that were idle for exactly this long, by who closed them.
+    /// Idle time of connections that were idle for exactly this long, by the side that closed them.
     ClosedByPeer,
     ClosedByUs,
     /// Idle time before a reuse.
@@ -34,7 +34,7 @@ impl Measure {
         }
     }
 
-    /// Buckets that nothing falls into: what is no longer than the threshold is no gap, and no idle time.
+    /// Buckets that nothing falls into: what is no longer than the threshold is neither a gap nor an idle time.
     pub fn unused_buckets(self, threshold: Duration) -> usize {
         match self {
             Self::ClosedByPeer | Self::ClosedByUs | Self::ReuseGap => {
@@ -63,7 +63,7 @@ pub struct Tally {
 /// What is kept only where it is asked for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Keeps {
-    /// Native histograms, beside the classic ones.
+    /// Native histograms, in addition to the classic ones.
     pub native: bool,
     /// The latest race of each kind.
     pub examples: bool,
@@ -177,7 +177,7 @@ impl Counts {
         races.map(|(_, tally)| tally.count).sum()
     }
 
-    /// Not of all lost requests, if there are any, is it proven that nobody has read them.
+    /// For some lost requests, if there are any, it is not proven that nobody has read them.
     pub(super) fn may_be_read(&self) -> bool {
         let mut races = self.incidents.iter().filter(|((class, ..), _)| class.is_race());
         self.races() == 0 || races.any(|((_, _, read), _)| *read != Read::Never)
@@ -221,7 +221,7 @@ impl Counts {
         }
     }
 
-    /// What has been counted since these were `earlier`.
+    /// What has been counted since the counts were `earlier`.
     pub(super) fn since(&self, earlier: &Self) -> Self {
         let mut since = Self { seen: self.seen - earlier.seen, ..Self::default() };
         for (kind, count) in self.closes.iter() {
@@ -290,7 +290,7 @@ impl Kinds<IncidentKind, Example> {
     }
 }
 
-/// Counts by kind, of the few kinds that there are; in order.
+/// Counts by kind, for the few kinds that there are; in order.
 #[derive(Clone, Debug)]
 pub struct Kinds<K, V>(Vec<(K, V)>);
 

@@ -1,15 +1,14 @@
 //! What a scrape shows: which rows and ports have series of their own, and what is summed up.
 //!
-//! It is collected row by row, so that the one who collects can stop at any row and let
-//! observations in between. Counts are lent, not copied: a row that changes before the scrape is
-//! written changes a copy.
+//! It is collected row by row, so that the caller can stop at any row and let observations in between. Counts
+//! are lent, not copied: a row that changes before the scrape is written changes a copy.
 //!
-//! There is room for so many series. Ports come first, with a quarter of it at the most, then rows.
-//! Of each, those that lost requests of late go first, then those that had their place at the last
-//! scrape, then those with the most to say. What finds no room is summed up in `other`. There is one
-//! rule behind the sums: what a row's series show and what `other` holds of it are what the row has
-//! counted. So a row that gets a place begins at zero (what it had counted stays in `other`), and one
-//! that loses it leaves all it has counted to `other`.
+//! There is room for a limited number of series. Ports come first, with a quarter of it at most, then rows.
+//! Among each, those that lost requests recently go first, then those that had their place at the last
+//! scrape, then those with the most to say. What finds no room is summed up in `other`. There is one rule
+//! behind the sums: what a row's series show and what `other` holds of it are what the row has counted. So a
+//! row that gets a place begins at zero (what it had counted stays in `other`), and one that loses it leaves
+//! all it has counted to `other`.
 
 use std::cmp::Reverse;
 use std::sync::Arc;
@@ -24,10 +23,10 @@ use crate::owner::Owner;
 use crate::peer::{PortKey, RowKey};
 use crate::verdict::State;
 
-/// Of a classic histogram with all its buckets: these, `+Inf`, sum and count.
+/// The series of a classic histogram with all its buckets: these, `+Inf`, sum and count.
 const OF_HISTOGRAM: usize = 15;
 
-/// And the native one beside it, for Prometheus a single series.
+/// With the native one in addition, a single series for Prometheus.
 const MOST_OF_HISTOGRAM: usize = OF_HISTOGRAM + 1;
 
 /// The most series that counts can have, of rows and of ports.
@@ -35,12 +34,12 @@ const MOST_OF_ROW: usize = most(5) + Class::ALL.len() - RACES + 2;
 const MOST_OF_PORT: usize = most(3);
 
 const fn most(histograms: usize) -> usize {
-    // A middlebox has one way to close, of what is idle.
+    // A middlebox has one way to close, and closes only what is idle.
     let closes = Closer::ENDS.len() * How::ALL.len() * Evidence::ALL.len() + 1;
     closes + RACES * Cause::ALL.len() * Read::ALL.len() + histograms * MOST_OF_HISTOGRAM
 }
 
-/// Classes of races.
+/// Classes that are races.
 const RACES: usize = {
     let (mut races, mut classes) = (0, Class::ALL);
     while let [class, rest @ ..] = classes {
@@ -53,8 +52,8 @@ const RACES: usize = {
 /// What the rows `other` may take, whatever happens: one for each role.
 pub const OF_OTHERS: usize = 2 * (MOST_OF_ROW + MOST_OF_PORT);
 
-/// For so long the sum of the losses of a row that was not shown before stays at zero: a scrape each minute
-/// sees it there, so that `increase()` counts the first loss, too.
+/// How long the sum of the losses of a row that was not shown before stays at zero: a scrape each minute sees
+/// it there, so that `increase()` counts the first loss too.
 const BEGINS_AT_ZERO: Duration = Duration::from_secs(70);
 
 /// What ports may take of the room.
@@ -73,11 +72,11 @@ pub struct Shown<K> {
     pub timeouts: [Option<Population>; Closer::ENDS.len()],
     pub expected: Option<f64>,
     pub verdict: Option<State>,
-    /// Of a row; what is to be set against the peers of a port, each of their rows says.
+    /// For a row; what to set towards the peers of a port is said by each of their rows.
     pub advised: Option<Advised>,
-    /// It is a server's row, whose client's has the same problem.
+    /// It is a server's row, and its client's row has the same problem.
     pub is_other_end: bool,
-    /// Races of its counts that the sum of its losses does not show yet.
+    /// Races in its counts that the sum of its losses does not show yet.
     pub withheld: u64,
 }
 
@@ -109,15 +108,15 @@ impl Story {
     }
 }
 
-/// A row or a port that left after a scrape had shown it, with what that and later ones showed or
-/// would have: others may be shown under the same labels, whose series must not go back.
+/// A row or a port that left after a scrape had shown it, with what that scrape and later ones showed or
+/// would have shown: others may be shown under the same labels, whose series must not go back.
 #[derive(Clone, Debug)]
 pub struct Left<K> {
     pub key: K,
     pub counts: Arc<Counts>,
     pub process: Option<Name>,
     pub process_owner: Owner,
-    /// By which collection it was taken last.
+    /// The collection that last took it.
     pub(super) taken: u32,
 }
 
@@ -127,11 +126,11 @@ pub struct Level<K> {
     pub shown: Vec<Shown<K>>,
     /// The others together, those that left included.
     pub others: [(Role, Counts); 2],
-    /// Those that are here no more, since the last scrape.
+    /// Those that have left since the last scrape.
     pub left: Vec<Left<K>>,
-    /// So many found no room.
+    /// How many found no room.
     pub left_out: usize,
-    /// For so many series more.
+    /// How many more series there is room for.
     room: usize,
     threshold: Duration,
 }
@@ -244,7 +243,7 @@ pub(super) type Weight = Reverse<(bool, bool, u64)>;
 pub struct Collection {
     now: Option<Nanos>,
     stage: Stage,
-    /// Of what this stage goes through.
+    /// The position in what this stage goes through.
     at: usize,
     slots: Vec<(Weight, u32)>,
     keys: Vec<(Weight, PortKey)>,
@@ -262,7 +261,7 @@ enum Stage {
 }
 
 impl Collection {
-    /// With room for so many series. If `now` is given, verdicts are found anew as of then.
+    /// With room for this many series. If `now` is given, verdicts are worked out anew as of then.
     pub fn begin(table: &mut Table, room: usize, now: Option<Nanos>) -> Self {
         table.scrape += 1;
         table.gone = Default::default();
@@ -329,7 +328,7 @@ impl Collection {
         let last_seen = table.rows.get(self.at)?.last_seen;
         if table.is_stale(last_seen, self.now.unwrap_or_default()) {
             table.remove_row(self.at);
-            // Next is the one that has come into its slot, none of those that were weighed.
+            // Next is the one that has moved into its slot, which was not weighed yet.
             self.at = self.at.wrapping_sub(1);
             return Some(());
         }

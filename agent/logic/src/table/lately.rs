@@ -1,4 +1,4 @@
-//! What a row knows of late: the facts that a verdict rests on.
+//! A row's recent past: the facts that a verdict rests on.
 
 use std::ops::RangeInclusive;
 use std::time::Duration;
@@ -37,7 +37,7 @@ pub(super) struct Lately {
     losses: Window<Option<Box<Losses>>>,
     order: Order,
     pool: Pool,
-    /// Of sockets that nothing was written to: enough for a median.
+    /// For sockets that nothing was written to: enough for a median.
     dwells: Latest<32>,
 }
 
@@ -53,7 +53,7 @@ struct Traffic {
     noticed: u32,
     /// And to how many it wrote.
     written: u32,
-    /// Closes of the server's that were none of its own.
+    /// The server's closes that were not its own.
     by_middlebox: u32,
     /// Keep-alive probes run on connections that were used.
     is_probed: bool,
@@ -64,9 +64,9 @@ struct Losses {
     races: Races,
     /// Those that count at the client's row.
     seen: Races,
-    /// Of those of either kind whose cause is unknown, the first: an estimate may come to tell it.
+    /// The first of either kind whose cause is unknown: an estimate may yet tell it.
     undecided: Vec<Undecided>,
-    /// How often requests were lost: what is lost within a second of each other is lost at once.
+    /// How many times requests were lost: what is lost within a second of each other is lost at once.
     times: u32,
     /// The latest, and the latest that met a rollout.
     last_race: Option<Nanos>,
@@ -77,8 +77,8 @@ struct Losses {
     old_fins: u32,
 }
 
-/// How many requests were lost before the timeout, which begins at `low`, and the least gap before one: by a server
-/// whose event loop is blocked for so long, and which then looks at its timers before it reads.
+/// How many requests were lost before the timeout, which begins at `low`, and the least gap before one: by a
+/// server whose event loop is blocked for that long, and which then looks at its timers before it reads.
 fn lost_early(lost: &[Bucket], low: f64, rtt: Duration) -> Option<(u32, Duration)> {
     /// Fewer may have another reason.
     const LEAST: u32 = 3;
@@ -98,7 +98,7 @@ struct Undecided {
 }
 
 impl Losses {
-    /// Most that are remembered until an estimate tells.
+    /// The most that are remembered until an estimate tells.
     const UNDECIDED: usize = 64;
 
     fn note(&mut self, race: &Incident, is_seen: bool) {
@@ -148,7 +148,7 @@ impl Lately {
         }
     }
 
-    /// Lets go what is old by `now`.
+    /// Lets go of what is old by `now`.
     pub(super) fn turn(&mut self, now: Nanos) {
         self.traffic(now);
         self.losses.turn(now);
@@ -163,7 +163,7 @@ impl Lately {
         self.traffic.at(now)
     }
 
-    /// Whether requests were lost, of half a day.
+    /// Whether requests were lost within half a day.
     pub(super) fn has_losses(&self) -> bool {
         self.losses.spans().into_iter().any(Option::is_some)
     }
@@ -280,7 +280,7 @@ impl Lately {
         self.losses.at(view.time).get_or_insert_default().note(view, true);
     }
 
-    /// Gaps before requests that were lost, be it to no certain timeout yet.
+    /// Gaps before requests that were lost, even if to no definite timeout yet.
     pub(super) fn lost_gaps(&self) -> Vec<Bucket> {
         self.lost.buckets()
     }
@@ -298,15 +298,15 @@ impl Lately {
         }
     }
 
-    /// Who most of the closes are by that count as the server's.
+    /// What made most of the closes that count as the server's.
     fn closed_by(&self, server: Closer) -> Side {
         let all: u32 = self.closed_after(server).iter().map(|at| at.count).sum();
         let between: u32 = self.traffic.spans().map(|span| span.by_middlebox).into_iter().sum();
         if between > all / 2 { Side::Middlebox } else { Side::Server }
     }
 
-    /// Whether connections were used again after longer, more often than that side closed such. A use after
-    /// nearly as long may itself be lost at this moment, as this one was.
+    /// Whether connections were used again after longer, more often than that side closed such connections. A
+    /// use after nearly as long may itself be lost at this moment, as this one was.
     pub(super) fn is_outlived(&self, closer: Closer, idle: Duration) -> bool {
         let (least, most) = (idle.as_secs_f64() * 0.9, idle.as_secs_f64() * 1.1);
         let count = |buckets: &[Bucket], range: RangeInclusive<f64>| -> u32 {
@@ -340,7 +340,7 @@ impl Lately {
         (noticed > 0).then(|| Duration::from_micros(dwell_us) / noticed)
     }
 
-    /// The share of sockets in CLOSE_WAIT that our pool wrote to, at the most.
+    /// The share of sockets in CLOSE_WAIT that our pool wrote to, at most.
     fn written(&self) -> Option<f64> {
         let sum =
             |of: fn(&Traffic) -> u32| -> u32 { self.traffic.spans().map(of).into_iter().sum() };
@@ -349,7 +349,7 @@ impl Lately {
         (all > 0.0).then(|| (at_most(written.into()) / all).min(1.0))
     }
 
-    /// What exposure is computed from. `races` were lost of late, half a day or more; fewer than
+    /// What exposure is computed from. `races` were lost recently, over half a day or more; fewer than
     /// [`ENOUGH`] of the same hour or two say too little.
     pub(super) fn grounds(&self, role: Role, now: Nanos, races: Races) -> Grounds {
         let [server, client] = role.sides();
@@ -378,7 +378,7 @@ impl Lately {
         rtt_us.map(|rtt_us| Duration::from_micros(rtt_us.into()))
     }
 
-    /// What is known as of `now`, but for the client's timeout.
+    /// What is known as of `now`, except for the client's timeout.
     pub(super) fn facts(
         &self,
         role: Role,
@@ -400,7 +400,7 @@ impl Lately {
             let of = |span: &Losses| span.by_cause(is_seen, is_idle);
             self.losses().map(of).fold(Races::default(), Races::plus)
         };
-        // A few among many others, and nothing agrees on a timeout any more: there was none.
+        // A few among many others, and nothing agrees on a timeout any longer: there was none.
         let settled = |races: Races| {
             if server_timeout.is_none() && races.idle < races.others() {
                 Races { idle: 0, unknown: races.unknown.saturating_add(races.idle), ..races }
@@ -413,7 +413,7 @@ impl Lately {
             self.losses().filter_map(of).max().map(|last| now.since(last))
         };
         let grounds = self.grounds(role, now, races.plus(seen));
-        // Only losses bring the need to know it soon, and tell by their absence that it is no chance.
+        // Only losses make it urgent to know this, and only their absence then tells that it is no chance.
         let has_lost = races.idle + seen.idle > 0;
         let of_late = |low| self.pool.last_use(low, grounds.rtt).filter(|_| has_lost);
         let lowest = server_timeout.as_ref().map(Estimate::lowest);
@@ -461,8 +461,8 @@ impl Lately {
         f64::from(all.max(1)) / f64::from(self.lost(|span| span.times).max(1))
     }
 
-    /// The longest gap that passed and the shortest that did not; none where longer gaps passed,
-    /// more than were dropped.
+    /// The longest gap that passed and the shortest that did not; none where longer gaps passed, and more of
+    /// them than were dropped.
     fn drop_limit(&self, uses: &[Bucket], shortest: Duration) -> Option<(Duration, Duration)> {
         let limit = shortest.as_secs_f64();
         let drops = self.lost(|span| span.drops);

@@ -1,8 +1,8 @@
 //! Rows that are the two ends of the same connections, both on this host: one story, and one problem.
 //!
-//! They are found by their addresses; through NAT, which changes these, by a request that both lost. Where a row has connections of several local
-//! addresses, or several rows of a role share a pair of addresses, it is not known who belongs to whom;
-//! but what one server's row says then is still what its clients' rows do.
+//! They are found by their addresses; through NAT, which changes these, by a request that both lost. Where a
+//! row has connections of several local addresses, or several rows of a role share a pair of addresses, it is
+//! not known which belongs to which; but what one server's row says then is still what its clients' rows do.
 
 use std::borrow::Borrow;
 use std::cmp::Reverse;
@@ -19,7 +19,7 @@ use crate::verdict::State;
 /// What both ends of a connection have in common.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Addresses {
-    /// Where loopback means another host in each.
+    /// Set where loopback means a different host in each namespace.
     netns: Option<u32>,
     client: IpAddr,
     server: Endpoint,
@@ -38,13 +38,13 @@ impl Addresses {
     }
 }
 
-/// By what a row's other end is found.
+/// How a row's other end is found.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum Pairing {
     #[default]
     New,
     By(Addresses),
-    /// By the client's addresses, which NAT has changed on the way to this server.
+    /// By the client's addresses, which NAT has changed on the path to this server.
     Translated(Addresses),
     /// Its connections have several local addresses.
     Many,
@@ -70,7 +70,7 @@ pub struct Told<R = Row> {
     teller: Option<R>,
     /// The other end's process.
     beyond: Option<Name>,
-    /// Of a server's row the client's, which has the same problem: it counts there.
+    /// For a server's row, the client's row that has the same problem: it counts there.
     pub other_end: Option<RowKey>,
 }
 
@@ -98,7 +98,7 @@ impl Told<&Row> {
 }
 
 impl Table {
-    /// Learns by what the other end of a row is found.
+    /// Learns how to find the other end of a row.
     pub(super) fn pair(&mut self, slot: usize, origin: &Origin) {
         let Some(row) = self.rows.get_mut(slot) else { return };
         let Some(addresses) = Addresses::of(origin) else { return };
@@ -118,8 +118,8 @@ impl Table {
         }
     }
 
-    /// Learns from a request that both ends lost, whose sequence numbers were the same, that they are of one
-    /// connection.
+    /// Learns from a request that both ends lost, whose sequence numbers were the same, that they belong to
+    /// one connection.
     pub(super) fn pair_views(&mut self, client: &Origin, server: &Origin) {
         let (Some(at_client), Some(at_server)) = (Addresses::of(client), Addresses::of(server))
         else {
@@ -137,7 +137,7 @@ impl Table {
         servers.push(key);
     }
 
-    /// For a row that leaves.
+    /// Undoes the pairing of a row that leaves.
     pub(super) fn unpair(&mut self, key: &RowKey, pairing: Pairing) {
         let Some(addresses) = pairing.addresses() else { return };
         let Some(ends) = self.pairs.get_mut(&addresses) else { return };
@@ -155,7 +155,7 @@ impl Table {
     }
 
     /// The worst row of the other role that has the same connections. For a client only where it is the only
-    /// one: what else a server's row tells may be another client's.
+    /// one: otherwise, what a server's row tells may be another client's.
     fn other_end(&self, row: &Row) -> Option<&Row> {
         let [clients, servers] = self.paired(row)?;
         let others = match row.key.role() {
@@ -176,7 +176,7 @@ impl Table {
         servers.iter().find_map(|key| self.row(key)?.stats.actor().map(Name::from))
     }
 
-    /// Finds the verdict of a row anew, as far as it can be seen at this end.
+    /// Works out the verdict of a row anew, as far as it can be seen at this end.
     pub(super) fn assess_row(&mut self, slot: usize, now: Nanos) {
         let beyond = self.rows.get(slot).and_then(|row| self.beyond(row));
         if let Some(row) = self.rows.get_mut(slot) {
@@ -216,8 +216,8 @@ fn own_state(row: &Row) -> State {
     row.stats.own().map_or(State::Unknown, |own| own.state)
 }
 
-/// Losses are judged best where the request was written. Else the worse one of two words holds, if it is
-/// one.
+/// Losses are judged best where the request was written. Otherwise the worse of the two words holds; unknown
+/// does not count as one.
 fn is_told_by_client(client: State, server: State) -> bool {
     client.is_loss() || server == State::Unknown || (client != State::Unknown && client <= server)
 }

@@ -1,4 +1,4 @@
-//! Whether a pool uses what the server is about to close, of the latest minute: so a change of it shows soon.
+//! Whether a pool uses what the server is about to close, judged by the latest minute: so a change in it shows soon.
 
 use std::time::Duration;
 
@@ -6,20 +6,20 @@ use crate::estimate::MIN_CLOSES;
 use crate::exposure::margin;
 use crate::model::Nanos;
 
-/// The latest minute or so of uses and drops, since the last request that an idle timeout may have taken: what was
-/// before the requesting side changed its pool does not count for long.
+/// The latest minute or so of uses and drops, since the last request that an idle timeout may have taken:
+/// what happened before the requesting side changed its pool does not count for long.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Pool {
     before: Slot,
     now: Slot,
     since: Nanos,
-    /// It was plain that none is used after longer, and none was since; 0 if it was not. It stays so where the
-    /// pool has nothing to drop for a while.
+    /// It was plain that none is used after longer than this, and none was since; 0 if it was not plain. It
+    /// stays so while the pool has nothing to drop.
     proven_us: u32,
 }
 
-/// For how long connections were idle that were used again, how many our pool closed that were idle for longer, and
-/// how many the server closed.
+/// How long the connections that were used again had been idle, how many that were idle for longer our pool
+/// closed, and how many the server closed.
 #[derive(Clone, Copy, Debug, Default)]
 struct Slot {
     longest_us: u32,
@@ -66,14 +66,14 @@ impl Pool {
         *self = Self { since: time, ..Self::default() };
     }
 
-    /// As [`Grounds::last_use`](crate::exposure::Grounds::last_use), of the latest alone.
+    /// As [`Grounds::last_use`](crate::exposure::Grounds::last_use), from the latest alone.
     pub(super) fn last_use(&self, low: f64, rtt: Duration) -> Option<Duration> {
         let Self { before, now, .. } = self;
         let last = Duration::from_micros(before.longest_us.max(now.longest_us).into());
         let margin = margin(low, rtt);
         let is_new = before.uses.saturating_add(now.uses) >= Self::LEAST
             && before.dropped.saturating_add(now.dropped) >= MIN_CLOSES
-            // Else the pool that lost requests may just be at rest.
+            // Otherwise the pool that lost requests may just be at rest.
             && before.closed.saturating_add(now.closed) >= 2;
         let is_plain = is_new || self.proven_us > 0;
         (is_plain && last.as_secs_f64() + margin < low).then_some(last)
@@ -124,7 +124,7 @@ mod tests {
         assert_eq!(last_use(&[(400, 19), (1400, 1)], &[1600; 4]), None);
         assert_eq!(last_use(&[(400, 19), (1400, 1)], &[1300; 5]), None);
         assert_eq!(last_use(&[(400, 19), (1950, 1)], &[1960; 5]), None);
-        // What was before does not count for long, and nothing that was before a race.
+        // What came before does not count for long, and nothing from before a race does.
         let mut pool = Pool::default();
         add(&mut pool, 0, &[(400, 19), (1950, 1)], &[]);
         add(&mut pool, 40, &[(400, 30)], &[1600; 5]);

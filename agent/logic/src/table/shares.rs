@@ -1,7 +1,8 @@
-//! Who holds how much of a bounded memory, and whose goes first where that is full.
+//! Which owner holds how much of a bounded memory, and whose goes first when it is full.
 //!
-//! Anybody who may open connections can make peers and ports, also such that seem to matter. So what leaves is
-//! taken from whoever holds most: from that owner in that network namespace, and there from that port.
+//! Anyone who can open connections can make peers and ports, including ones that seem to matter. So what
+//! leaves is taken from the largest holder: from that owner in that network namespace, and there from its
+//! largest port.
 
 use std::collections::BTreeSet;
 
@@ -78,8 +79,8 @@ impl<K: Copy + Ord> Shares<K> {
         }
     }
 
-    /// Whose one has to leave for another at this port: of who would hold most then. That is the newcomer's own
-    /// share if it is as large as any.
+    /// The share that must lose one to make room for another at this port: the one that would then be the
+    /// largest. That is the newcomer's own share if it is as large as any.
     pub(super) fn largest(&self, newcomer: &PortKey) -> Option<&BTreeSet<Place<K>>> {
         let own = self.holders.get(&holder(newcomer));
         let own_size = own.map_or(0, |share| share.size);

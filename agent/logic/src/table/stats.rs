@@ -28,7 +28,7 @@ use crate::verdict::{Facts, State, assess};
 /// Closes older than this say nothing of the timeout now.
 const EVIDENCE_AGE: Duration = Duration::from_hours(24);
 
-/// Counts, which only grow, and what is known of late.
+/// Counts, which only grow, and what was learned recently.
 #[derive(Clone, Debug)]
 pub struct Stats {
     /// Lent to a scrape under way: what changes meanwhile is changed in a copy.
@@ -42,14 +42,14 @@ pub struct Stats {
     closed_by_us: IdleTimes,
     lately: Lately,
     process: Label<(Name, Owner)>,
-    /// Of those that share this row, who loses requests.
+    /// Among the processes that share this row, the one that loses requests.
     loser: Option<Box<Label<Name>>>,
-    /// By what was seen at this end, and with what the other end says.
+    /// Judged by what was seen at this end, and with what the other end says.
     own: Option<Assessment>,
     said: Option<Assessment>,
 }
 
-/// An estimate is made anew once this part of the closes are others: of 128, eight.
+/// An estimate is made anew once one in this many closes has changed: of 128, eight.
 const RENEWED: usize = 16;
 
 /// What the last scrape did with a row.
@@ -77,16 +77,16 @@ pub type Advised = (Side, f64);
 /// Idle times at the closes of one closer.
 #[derive(Clone, Debug, Default)]
 pub struct IdleTimes {
-    /// Of connections that were idle for exactly this long.
+    /// For connections that were idle for exactly this long.
     pub exact: Latest,
     /// Ended by a farewell: idle for at most this long.
     pub upper_bound: Latest,
     /// Closes that a request crossed, which was lost.
     crossed: Latest,
-    /// Of the latest closes, how long each connection was idle, and the silence that it had outlived. What is kept
-    /// goes by the time of a close alone, so the two stay in step.
+    /// For each of the latest closes, how long the connection was idle, and the silence that it had outlived.
+    /// What is kept depends on the time of a close alone, so the two stay in step.
     outlived: [Latest<64>; 2],
-    /// Made when it is asked for, gone once a sixteenth of the closes are others.
+    /// Made when it is asked for, gone once a sixteenth of the closes have changed.
     estimate: OnceCell<Option<Box<Estimate>>>,
     /// Closes that came or went since.
     changed: usize,
@@ -113,7 +113,7 @@ impl IdleTimes {
         made.as_deref()
     }
 
-    /// Whether idle connections were closed again and again, be it after no certain time.
+    /// Whether idle connections were closed again and again, even if after no definite time.
     fn is_repeated(&self) -> bool {
         let mut seconds: Vec<_> = self.exact.timed().map(|(second, _)| second).collect();
         let count = seconds.len();
@@ -140,8 +140,8 @@ impl IdleTimes {
         self.forget(close.time);
     }
 
-    /// A request that crossed a close proves how old the connection was, as the close of an idle one does. What
-    /// is only inferred may be so from a timeout, and proves none.
+    /// A request that crossed a close proves how old the connection was, as the close of an idle one does.
+    /// What is only inferred may have been inferred from a timeout, and proves none.
     fn add_crossed(&mut self, race: &Incident) {
         let is_crossed = matches!(race.class, Class::FinCrossed | Class::UnreadClose)
             && race.certainty == Certainty::Certain;
@@ -151,7 +151,7 @@ impl IdleTimes {
         }
     }
 
-    /// What is too old by `now` is evidence no more.
+    /// What is too old by `now` is no longer evidence.
     fn forget(&mut self, now: Nanos) {
         let kept = |idle: &Self| idle.exact.len() + idle.upper_bound.len() + idle.crossed.len();
         let before = kept(self);
@@ -201,15 +201,15 @@ impl Stats {
         }
     }
 
-    /// The idle timeout of that side, as far as uses of late do not refute it.
+    /// The idle timeout of that side, as far as recent uses do not refute it.
     pub fn timeout(&self, closer: Closer) -> Option<Estimate> {
         let connections = self.idle(closer).outlived();
         let estimate = self.idle(closer).estimate()?;
         estimate.surviving(&self.gaps(), &self.closed_after(closer), &connections)
     }
 
-    /// Whether uses of late refute that `closer` ends what is idle for so long: connections were used again
-    /// after longer, more often than it closed such.
+    /// Whether recent uses refute that `closer` ends what has been idle for that long: connections were used
+    /// again after longer, more often than it closed such connections.
     pub(super) fn is_outlived(&self, closer: Closer, idle: Duration) -> bool {
         self.lately.is_outlived(closer, idle)
     }
@@ -219,7 +219,7 @@ impl Stats {
         self.process.current.as_ref().map(|(name, _)| name.as_str())
     }
 
-    /// The one that loses requests, if any does; else the one seen most often: it is told what to change.
+    /// The one that loses requests, if any does, otherwise the one seen most often: it is told what to change.
     pub fn actor(&self) -> Option<&str> {
         let loser = self.loser.as_ref().and_then(|loser| loser.current.as_ref());
         loser.map(Name::as_str).or_else(|| self.process())
@@ -239,7 +239,7 @@ impl Stats {
         self.said.map(|said| said.state)
     }
 
-    /// Races to be expected in an hour, computed or seen, as of the last assessment.
+    /// Races to expect in an hour, computed or seen, as of the last assessment.
     pub fn expected(&self) -> Option<f64> {
         self.said?.expected
     }
@@ -303,7 +303,7 @@ impl Stats {
         self.lately.note_seen(view);
     }
 
-    /// Adds counts of a row that leaves. What is known of late goes: a mixture has no timeout.
+    /// Adds counts of a row that leaves. What was learned recently goes: a mixture has no timeout.
     pub(super) fn absorb(&mut self, gone: &Counts) {
         Arc::make_mut(&mut self.counts).absorb(gone);
     }
@@ -334,7 +334,7 @@ impl Stats {
         Reverse((self.lately.has_losses(), is_shown, self.counts.total()))
     }
 
-    /// Finds the verdict of a port anew.
+    /// Works out the verdict of a port anew.
     pub(super) fn assess(&mut self, key: &PortKey, threshold: Duration, now: Nanos) {
         let facts = self.facts_now(key.role, threshold, now);
         let ends = Ends::new(key.role, Some(key.port), self.actor(), None);
@@ -342,7 +342,7 @@ impl Stats {
         self.take(assessment);
     }
 
-    /// The facts as of now; lets go what is old by then.
+    /// The facts as of now; lets go of what is old by then.
     pub(super) fn facts_now(&mut self, role: Role, threshold: Duration, now: Nanos) -> Facts {
         self.lately.turn(now);
         self.closed_by_peer.forget(now);
@@ -399,7 +399,7 @@ impl Stats {
         let [server, client] = role.sides();
         let (server_timeout, client_timeout) = (self.timeout(server), self.timeout(client));
         let facts = self.lately.facts(role, threshold, now, server_timeout);
-        // Who closes on time is another pool than one that leaves it to the server.
+        // A pool that closes on time is not one that leaves it to the server.
         let timer = client_timeout.as_ref().filter(|own| own.is_sharp()).map(Estimate::timeout);
         let unused_after = facts.unused_after.filter(|last| timer.is_none_or(|own| own < *last));
         Facts {
@@ -474,7 +474,7 @@ struct RecentClose {
 }
 
 impl RecentCloses {
-    /// At most so many are kept, of which each slice of time has its share: four seconds' worth.
+    /// The most that are kept, with a limited share for each slice of time: four seconds' worth.
     const SIZE: usize = 64;
     const PER_SLICE: usize = 8;
     const SLICE: u64 = 500_000_000;

@@ -1,7 +1,7 @@
 //! The worst rows, for a page that has room for a few.
 //!
-//! As for a scrape, rows are gone through one by one, so that the one who does it can stop at any
-//! row. Rows that are shown are copied: they are few.
+//! As for a scrape, rows are gone through one by one, so that the caller can stop at any row. Rows that are
+//! shown are copied: they are few.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
@@ -21,7 +21,7 @@ pub struct Picture {
     pub now: Nanos,
     /// The worst first, as many as were asked for; or the one that was asked for, if it is there.
     pub rows: Vec<Told>,
-    /// All problems by verdict: rows, but for those whose other end has the same.
+    /// All problems by verdict: rows, except for those whose other end has the same.
     pub states: BTreeMap<State, usize>,
     pub rows_now: usize,
     pub threshold: Duration,
@@ -42,7 +42,8 @@ pub struct Survey {
 }
 
 impl Survey {
-    /// Of the worst rows, or of those of one peer in one network namespace alone. Verdicts are found anew as of `now`.
+    /// Covers the worst rows, or only those of one peer in one network namespace. Verdicts are worked out
+    /// anew as of `now`.
     pub fn begin(table: &Table, limit: usize, only: Option<(u32, Peer)>, now: Nanos) -> Self {
         let picture = Picture {
             now,

@@ -59,7 +59,7 @@ fn flood_ip(n: u32) -> IpAddr {
     Ipv4Addr::from(0xac10_0000 + n).into()
 }
 
-/// Everything a sum over the table may be taken of.
+/// Every sum over the table that may be taken.
 fn sums(table: &Table) -> [u64; 6] {
     let rows = table.rows().into_iter().map(|row| &row.stats);
     let mut sums = [0; 6];
@@ -118,7 +118,7 @@ fn a_middlebox_closes_before_the_client_whichever_end_looks() {
         let told = (Closer::Middlebox, How::Rst, Evidence::Idle);
         assert_eq!(stats.counts.closes.get(&told), Some(&20));
         assert!(!found.is_probed);
-        // A few of its resets among the server's own closes are of no matter.
+        // A few of its resets among the server's own closes do not matter.
         for second in 0..20_u32 {
             table.add(&close(
                 800.0 + f64::from(second),
@@ -324,7 +324,7 @@ fn one_owner_s_racing_clients_leave_room_for_its_other_ports() {
     (0..100).for_each(|n| table.add(&reuse(21.0, upstream(n))));
     let of_upstream = || table.rows().iter().filter(|row| row.key.role() == Client).count();
     assert_eq!((of_upstream(), table.rows().len()), (320 / OF_PORT, 320));
-    // Of the racing ones those stay that race on.
+    // Of the racing ones, those that go on racing stay.
     assert!(table.row(&RowKey::of(&edge(999)).unwrap()).is_some());
     assert!(table.row(&RowKey::of(&edge(1)).unwrap()).is_none());
 }
@@ -358,8 +358,8 @@ fn the_process_is_the_most_frequent_and_does_not_flap() {
     check("many passers-by", &runs, &["nginx"]);
 }
 
-/// Two processes of one owner: who is told what to change is who loses requests, not who has the most
-/// connections.
+/// Two processes of one owner: the one that loses requests is told what to change, not the one that has the
+/// most connections.
 #[test]
 fn the_one_that_loses_requests_is_told() {
     let mut table = Table::new(10, THRESHOLD, Nanos(0));
@@ -505,7 +505,7 @@ fn the_first_losses_are_understood_later() {
     }
 }
 
-/// One that met what looked like a timeout for a while makes no timeout of the many others.
+/// One that met what looked like a timeout for a while does not turn the many others into losses to one.
 /// A pool that drops what is old leaves it to the server to close the rest; two pools, of which one has a timer and
 /// the other none, are something else.
 #[test]
@@ -529,8 +529,8 @@ fn a_timer_is_not_a_pool_that_drops_what_is_old() {
     assert!(!unused_after(|_| 1.5));
 }
 
-/// Of a pool that closes first but for those that a request was just using, only these tell the server's
-/// timeout.
+/// Where a pool closes first, except for connections that a request is just using, only these tell the
+/// server's timeout.
 #[test]
 fn requests_that_crossed_a_close_tell_the_timeout() {
     let lost = |certainty: Certainty, class: Class, used: u32| {
@@ -554,7 +554,7 @@ fn requests_that_crossed_a_close_tell_the_timeout() {
     let known = (Some(2.0), State::Racing);
     assert_eq!(lost(Certainty::Certain, Class::FinCrossed, 5), known);
     assert_eq!(lost(Certainty::Certain, Class::UnreadClose, 5), known);
-    // More are used for as long: a limit on age takes one now and then.
+    // More are used after as long: a limit on age takes one now and then.
     assert_eq!(lost(Certainty::Certain, Class::FinCrossed, 20), (None, State::Losing));
     // What was inferred from a timeout proves none; and after a FIN, its own close tells.
     assert_eq!(lost(Certainty::Inferred, Class::FinCrossed, 5), (None, State::Losing));
@@ -614,7 +614,7 @@ fn old_evidence_ages_out() {
     check(24.1, false);
 }
 
-/// What a scrape's rows, or ports, say in all.
+/// What a scrape's rows, or ports, say in total.
 fn sums_of_level<K>(level: &Level<K>) -> [u64; 6] {
     let shown = level.shown.iter().map(|shown| &*shown.counts);
     let all = shown.chain(level.others.iter().map(|(_, counts)| counts));
@@ -668,7 +668,7 @@ fn sums_over_what_is_shown(keeps: Keeps) {
     let mut table = Table::new(30, THRESHOLD, Nanos(0));
     table.keep(keeps);
     table.max_ports = 7;
-    // All in one row.
+    // Everything in one row.
     let mut all = Table::new(0, THRESHOLD, Nanos(0));
     let mut time = 0.0;
     let (mut rows, mut ports, mut others) = ([0; 6], [0; 6], [0; 6]);
@@ -758,7 +758,7 @@ fn sums_over_what_is_shown(keeps: Keeps) {
     assert_eq!(enough, [true; 3], "{was_left_out} {was_shown_from_zero} {evictions:?}");
 }
 
-/// A scrape each minute sees a row at zero before its first loss, also where that made the row.
+/// A scrape each minute sees a row at zero before its first loss, even where that made the row.
 #[test]
 fn losses_begin_at_zero() {
     let mut table = Table::new(10, THRESHOLD, Nanos(0));
@@ -833,7 +833,7 @@ fn peers_of_whom_nothing_is_seen_leave_and_their_counts_stay() {
     table.forget_after(Duration::from_secs(100));
     let peer = |n: u8| origin(Client, [10, 0, 0, n]);
     let server = || origin(Server, [10, 0, 9, 9]);
-    // Every third of forty is seen again, and of a port of ours nothing more.
+    // Every third of forty is seen again, and nothing more of a port of ours.
     (0..40).for_each(|n| table.add(&reuse(f64::from(n), peer(n))));
     (0..3).for_each(|_| table.add(&reuse(1.0, server())));
     (0..40).step_by(3).for_each(|n| table.add(&reuse(150.0, peer(n))));
@@ -842,7 +842,7 @@ fn peers_of_whom_nothing_is_seen_leave_and_their_counts_stay() {
     assert_eq!(scraped(&mut table, 90.0, &mut left).0.len(), 41);
     let (rows, ports, sums) = scraped(&mut table, 145.0, &mut left);
     assert_eq!((rows.as_slice(), ports.len(), sums), (stays.as_slice(), 1, [57, 57]));
-    // All is in order: those that stayed can be found and evicted, newcomers get in.
+    // Everything is in order: those that stayed can be found and evicted, newcomers get in.
     for (n, key) in (0..40).step_by(3).zip(&stays) {
         assert_eq!(table.row(key).unwrap().last_seen(), at(150.0), "{n}");
     }
@@ -850,7 +850,7 @@ fn peers_of_whom_nothing_is_seen_leave_and_their_counts_stay() {
     let (rows, _, sums) = scraped(&mut table, 160.0, &mut left);
     assert_eq!((rows.len(), sums), (100, [157, 157]));
     assert_eq!(table.rows().len(), 100);
-    // Without a limit nobody leaves.
+    // Without a limit nothing leaves.
     let mut table = Table::new(100, THRESHOLD, Nanos(0));
     table.add(&reuse(1.0, peer(1)));
     assert_eq!(scraped(&mut table, 1e6, &mut left).0.len(), 1);

@@ -14,10 +14,10 @@ pub(super) struct Dead {
     doubt: Doubt,
 }
 
-/// What its end is to tell.
+/// What its end should tell.
 #[derive(Debug)]
 pub(super) enum Doubt {
-    /// It was idle: whether a request is written on it all the same.
+    /// It was idle: whether a request is written on it anyway.
     Idle,
     /// Whether this was a request after all.
     Told(Box<Finding>),

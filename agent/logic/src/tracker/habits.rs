@@ -1,4 +1,4 @@
-//! What requests of each peer, or to each port, are like: learned from those that were answered.
+//! What requests to each peer, or to each port, look like: learned from those that were answered.
 
 use finrace_ebpf::decide::distance;
 use foldhash::HashMap;
@@ -7,16 +7,16 @@ use crate::event::{Event, SockKey, Word};
 use crate::model::{Endpoint, Role};
 use crate::turn::Asked;
 
-/// Most peers and ports.
+/// The most peers and ports.
 const LIMIT: usize = 8_192;
 
-/// Lengths that are remembered of each.
+/// Lengths that are remembered for each.
 const LENGTHS: usize = 8;
 
-/// Of one peer, or one port.
+/// What is known of one peer, or one port.
 #[derive(Clone, Copy, Debug, Default)]
 struct Habit {
-    /// Of requests that were answered, the latest different ones; 0 is none.
+    /// Lengths of requests that were answered, the latest different ones; 0 stands for none.
     lengths: [u32; LENGTHS],
     next: usize,
 }
@@ -25,7 +25,7 @@ struct Habit {
 pub(super) struct Habits(HashMap<(u32, Endpoint), Habit>);
 
 impl Habits {
-    /// A write of a client that something came back for was a request, if it did not say otherwise.
+    /// A client's write that something came back for was a request, if it did not say otherwise.
     pub(super) fn learn(&mut self, key: &SockKey, asked: &Asked, event: &Event) {
         let is_answered =
             distance(event.raw.rcv_nxt, asked.rcv_nxt) > 1 && event.raw.snd_una != asked.start;

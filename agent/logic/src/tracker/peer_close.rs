@@ -87,7 +87,7 @@ impl Tracker {
             self.followed.insert(event.key, event.time, followed);
             return;
         }
-        // We close; what we know of the peer's end by now we knew as we closed.
+        // We close; what we know of the peer's end by now, we knew when we closed.
         let has_noticed = Some(event.has_read_fin());
         let outcome = if self.is_farewell(&followed, event, has_noticed) {
             Outcome::ClosedByUs
@@ -132,7 +132,7 @@ impl Tracker {
             && self.settings.sees_ends
             && self.told(&followed, event, Outcome::Reset, None).is_none()
         {
-            // What it was shows when its owner lets go of it: after it has looked, or without.
+            // What it was shows when its owner lets go of it: whether it looked first or not.
             followed.waits = Some(*event);
             self.followed.insert(event.key, event.time, followed);
             return;
@@ -174,7 +174,7 @@ impl Tracker {
         let fin_sent = followed.has_noticed.is_some();
         let last = Event { time: now.max(followed.fin.time), ..followed.fin };
         let time = followed.fin.time;
-        // Nobody has let go of it: it was no farewell.
+        // Its owner has not let go of it: it was no farewell.
         if !followed.done
             && (followed.at_risk != AtRisk::Continued || outcome == Outcome::Unanswered)
         {
@@ -209,7 +209,7 @@ impl Tracker {
         self.say(Observation::Incident(incident), Some(lost));
     }
 
-    /// Bytes written after the FIN that no hook saw: the sequence numbers tell them.
+    /// Bytes written after the FIN that no hook saw: the sequence numbers show them.
     fn note_written(&self, followed: &mut Followed, event: &Event) {
         if followed.role != Role::Client
             || followed.at_risk != AtRisk::None

@@ -70,12 +70,12 @@ impl Tracker {
             _ if event.has(flag::TIMEWAIT) => (raw.snd_nxt, None),
             _ => (raw.skb_ack, None),
         };
-        // As long as our own alert: its answer to that.
+        // The same length as our own alert: its answer to that.
         if said == Some(raw.size) {
             return;
         }
         let lost = Lost { start: raw.skb_seq, end: raw.skb_seq.wrapping_add(raw.size), peer };
-        // What our socket had taken in may have been read, and this be a copy of it.
+        // What our socket had taken in may have been read, and this may be a copy of it.
         let is_new = event.has(flag::TIMEWAIT | flag::FULL_SOCK) && raw.rcv_nxt == raw.skb_seq;
         let read = if is_new { Read::Never } else { Read::Unknown };
         self.late_request(event, lost, raw.size, Outcome::Reset, read);

@@ -7,7 +7,7 @@ use crate::event::{Event, SockKey, Tuple, Word};
 use crate::model::{Nanos, Observation, Origin, Reuse, Role};
 use crate::turn::{self, Asked, AskedKind, AtRisk, Stamps};
 
-/// Bytes of a request whose transfer may take a time of its own.
+/// Bytes of a request whose own transfer may take a while.
 const LONG_REQUEST: u64 = 64 * 1024;
 
 impl Tracker {
@@ -17,7 +17,7 @@ impl Tracker {
         let gap = Stamps::of(event, ticks).idle();
         let silence = ticks.between(raw.lsndtime, raw.lrcvtime);
         let role = event.role();
-        // A server's words that nobody asked for: last ones, or such as may be.
+        // Words of a server that nobody asked for: last words, or words that may be.
         let is_farewell = event.word() == Word::Farewell;
         // Both spoke within a tick: an acknowledgement alone came last, so our answer was the last word.
         let is_tie = raw.lsndtime == raw.lrcvtime;
@@ -47,7 +47,7 @@ impl Tracker {
             let served = Served::new(raw.rcv_nxt, silence, !asked.word.may_ask());
             self.answered.insert(event.key, event.time, served);
         }
-        // What says of itself that it asks nothing is no reuse, a server's answer is.
+        // A write that says it asks nothing is no reuse; a server's answer is.
         if role == Role::Client && asked.is_doubtful() {
             let due = event.time + HOLD + 2 * event.rtt();
             self.set_timer(due, Timer::Held(event.time), event.key);

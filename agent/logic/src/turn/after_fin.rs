@@ -1,4 +1,4 @@
-//! Past the peer's FIN: what we wrote into it, and what it was once its end is seen.
+//! After the peer's FIN: what we wrote past it, and what that was once its end is seen.
 
 use std::time::Duration;
 
@@ -22,7 +22,7 @@ pub fn late_write(
     if word == Word::Farewell {
         return AtRisk::Farewell;
     }
-    // A farewell with the FIN does not end the idle: our own last data counts then.
+    // A farewell with the FIN does not end the idle time: our own last data counts then.
     let after_words = ended.is_some_and(|ended| ended.evidence == Evidence::UpperBound);
     let since = if after_words { raw.lsndtime } else { raw.lrcvtime };
     let gap = ticks.between(since, raw.jiffies);
@@ -44,7 +44,7 @@ pub fn late_write(
     if word == Word::Request {
         return request(Class::StaleWrite, Certainty::Certain);
     }
-    // Ours was the last word, by stamps: what follows continues it, unless nothing came of it so long
+    // By the stamps, ours was the last word: what follows continues it, unless nothing came of it for so long
     // that it was none.
     let was_open = fin.is_some_and(|fin| Stamps::of(fin, ticks).sent_after > Duration::ZERO)
         && ended.is_none_or(|ended| ended.evidence != Evidence::Idle);
@@ -52,11 +52,11 @@ pub fn late_write(
         return AtRisk::Continued;
     }
     let unread = event.unread(true);
-    // It has read the peer's end, and writes all the same: not in ignorance of it.
+    // It has read up to the peer's end, and still writes: not in ignorance of it.
     if event.has_read_fin() {
         return AtRisk::Continued;
     }
-    // An answer is unread: more of what was answered early. Words after a silence are none.
+    // An answer is unread: more of what was answered early. Words after a silence are no answer.
     if unread > 0 && !(after_words && may_be_words(word, unread)) {
         return AtRisk::Continued;
     }
@@ -66,8 +66,8 @@ pub fn late_write(
     request(told.class, told.certainty)
 }
 
-/// Bytes written after the FIN that no hook saw: the sequence numbers tell that there are, the stamps
-/// when the last were sent.
+/// Bytes written after the FIN that no hook saw: the sequence numbers tell that they exist, the stamps when
+/// the last were sent.
 pub fn unseen_write(event: &Event, fin: &Event, ended: Option<Ended>, known: Known<'_>) -> AtRisk {
     let Settings { ticks, threshold, sees_writes, .. } = known.settings;
     let under_way = distance(fin.raw.lsndtime, fin.raw.lrcvtime) > 0
@@ -138,9 +138,9 @@ pub fn outcome(at_risk: AtRisk, end: End) -> Option<Told> {
     Some(told)
 }
 
-/// Whether an application can have read what an RST answers: no, if it is the answer of no socket
-/// to one segment, sent once, of which nothing was
-/// acknowledged. More segments, or one more time, and an earlier one may have been read.
+/// Whether an application can have read what an RST answers: no, if there was no socket and it answers a
+/// single segment, sent once, of which nothing was acknowledged. With more segments, or sent once more, an
+/// earlier one may have been read.
 pub fn read_by(event: &Event, start: u32, segs_out: u32) -> Read {
     let raw = &event.raw;
     let is_single = raw.data_segs_out.wrapping_sub(segs_out) == 1;
@@ -151,8 +151,8 @@ pub fn read_by(event: &Event, start: u32, segs_out: u32) -> Read {
     }
 }
 
-/// An RST for what a server wrote past its client's FIN. Whether it had something to answer: the client
-/// had asked last, or what it asked was still unread. A few bytes may as well be the farewell that
+/// An RST for what a server wrote past its client's FIN. Tells whether it had something to answer: the client
+/// had asked last, or what it asked was still unread. A few bytes may just as well be the farewell that
 /// answers the client's, which came with its FIN, unless `serves` knows requests as short as those.
 pub fn client_gone(
     event: &Event,
@@ -162,7 +162,7 @@ pub fn client_gone(
 ) -> Option<Told> {
     let stamps = Stamps::of(fin, ticks);
     let unacked = event.unacked().saturating_sub(event.has(flag::FIN_SENT).into());
-    // Both spoke within a tick: who then says much answers.
+    // Both spoke within a tick: then the side that says much is answering.
     let is_tie = stamps.heard_after == stamps.sent_after;
     let was_open = stamps.heard_after > Duration::ZERO
         || fin.unread(true) > 0
@@ -172,7 +172,7 @@ pub fn client_gone(
     (was_open && unacked > 0 && !may_be_farewell).then_some(Told::certain(Class::ClientGone, None))
 }
 
-/// RST after a FIN that was not seen: of what was written, only stamps tell.
+/// RST after a FIN that was not seen: only stamps tell what was written.
 pub fn reset_of_unfollowed(event: &Event, bytes: u32, settings: &Settings) -> Option<Told> {
     let raw = &event.raw;
     let gap = settings.ticks.between(raw.lrcvtime, raw.lsndtime);

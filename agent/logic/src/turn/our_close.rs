@@ -14,7 +14,7 @@ use crate::model::{Certainty, Class, Closer, Evidence, How, Role};
 /// Linux's `ETIMEDOUT`, in `sk_err` when the kernel gave up on a connection.
 const ETIMEDOUT: u32 = 110;
 
-/// `ENETUNREACH`, `EHOSTDOWN`, `EHOSTUNREACH`: in its place where ICMP had told why nobody answers
+/// `ENETUNREACH`, `EHOSTDOWN`, `EHOSTUNREACH`: in its place where ICMP had said why nothing answers
 /// (`tcp_write_err` prefers `sk_err_soft`, v6.12 `net/ipv4/tcp_timer.c`).
 const UNREACHABLE: [u32; 3] = [101, 112, 113];
 
@@ -91,9 +91,9 @@ pub fn our_fin(event: &Event, known: Known<'_>) -> AtOurClose {
     AtOurClose::quiet(ended(Closer::Local, evidence, idle))
 }
 
-/// Whether our last words, just before our FIN, were a farewell and no answer that took long. A server
-/// can tell while they are on their way: the client's latest segment was an acknowledgement alone, and so
-/// one of an earlier answer. A client asks, so the words of one that closes at once were none.
+/// Whether our last words, just before our FIN, were a farewell and not a slow answer. A server can tell
+/// while they are in flight: the client's latest segment was a bare acknowledgement, and so one of an earlier
+/// answer. A client asks, so if it closes at once, its words were no answer.
 fn had_answered(event: &Event, role: Role) -> bool {
     let raw = &event.raw;
     role != Role::Server || (event.unacked() != 0 && raw.snd_wl1 == raw.rcv_nxt)
@@ -108,7 +108,7 @@ fn parting_words(event: &Event, known: Known<'_>, stamps: &Stamps) -> Option<End
         if asked.word == Word::Farewell {
             return true; // however late our own FIN comes: a TLS server waits for its client's
         }
-        // A server that answers a request and closes says no farewell; what nobody asked for may be.
+        // A server that answers a request and closes says no farewell; words that nobody asked for may be one.
         if asked.role == Role::Server {
             return matches!(asked.kind, AskedKind::Gap(_)) && at_once && event.unread(false) == 0;
         }
@@ -134,7 +134,7 @@ fn parting_words(event: &Event, known: Known<'_>, stamps: &Stamps) -> Option<End
 /// Whether a client's request met the peer's farewell, so that we close first.
 fn farewelled(event: &Event, known: Known<'_>, stamps: &Stamps) -> Option<AtOurClose> {
     let ticks = known.settings.ticks;
-    // Who writes with the peer's words unread, reads them then, and closes, has waited for an answer.
+    // A client that writes with the peer's words unread, then reads them and closes, has waited for an answer.
     let has_waited = |asked: &Asked| asked.came_after_words() && event.unread(false) == 0;
     let asked = known.asked.filter(|asked| {
         known.role == Role::Client && (!asked.is_doubtful() || has_waited(asked))
@@ -211,9 +211,8 @@ pub fn timed_out(event: &Event, known: Known<'_>) -> Option<AtOurClose> {
     Some(AtOurClose { ended, told, is_farewell: false })
 }
 
-/// Our own abortive close in task context, ESTABLISHED->CLOSE: unread data or `SO_LINGER` 0.
-/// `Some(idle)` with it if it threw away a client's request that came after a silence over the
-/// threshold.
+/// Our own abortive close in task context, ESTABLISHED->CLOSE: unread data or `SO_LINGER` 0. Comes with
+/// `Some(idle)` if it threw away a client's request that came after a silence over the threshold.
 pub fn our_abort(event: &Event, known: Known<'_>) -> (Option<Duration>, Ended) {
     let Known { role, settings: Settings { ticks, threshold, .. }, .. } = known;
     let stamps = Stamps::of(event, ticks);
@@ -221,8 +220,8 @@ pub fn our_abort(event: &Event, known: Known<'_>) -> (Option<Duration>, Ended) {
     if let Some(ended) = parting_words(event, known, &stamps) {
         return (None, ended);
     }
-    // A few bytes came after a silence, and we did not even read them: the peer's farewell, or on a
-    // server maybe a request; the other end tells, or what requests are here.
+    // A few bytes came after a silence, and we did not even read them: the peer's farewell, or on a server
+    // maybe a request; the other end tells, or what requests look like here.
     let limit = if role == Role::Server { FEW_BYTES } else { IDLE_MESSAGE_BYTES };
     let is_farewell = (1..=limit).contains(&unread)
         && stamps.heard_ago <= AT_ONCE

@@ -15,7 +15,7 @@ use crate::model::{Certainty, Class, Closer, Evidence, Role};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct AtFin {
     pub ended: Ended,
-    /// What an outcome is waited for.
+    /// What is waiting for its outcome.
     pub at_risk: AtRisk,
     /// What is decided already.
     pub told: Option<Told>,
@@ -45,7 +45,7 @@ pub fn peer_fin(event: &Event, known: Known<'_>) -> AtFin {
         return crossed(event, known, open, &stamps);
     }
     if let Some(asked) = open.filter(|asked| asked.gap().is_some() && !asked.continues()) {
-        // The words ended the idle, however late the FIN came.
+        // The words ended the idle time, however late the FIN came.
         let ended = if asked.came_after_words() {
             ended(Evidence::UpperBound, asked.silence)
         } else {
@@ -62,8 +62,8 @@ pub fn peer_fin(event: &Event, known: Known<'_>) -> AtFin {
     nothing
 }
 
-/// Words that ask nothing were our last, and met the peer's FIN: an idle close, since when we last
-/// said or heard anything that counts.
+/// Our last words asked nothing, and met the peer's FIN: an idle close, counted from when we last said or
+/// heard anything that counts.
 fn asks_nothing(event: &Event, asked: &Asked, stamps: &Stamps, threshold: Duration) -> AtFin {
     let is_idle = stamps.idle() > threshold;
     let evidence = if is_idle { Evidence::Idle } else { Evidence::UpperBound };
@@ -118,8 +118,8 @@ fn crossed(event: &Event, known: Known<'_>, open: Option<&Asked>, stamps: &Stamp
     {
         return request(Class::FinCrossed, Certainty::Inferred, Some(gap), Word::Unknown, true);
     }
-    // No gap before it. A new turn all the same if the one before was complete: the peer spoke before
-    // this flight began, we have read what it said, and none of the flight is acknowledged.
+    // No gap before it. Still a new turn if the one before was complete: the peer spoke before this flight
+    // began, we have read what it said, and none of the flight is acknowledged.
     let peer_spoke_since = raw.rcv_nxt.wrapping_sub(raw.rcv_wup) > 1;
     let is_fresh = raw.sent_us != 0 && raw.sent_us == raw.acked_us;
     let has_read = event.unread(true) == 0;
@@ -148,7 +148,7 @@ fn unanswered(event: &Event, known: Known<'_>, asked: &Asked) -> Told {
     }
     let at_once = event.time.since(asked.time) <= event.rtt() + AT_ONCE;
     match known.had(asked.start, asked.start.wrapping_add(asked.bytes)) {
-        // On the wire as if it had been read.
+        // On the wire it looks as if it had been read.
         Some(Had::Unread) if at_once => Told::certain(Class::ReadAndClosed, gap),
         Some(Had::Unread) => Told::certain(Class::UnreadClose, gap),
         // At the peer's timeout or not: the table knows its estimate.
@@ -157,15 +157,15 @@ fn unanswered(event: &Event, known: Known<'_>, asked: &Asked) -> Told {
     }
 }
 
-/// We spoke last, without a gap that was told, and the FIN acknowledges it.
+/// We spoke last, without a gap that was recorded, and the FIN acknowledges it.
 fn spoke_last(event: &Event, known: Known<'_>, stamps: &Stamps) -> AtFin {
     let Settings { ticks, threshold, .. } = known.settings;
     let gap = known.unseen_gap(stamps);
     let ended = |evidence| Ended { closer: Closer::Peer, evidence, idle: stamps.sent_ago };
     let at_once = event.rtt() + ticks.duration(2);
     if gap.is_none() && stamps.sent_ago > threshold {
-        // What follows the peer's words at once and gets no answer is a control frame (WINDOW_UPDATE,
-        // pong), and the close an idle one; else a server that gave up. Of the latter nothing is claimed.
+        // What follows the peer's words at once and gets no answer is a control frame (WINDOW_UPDATE, pong),
+        // and the close an idle one; otherwise the server gave up. Nothing is claimed about the latter.
         let evidence =
             if stamps.sent_after <= at_once { Evidence::Idle } else { Evidence::Unanswered };
         return AtFin { ended: ended(evidence), at_risk: AtRisk::None, told: None };
@@ -193,7 +193,7 @@ fn last_words(event: &Event, known: Known<'_>, stamps: &Stamps) -> Option<Ended>
     Some(parted(ours))
 }
 
-/// A FIN of the peer with nothing at risk: is it an idle close?
+/// A FIN from the peer with nothing at risk: is it an idle close?
 fn quiet_fin(event: &Event, known: Known<'_>, stamps: &Stamps) -> Ended {
     let Settings { threshold, .. } = known.settings;
     let raw = &event.raw;

@@ -22,10 +22,10 @@ pub struct AtReset {
     pub is_doubtful: bool,
 }
 
-/// RST in ESTABLISHED. What sent it shows in the timestamp option: a live socket carries it where
-/// it was negotiated (RFC 7323, 3.2), a reset without a socket does not (`tcp_v4_send_reset` against
-/// `tcp_send_active_reset`, v6.12 net/ipv4). One without it that answers nothing of ours is of neither:
-/// something between has made it up, as balancers and firewalls do at their idle timeout.
+/// RST in ESTABLISHED. What sent it shows in the timestamp option: a live socket carries it where it was
+/// negotiated (RFC 7323, 3.2), a reset without a socket does not (`tcp_v4_send_reset` against
+/// `tcp_send_active_reset`, v6.12 net/ipv4). One without it that answers nothing of ours comes from neither:
+/// something in between has made it up, as balancers and firewalls do at their idle timeout.
 pub fn reset(event: &Event, known: Known<'_>) -> AtReset {
     let Known { role, asked, settings: Settings { ticks, threshold, .. }, .. } = known;
     let stamps = Stamps::of(event, ticks);
@@ -100,7 +100,7 @@ fn reset_of_request(
         Some(Had::Nothing) if known.server.is_some_and(|server| server.is_fin_lost) => {
             never(Told::certain(Class::FinCrossed, Some(gap)))
         }
-        // Nobody told the client of that close.
+        // Nothing told the client of that close.
         Some(Had::Nothing) => never(Told::certain(Class::SilentDrop, Some(gap))),
         Some(Had::Unread) => never(Told::certain(Class::UnreadClose, Some(gap))),
         Some(Had::Part | Had::All) => Told::certain(Class::MidStreamReset, Some(gap)),
@@ -123,9 +123,9 @@ fn reset_of_request(
 /// A socket that an RST had ended, as its owner lets go of it. `reset` is the record of the RST.
 pub fn write_after_reset(event: &Event, reset: &Event, known: Known<'_>) -> Option<Told> {
     let ticks = known.settings.ticks;
-    // Only a write sets it, also one that fails: the RST had left it as it was.
+    // Only a write sets it, even one that fails: the RST had left it as it was.
     let has_written = event.raw.app_limited != reset.raw.app_limited;
-    // Who learns of the RST and says farewell to a dead socket does so at once.
+    // An application that learns of the RST and says farewell to a dead socket does so at once.
     let dwell = event.time.since(reset.time);
     let gap = ticks.between(reset.raw.lrcvtime, event.raw.jiffies);
     let certainty = if dwell > AT_ONCE { Certainty::Certain } else { Certainty::Inferred };

@@ -1,5 +1,5 @@
-//! The table of cases, row by row. A client has asked with 200 bytes from 1,000 on, 1 s after the last answer,
-//! which ended at 5,000.
+//! The table of cases, row by row. A client has sent a request of 200 bytes, from 1,000 on, 1 s after the
+//! last answer, which ended at 5,000.
 
 use std::time::Duration;
 
@@ -50,7 +50,7 @@ fn event(change: impl FnOnce(&mut Record)) -> Event {
     decode(&bytes).unwrap()
 }
 
-/// The request, written so long before now.
+/// The request, written this long before now.
 fn asked(ago_ms: u64, change: impl FnOnce(&mut Record)) -> Asked {
     let write = event(|raw| {
         raw.time_ns -= ago_ms * 1_000_000;
@@ -104,7 +104,7 @@ fn a_fin_meets_a_request() {
     // Answered is answered, however few the bytes.
     let answer = |raw: &mut Record| (raw.rcv_nxt, raw.lrcvtime) = (5_011, raw.jiffies);
     assert_eq!(at_fin(&plain, None, answer), "nothing");
-    // Acknowledged a second ago, while a few bytes had come before that: those were none.
+    // Acknowledged a second ago, while a few bytes had come before that: those were no answer.
     let late_ack = |raw: &mut Record| {
         (raw.rcv_nxt, raw.lrcvtime) = (5_011, raw.jiffies - 100);
         raw.acked_us = NOW_MS * 1_000;
@@ -264,7 +264,7 @@ fn keep_alive_probes_were_acknowledged() {
         });
         write.is_probed(TICKS)
     };
-    // In ticks of 4 ms before: 1.2 s after the last data, be it the peer's or ours, and 4 ms more.
+    // In ticks of 4 ms before: 1.2 s after the last data, whether the peer's or ours, and 4 ms more.
     assert!(is_probed(1_000, 900, 599) && is_probed(900, 1_000, 599));
     assert!(!is_probed(1_000, 900, 600) && !is_probed(900, 1_000, 600));
     assert!(!is_probed(1_000, 900, 900) && !is_probed(1_000, 900, 0), "a field that is not there");
@@ -282,7 +282,7 @@ fn a_write_on_a_dead_socket() {
     };
     check(&|raw| raw.app_limited = 3, "write_after_reset certain never");
     check(&|_| (), "nothing"); // nobody wrote
-    // Who learns of the RST says farewell at once.
+    // An application that learns of the RST says farewell at once.
     let soon = |millis: u64| {
         move |raw: &mut Record| {
             raw.app_limited = 3;
@@ -392,7 +392,7 @@ fn a_silence_is_outlived_by_what_breaks_it() {
     let late = asked(1_000, |raw| (raw.rcv_nxt, raw.data_segs_in) = (5_031, 2));
     assert!(late.came_after_words());
     assert_eq!(outlived(&late, idle(1_000, Evidence::UpperBound)), 0);
-    // The server's timer does not count a ping: for that, the silence has lasted since before.
+    // The server's timer does not count a ping: to it, the silence has lasted since before.
     let ping = Asked { word: Word::Probe, ..asked(3_000, |_| ()) };
     assert_eq!(outlived(&ping, idle(3_000, Evidence::Idle)), 4_000);
     let reply = Asked {

@@ -192,7 +192,7 @@ fn a_change_shows_at_once_when_the_order_has_turned() {
     check(152, None, State::Safe);
 }
 
-/// One figure for what an idle timeout will take, and what else was lost of late.
+/// One figure for what an idle timeout will take, and what else was lost recently.
 #[test]
 fn what_else_was_lost_is_expected_too() {
     let exposure = Exposure { races: 7.0, at_most: 9.0, ..Exposure::default() };
@@ -200,13 +200,13 @@ fn what_else_was_lost_is_expected_too() {
     let facts = Facts { races, exposure: Some(exposure), ..server_first() };
     // In ten minutes; a restart is one event.
     assert_eq!(facts.expected(), Some(37.0));
-    // No close of late: what was lost before is all that is known.
+    // No recent close: what was lost before is all that is known.
     let quiet = Facts { exposure: None, ..facts.clone() };
     assert_eq!(quiet.expected(), Some(36.0));
     assert_eq!(Facts { races: Races::default(), ..quiet }.expected(), None);
     let over = Facts { last_race: Some(Duration::from_secs(570)), ..facts.clone() };
     assert_eq!(over.expected(), Some(7.0));
-    // The order of closes has turned: the old ones say nothing any more.
+    // The order of closes has turned: the old ones no longer say anything.
     let turned = Facts {
         races: Races::default(),
         client_in_a_row: 100,
@@ -228,7 +228,7 @@ fn a_pool_that_drops_the_old_is_safe() {
          after 2.000 s (40 closes): margin 0.500 s"
     );
     assert_eq!(assess(&with_races(1, lazy.clone()), None), State::Racing);
-    // Of ten in five minutes, as many were due in the five minutes since.
+    // Ten came in five minutes, so as many were due in the five minutes since.
     let after = |quiet| {
         let facts = Facts { last_race: Some(Duration::from_secs(quiet)), ..lazy.clone() };
         assess(&with_races(10, facts), Some(State::Racing))
@@ -330,7 +330,7 @@ fn other_races_have_their_own_words_and_no_timeout() {
     let at_server = Facts { role: Role::Server, ..facts };
     let all = notes(&at_server, "10.0.0.9", "gunicorn", ends(Role::Server, "gunicorn"));
     assert!(all[0].contains("of gunicorn: `--max-requests`"), "{}", all[0]);
-    // No limits of web servers for who asks about a database, nor of nginx where it forwards bytes.
+    // No web server limits for a database, nor nginx's where it forwards bytes.
     for process in ["postgres", "nginx"] {
         let ends = Ends::new(Role::Server, Some(5432), Some(process), None);
         let all = notes(&at_server, "10.0.0.9", process, ends);

@@ -12,11 +12,11 @@ use maud::{DOCTYPE, Markup, PreEscaped, html};
 use super::About;
 use super::peer::{self, Detail, badge, between};
 use super::text::{count, long};
-use crate::app::missing;
 use crate::ask::{Ask, LIMIT_MAX};
 use crate::clock::rfc3339;
 use crate::output::visible;
 use crate::report::document::PeerReport;
+use crate::session::missing;
 
 const STYLE: &str = include_str!("style.css");
 

@@ -7,7 +7,7 @@ use crate::seen::Truth;
 use crate::setting::{Noise, Side};
 
 impl World<'_> {
-    /// Takes it out of its pool.
+    /// Takes a connection out of its pool.
     pub(super) fn take_out(&mut self, c: usize) {
         let Connection { pool, worker, .. } = self.connections[c];
         match self.workers[pool].get_mut(worker) {
@@ -95,7 +95,7 @@ impl World<'_> {
         self.remove(c);
     }
 
-    /// By its timer, or for another reason.
+    /// The client closes, by its timer or for another reason.
     pub(super) fn client_closes(&mut self, c: usize, by_timer: bool) {
         if !self.connections[c].is_idle {
             return; // A request is lost to the server's close just now.

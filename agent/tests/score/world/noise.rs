@@ -50,7 +50,7 @@ impl World<'_> {
                 let after = self.random.between(0.0, 0.1);
                 self.close_other(c, by, how, after);
             } else {
-                // Those under way end with their answer; what is free is not looked at.
+                // Those under way end with their answer; the state of free ones does not matter.
                 self.connections[c].ends =
                     if by == Side::Server { Ends::AfterData } else { Ends::No };
             }
@@ -87,7 +87,7 @@ impl World<'_> {
         self.open(pool, worker);
     }
 
-    /// When the server closes for the connection's age or for its requests.
+    /// When the server closes because of the connection's age or its number of requests.
     pub(super) fn limit(&mut self, c: usize) -> f64 {
         let Connection { born, requests, .. } = self.connections[c];
         let answered = self.now - self.half();
@@ -100,7 +100,7 @@ impl World<'_> {
         }
     }
 
-    /// One end says a little, and the other acknowledges it.
+    /// One end sends a little, and the other acknowledges it.
     pub(super) fn ping(&mut self, c: usize) {
         let (now, half) = (self.now, self.half());
         let Connection { is_idle, closes, turn, idle_client, idle_server, .. } =
@@ -155,7 +155,7 @@ impl World<'_> {
         self.tell(now + half, there);
     }
 
-    /// Right after a response, or instead of one.
+    /// Closes right after a response, or instead of one.
     pub(super) fn close_after_data(&mut self, c: usize) {
         let (now, half) = (self.now, self.half());
         let Connection { asked, ends, requests, outlived, .. } = self.connections[c];
