@@ -84,6 +84,7 @@ pub async fn serve<H, F>(
     let permits = Arc::new(Semaphore::new(usize::from(max_requests) + WAITING_MAX));
     let mut connections = JoinSet::new();
     let mut silent = Silent::default();
+    let unaccepted = Rarely::default();
     tokio::pin!(shutdown);
     loop {
         let next = async {
@@ -106,7 +107,7 @@ pub async fn serve<H, F>(
                     silent.push(from.ip(), has_asked, connection);
                 }
                 Err(err) => {
-                    log::warn!("accepting an HTTP connection: {err}");
+                    unaccepted.warn(|| format!("accepting an HTTP connection: {err}"));
                     tokio::time::sleep(ACCEPT_PAUSE).await;
                 }
             },

@@ -2,7 +2,7 @@
 //!
 //! The object is the same byte for byte from any checkout. Three things make it so: paths are
 //! remapped, bpf-linker is shown exactly one LLVM (left alone, it takes the first `libLLVM*` that
-//! it finds beside any directory of `PATH`), and DWARF is taken out, which only `.BTF` needed.
+//! it finds next to any directory of `PATH`), and DWARF is taken out, which only `.BTF` needed.
 
 #[path = "../../ebpf/src/digest.rs"]
 mod digest;
@@ -27,7 +27,7 @@ const RUSTC: &str = "/usr/bin/rustc";
 const CLIPPY: &str = "/usr/bin/cargo-clippy";
 const STD: &str = "/usr/lib/rustlib/bpfel-unknown-none/lib";
 const TARGET: &str = "bpfel-unknown-none";
-/// Of the workspace.
+/// The profile in the workspace.
 const PROFILE: &str = "bpf";
 const BINARY: &str = "finrace-bpf";
 const LINKER_VERSION: &str = "0.10.3";
@@ -114,7 +114,7 @@ fn check() -> Result<()> {
     Ok(())
 }
 
-/// What decides about the object's content.
+/// What determines the object's content.
 struct Inputs {
     sources: String,
     manifest: String,
@@ -163,7 +163,7 @@ struct Toolchain {
 }
 
 impl Toolchain {
-    /// The toolchain, after its installation where it is missing.
+    /// The toolchain, installed first where it is missing.
     fn installed() -> Result<Self> {
         install()?;
         Self::find()?.context("the BPF toolchain is missing after its set-up")
@@ -268,7 +268,7 @@ fn rustflags() -> Result<String> {
         // BTF is made from debug information.
         "-Cdebuginfo=2".to_owned(),
         "-Clink-arg=--btf".to_owned(),
-        // 32-bit arithmetic, which the verifier knows since 5.1.
+        // 32-bit arithmetic, which the verifier has known since 5.1.
         "-Ctarget-cpu=v3".to_owned(),
         // Chooses the layout of pt_regs in aya-ebpf.
         "--cfg=bpf_target_arch=\"x86_64\"".to_owned(),
@@ -278,7 +278,7 @@ fn rustflags() -> Result<String> {
     .join("\x1f"))
 }
 
-/// Takes DWARF out; `.BTF` and `.BTF.ext`, which the kernel reads, stay.
+/// Removes DWARF; `.BTF` and `.BTF.ext`, which the kernel reads, stay.
 fn strip(elf: &[u8]) -> Result<Vec<u8>> {
     let mut builder = Builder::read(elf)?;
     for section in &mut builder.sections {

@@ -81,7 +81,7 @@ fn unit_tests() -> Result<()> {
 
 fn clippy() -> Result<()> {
     // `--all-targets` leaves out what has `test = false`, as the live tests have, and what is there
-    // without a feature only.
+    // only without a feature.
     let targets = [
         ["--workspace", "--all-targets"],
         ["--package=finrace", "--test=live"],

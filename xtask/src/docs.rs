@@ -1,5 +1,5 @@
 //! `cargo xtask docs`: tables in `docs/`, made from what the matrix of kernels and the benchmarks have
-//! recorded. And whether links between pages lead anywhere.
+//! recorded. It also checks that links between pages lead somewhere.
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -10,7 +10,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 
-/// Says something to whoever started the task.
+/// Tells something to the person who started the task.
 #[expect(clippy::print_stderr, reason = "xtask talks to a person; its parts have no log")]
 pub fn report(text: &str) {
     eprintln!("{text}");

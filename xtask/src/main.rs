@@ -37,13 +37,13 @@ enum Task {
     Docs(PageArgs),
     /// Check and test alerts and recording rules (root, Debian)
     Rules,
-    /// Score estimates, exposure and verdicts on simulated traffic, of which all is known
+    /// Score estimates, exposure and verdicts on simulated traffic, about which everything is known
     Score(score::ScoreArgs),
     #[command(external_subcommand)]
     Other(Vec<OsString>),
 }
 
-/// A program beside this one.
+/// A program next to this one.
 #[derive(Clone, Copy)]
 enum Package {
     Lab,

@@ -1,4 +1,4 @@
-//! Pages in `docs/` with a table in them that is made from what was recorded.
+//! Pages in `docs/` that contain a table made from what was recorded.
 
 use std::fs;
 
@@ -27,7 +27,7 @@ pub fn update(args: &PageArgs, page: &str, name: &str, table: &str) -> Result<()
     fs::write(&path, updated).with_context(|| format!("writing {page}"))
 }
 
-/// With this table in its place.
+/// The text with this table in its place.
 fn with(text: &str, name: &str, table: &str) -> Result<String> {
     let (begin, end) = (format!("<!-- {name}:begin -->\n"), format!("<!-- {name}:end -->\n"));
     let parts = text.split_once(&begin).and_then(|(before, rest)| {

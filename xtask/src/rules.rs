@@ -1,5 +1,5 @@
 //! `cargo xtask rules`: alerts and recording rules, checked and tested by promtool. Every alert has a
-//! test, and a page on what to do. The example of a web configuration is one to Prometheus, too.
+//! test, and a page on what to do. The example of a web configuration is also valid for Prometheus.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -13,7 +13,7 @@ use xtask::{report, root, setup, show};
 const RULES: &str = "finrace.rules.yaml";
 const TESTS: &str = "finrace.rules.test.yaml";
 const WEB: &str = "web.yaml";
-/// Where the pages are, for whoever reads an alert.
+/// Where the pages are, for the reader of an alert.
 const PAGES: &str = "https://github.com/finrace/finrace/blob/main/docs/runbooks/";
 
 pub(crate) fn run() -> Result<()> {
@@ -38,7 +38,7 @@ pub(crate) fn run() -> Result<()> {
     Ok(())
 }
 
-/// That finrace takes it, a unit test says.
+/// That finrace accepts it, a unit test checks.
 fn web_example(directory: &Path) -> Result<()> {
     let place = setup::empty_directory(setup::target_dir().join("web"))?;
     fs::copy(directory.join(WEB), place.join(WEB)).with_context(|| format!("copying {WEB}"))?;

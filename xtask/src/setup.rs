@@ -63,7 +63,7 @@ pub fn run(command: &mut Command) -> Result<String> {
     Ok(stdout)
 }
 
-/// Installs those of the Debian packages that are missing. No service is started by it.
+/// Installs those of the Debian packages that are missing, without starting any service.
 pub fn ensure(apt: &[&str]) -> Result<()> {
     let missing: Vec<&str> = apt.iter().copied().filter(|name| !is_installed(name)).collect();
     if missing.is_empty() {
@@ -117,7 +117,7 @@ impl NoServices {
 impl Drop for NoServices {
     fn drop(&mut self) {
         if self.is_ours {
-            // Left behind it would only keep services from starting at the next installation.
+            // If left behind, it would only keep services from starting at the next installation.
             fs::remove_file(POLICY).ok();
         }
     }
@@ -151,19 +151,19 @@ pub fn python(packages: &[&str]) -> Result<PathBuf> {
 /// listen below.
 pub const EPHEMERAL: u16 = 32_768;
 
-/// A TCP port for a server that nobody uses now and no other server of this process was given. It
+/// A TCP port for a server, not in use and not given to another server of this process. It
 /// lies below the ephemeral ports, so that no client's port in any namespace is taken for it.
 pub fn server_port() -> Result<u16> {
     const FIRST: u16 = 21_000;
     static NEXT: AtomicU16 = AtomicU16::new(0);
-    // Elsewhere in another run at the same time.
+    // A different start in another run at the same time.
     let start = std::process::id().wrapping_mul(97);
     loop {
         let given = NEXT.fetch_add(1, Ordering::Relaxed);
         ensure!(given < EPHEMERAL - FIRST, "no free port below the ephemeral ones");
         let offset = (start % u32::from(EPHEMERAL - FIRST)) as u16 + given;
         let port = FIRST + offset % (EPHEMERAL - FIRST);
-        // Bound, and not listened on: a copy in a child that was forked just now shall accept nobody.
+        // Bound, but not listened on: a copy in a child forked just now must not accept anything.
         let (family, kind) = (AddressFamily::INET, SocketType::STREAM);
         let socket = socket_with(family, kind, SocketFlags::CLOEXEC, None)?;
         if bind(&socket, &SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, port)).is_ok() {
@@ -172,7 +172,7 @@ pub fn server_port() -> Result<u16> {
     }
 }
 
-/// Waits until somebody accepts connections at `address`. In a network namespace, call it from a
+/// Waits until something accepts connections at `address`. In a network namespace, call it from a
 /// thread in there ([`crate::link::within`]).
 pub fn wait_port(address: SocketAddr, timeout: Duration) -> Result<()> {
     let end = now() + timeout;
@@ -185,7 +185,7 @@ pub fn wait_port(address: SocketAddr, timeout: Duration) -> Result<()> {
     Ok(())
 }
 
-/// Waits until something is so. What fails may succeed later.
+/// Waits until `is_so` is true. A check that fails may succeed later.
 pub fn until(what: &str, timeout: Duration, mut is_so: impl FnMut() -> Result<bool>) -> Result<()> {
     let end = now() + timeout;
     loop {
@@ -205,7 +205,7 @@ pub fn until(what: &str, timeout: Duration, mut is_so: impl FnMut() -> Result<bo
 pub struct Preference;
 
 impl Preference {
-    /// Of the scheduler's group, which is the session: a process's own niceness counts only there.
+    /// The niceness of the scheduler's group, that is the session: a process's own counts only there.
     const FILE: &str = "/proc/self/autogroup";
 
     /// Where it is refused, or the kernel has no such groups, the results will tell.
@@ -268,7 +268,7 @@ impl Process {
             .with_context(|| format!("{signal:?} to {}", self.name))
     }
 
-    /// Waits until it ends by itself, and fails where it fails.
+    /// Waits until it ends by itself, and fails if it failed.
     pub fn wait(&mut self, timeout: Duration) -> Result<()> {
         let end = now() + timeout;
         while self.is_running()? {
@@ -320,13 +320,13 @@ impl Process {
         if matches!(self.child.try_wait(), Ok(Some(_))) {
             return;
         }
-        // An error of a signal means that it has just ended; the wait below finds out.
+        // An error here means that it has just ended; the wait below finds out.
         kill_process(Pid::from_child(&self.child), Signal::TERM).ok();
         let_end(&mut self.child);
     }
 }
 
-/// Waits for a child that is about to end, and kills it where it does not.
+/// Waits for a child that is about to end, and kills it if it does not.
 pub fn let_end(child: &mut Child) {
     let end = now() + Duration::from_secs(5);
     while now() < end {

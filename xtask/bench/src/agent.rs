@@ -23,7 +23,7 @@ use super::workload::Stand;
 
 const STARTS: usize = 11;
 const SETTLE: Duration = Duration::from_secs(2);
-/// In which nothing happens.
+/// How long nothing happens.
 const IDLE: Duration = Duration::from_secs(20);
 
 const BINARY_MIB: f64 = 3.0;
@@ -34,12 +34,12 @@ const CPU_PERCENT: f64 = 0.2;
 #[derive(Serialize)]
 pub(super) struct Agent {
     binary_bytes: u64,
-    /// Built without the feature `kubernetes`, which the budget is for.
+    /// Size without the feature `kubernetes`, which the budget is for.
     bare_bytes: u64,
-    /// From its start until it says that it is attached.
+    /// Time from its start until it says that it is attached.
     start_ms: Vec<f64>,
     idle_rss_kb: u64,
-    /// The most it ever had, while it started.
+    /// The most it ever had, reached while it started.
     peak_rss_kb: u64,
     idle_cpu_percent: f64,
 }
@@ -73,7 +73,7 @@ pub(super) fn run(stand: &Stand) -> Result<Agent> {
     })
 }
 
-/// Comes last: it takes the place of the agent that is measured.
+/// Comes last: it replaces the agent that is measured.
 fn bare() -> Result<u64> {
     let mut build = guest::build_static(Arch::X86_64)?;
     let [bare] = executables(build.arg("--no-default-features"), ["--bin=finrace"])?;
@@ -104,7 +104,7 @@ fn scrape(address: SocketAddr) -> Result<()> {
     Ok(())
 }
 
-/// Of all threads.
+/// CPU time of all threads.
 fn cpu_ns(pid: u32) -> Result<u64> {
     let directory = format!("/proc/{pid}/task");
     let mut sum = 0;

@@ -1,4 +1,4 @@
-//! A child that is told lines and answers with lines.
+//! A child process that reads lines and answers with lines.
 
 use std::fs::{self, File};
 use std::io::{BufRead as _, BufReader, Write as _};
@@ -10,14 +10,14 @@ use anyhow::{Context, Result, ensure};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use xtask::setup::let_end;
 
-/// Also for programs to be loaded on a busy machine.
+/// Enough for programs to be loaded on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// It ends with its standard input, and so with us.
+/// A child that ends with its standard input, and so with us.
 pub(super) struct Dialog {
     name: String,
     child: Child,
-    /// Until it is to end.
+    /// None once it has to end.
     input: Option<ChildStdin>,
     output: BufReader<ChildStdout>,
     log: PathBuf,
@@ -43,7 +43,7 @@ impl Dialog {
         self.child.id()
     }
 
-    /// Says a line and returns the one that answers it.
+    /// Sends a line and returns the line that answers it.
     pub(super) fn ask(&mut self, line: &str) -> Result<String> {
         let input = self.input.as_mut().context("nobody listens")?;
         let said = input.write_all(format!("{line}\n").as_bytes());
@@ -51,7 +51,7 @@ impl Dialog {
         self.hear().with_context(|| format!("after `{line}`"))
     }
 
-    /// Says a line that is answered with `ok`.
+    /// Sends a line that is answered with `ok`.
     pub(super) fn tell(&mut self, line: &str) -> Result<()> {
         let answer = self.ask(line)?;
         ensure!(answer == "ok", "{} answers `{answer}` to `{line}`", self.name);
@@ -73,7 +73,7 @@ impl Dialog {
         Ok(line.trim_end().to_owned())
     }
 
-    /// Lets it end, and fails where it fails.
+    /// Lets the child end, and fails if it failed.
     pub(super) fn finish(mut self) -> Result<()> {
         self.end();
         let status = self.child.wait()?;

@@ -9,14 +9,14 @@ use super::BpfFs;
 use super::figure::Figure;
 use super::workload::Stand;
 
-/// Of one processor, when nothing happens.
+/// Budget in percent of one processor when nothing happens.
 const IDLE_PERCENT: f64 = 0.2;
-/// Of the agent, for a record, at 10,000 a second.
+/// Budget of the agent per record, at 10,000 a second.
 const MICROSECONDS: f64 = 0.5;
 
 #[derive(clap::Args)]
 pub(super) struct EventsArgs {
-    /// Seconds of each load
+    /// Seconds per load
     #[arg(long, default_value_t = 8)]
     seconds: u64,
 }
@@ -54,7 +54,7 @@ struct ByPeers {
     stages: Value,
 }
 
-/// How the work for a record grows with the peers that records are of.
+/// How the work per record grows with the number of peers.
 fn by_peers(stand: &Stand) -> Result<Vec<ByPeers>> {
     let measure = |peers| {
         let arguments = ["--rate", "1000000", "--count", "1000000", "--peers", peers];

@@ -1,4 +1,4 @@
-//! Figures that sum up what was measured, each beside its budget; and those that docs/costs.md shows.
+//! Figures that sum up what was measured, each with its budget; and those that docs/costs.md shows.
 
 use std::fs;
 use std::path::PathBuf;
@@ -21,12 +21,12 @@ pub(super) struct Figure {
     /// Likewise.
     pub(super) budget: Option<String>,
     pub(super) judgement: Option<Judgement>,
-    /// Also for docs/costs.md: what has a budget, and what is to be compared with it.
+    /// Also for docs/costs.md: figures that have a budget, and those to compare with them.
     pub(super) is_for_all: bool,
 }
 
 impl Figure {
-    /// Without a budget.
+    /// A figure without a budget.
     pub(super) fn new(what: impl Into<String>, measured: impl Into<String>) -> Self {
         let (what, measured) = (what.into(), measured.into());
         Self { what, measured, budget: None, judgement: None, is_for_all: false }

@@ -15,7 +15,7 @@ use super::workload::Stand;
 
 #[derive(clap::Args)]
 pub(super) struct GuardArgs {
-    /// Keep what is counted now, to be compared with from now on
+    /// Keep what is counted now, for later runs to be compared with
     #[arg(long)]
     record: bool,
 }
@@ -25,12 +25,12 @@ pub(super) struct GuardArgs {
 struct Costs {
     /// In a guest, by hook and kernel.
     kernel: Vec<Counts>,
-    /// User space's, by what is done: of a record or a peer.
+    /// In user space, by task: per record or per peer.
     user: BTreeMap<String, f64>,
 }
 
-/// What user space does, as the benchmark `cost` has it, in steps of which each does what the one
-/// before does and something more; with the number of things that it does it to.
+/// What user space does, in the steps of the benchmark `cost`, each of which does what the one before
+/// does and something more; with the number of things that it is done to.
 const TASKS: [(&str, &str, &[&str], f64); 6] = [
     ("record", "", &["events", "--count", "20000", "--stage", "traffic"], 20_000.0),
     ("record", "decode", &["events", "--count", "20000", "--stage", "decode"], 20_000.0),
@@ -88,8 +88,8 @@ fn user(stand: &Stand) -> Result<BTreeMap<String, f64>> {
 }
 
 impl Costs {
-    /// What is off by more than chance; cheaper is a difference, too, for else it would be lost
-    /// again unseen.
+    /// What is off by more than chance. Cheaper is a difference, too, or else the gain would be lost
+    /// again unnoticed.
     fn differences(&self, now: &Self) -> Vec<String> {
         let mut differences = Vec::new();
         let mut compare = |what: String, before: f64, now: f64, tolerance: f64| {
@@ -104,7 +104,7 @@ impl Costs {
                 compare(format!("{hook} on {series}, no more"), before.write[2], 0.0, 0.0);
                 continue;
             };
-            // Another release of the kernel has other code of its own in between.
+            // Another kernel release has different code of its own in between.
             let is_same = before.release == now.release;
             let tolerance = |strict: f64, of: f64| if is_same { strict } else { of * 0.2 };
             let (of_write, of_connection) = (before.write[2], before.connection[2]);
@@ -113,7 +113,7 @@ impl Costs {
             let what = format!("connection, {hook} on {series}");
             let strict = of_connection * 0.1;
             compare(what, of_connection, now.connection[2], tolerance(strict, of_connection));
-            // What there is in one of the two alone counts as none in the other.
+            // What only one of the two has counts as zero in the other.
             let count =
                 |of: &Counts, program| of.verified.get(program).copied().unwrap_or(0).into();
             for program in keys(&before.verified, &now.verified) {
@@ -137,7 +137,7 @@ impl Costs {
     }
 }
 
-/// Of either.
+/// The keys of either map.
 fn keys<'a, T>(a: &'a BTreeMap<String, T>, b: &'a BTreeMap<String, T>) -> BTreeSet<&'a String> {
     a.keys().chain(b.keys()).collect()
 }
@@ -173,7 +173,7 @@ mod tests {
         check(costs("7.3.4", 29.1, 1300, 500.0), 1);
         check(costs("7.3.4", 24.0, 1300, 500.0), 1);
         check(costs("7.3.4", 27.0, 1400, 520.0), 2);
-        // Another release.
+        // Another release of the kernel.
         check(costs("7.3.5", 32.0, 1400, 500.0), 0);
         check(costs("7.3.5", 34.0, 1400, 500.0), 1);
         // What is gone, and what is new.

@@ -17,10 +17,10 @@ use super::workload::Stand;
 const KERNELS: [(&str, &[&str]); 2] =
     [("6.1", &["fentry", "kprobe"]), ("7.3", &["tp_btf", "raw_tp", "fentry", "kprobe"])];
 
-/// What a healthy write may take above a program that does nothing, by direct loads.
+/// What a healthy write may take beyond a program that does nothing, with direct loads.
 const BUDGET: f64 = 20.0;
 
-/// With one hook for writes, on one kernel.
+/// Counts with one hook for writes, on one kernel.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 pub(super) struct Counts {
     pub(super) series: String,

@@ -1,8 +1,8 @@
-//! What finrace takes of whole workloads.
+//! What finrace takes from whole workloads.
 //!
 //! One continuous load, under which finrace comes and goes several times a second, in random order.
-//! What disturbs the load disturbs neighbours alike, so each slice of time is compared with the one
-//! without finrace of the same round, and the median of these ratios is what counts.
+//! What disturbs the load disturbs neighbouring slices alike, so each slice is compared with the one
+//! without finrace in the same round, and the median of these ratios is what counts.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -22,7 +22,7 @@ use super::machine::{Conditions, Watch};
 use super::stats::{Estimate, Judgement, median};
 use super::workload::{Running, Slice, Stand, Workload};
 
-/// After programs came or went: that takes the kernel about 20 ms of waiting for all processors.
+/// Wait after attaching or detaching: the kernel spends about 20 ms waiting for all processors.
 const SETTLE: Duration = Duration::from_millis(40);
 
 const SLICE: Duration = Duration::from_millis(150);
@@ -30,7 +30,7 @@ const SLICE: Duration = Duration::from_millis(150);
 /// Long enough for one scrape, of which there is one per second.
 const LONG_SLICE: Duration = Duration::from_secs(1);
 
-/// Only each of so many rounds has a long slice.
+/// Only one round in this many has a long slice.
 const LONG_EVERY: usize = 4;
 
 #[derive(clap::Args, Debug)]
@@ -38,13 +38,13 @@ pub(super) struct LoadArgs {
     /// Rounds to begin with; they double while the result is too noisy
     #[arg(long, default_value_t = 200)]
     rounds: usize,
-    /// No more rounds than this
+    /// Maximum number of rounds
     #[arg(long, default_value_t = 400)]
     max_rounds: usize,
     /// The workloads [default: all]
     #[arg(long, value_enum, value_name = "NAME")]
     workload: Vec<Workload>,
-    /// Of the order in which configurations come
+    /// Seed of the order in which configurations come
     #[arg(long, default_value_t = 1)]
     seed: u64,
 }
@@ -96,27 +96,27 @@ struct WorkloadResult {
     /// Without finrace.
     requests_per_second: f64,
     bytes_per_second: f64,
-    /// Of client and servers, without finrace.
+    /// CPU time of client and servers, without finrace.
     cpu_us_per_request: f64,
     configurations: Vec<ConfigurationResult>,
-    /// What the throughput lacks against empty programs.
+    /// How far the throughput falls behind that with empty programs.
     beyond_empty_percent: Estimate,
     beyond_empty: Judgement,
-    /// Of the loss while attached.
+    /// Budget of the loss while attached.
     budget_percent: Option<f64>,
     judgement: Option<Judgement>,
 }
 
-/// Against no programs at all, in the same round.
+/// Compared with no programs at all, in the same round.
 #[derive(Debug, Serialize)]
 struct ConfigurationResult {
     configuration: Configuration,
     rounds: usize,
-    /// Of throughput.
+    /// Loss of throughput.
     loss_percent: Estimate,
-    /// More CPU of client and servers for each request.
+    /// Additional CPU time of client and servers per request.
     cpu_percent: Estimate,
-    /// CPU of finrace's own process, of one processor.
+    /// CPU time of finrace's own process, in percent of one processor.
     own_cpu_percent: f64,
 }
 
@@ -127,7 +127,7 @@ pub(super) fn run(stand: &Stand, args: &LoadArgs) -> Result<LoadResults> {
     let watch = Watch::begin()?;
     let _preference = Preference::begin();
     let chosen = if args.workload.is_empty() { Workload::value_variants() } else { &args.workload };
-    // Where the agent has much to do it matters whether it takes that from the load.
+    // Where the agent has much to do, it matters whether it takes that time from the load.
     let places = |workload: &Workload| {
         let elsewhere = (*workload == Workload::Close).then_some((*workload, true));
         std::iter::once((*workload, false)).chain(elsewhere)
@@ -159,7 +159,7 @@ fn measure(
             rounds.push(round(&mut stage, &mut running, &mut random, is_long)?);
         }
         let result = WorkloadResult::new(workload, is_elsewhere, &rounds).context("no rounds")?;
-        // It looks at the width alone, so going on does not favour any result.
+        // This looks at the width alone, so going on does not favour any result.
         if result.is_sharp() || wanted >= args.max_rounds {
             running.finish()?;
             stage.finish()?;

@@ -1,4 +1,4 @@
-//! What figures of time depend on.
+//! What timings depend on.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 use xtask::setup;
 
-/// What stays as it is for a run.
+/// What stays the same during a run.
 #[derive(Debug, Deserialize, Serialize)]
 pub(crate) struct Machine {
     kernel: String,
@@ -66,13 +66,13 @@ fn hz() -> Option<u32> {
     config.lines().find_map(|line| line.strip_prefix("CONFIG_HZ="))?.parse().ok()
 }
 
-/// What the machine did besides, while a part was measured.
+/// What else the machine did while a part was measured.
 #[derive(Debug, Serialize)]
 pub(super) struct Conditions {
     /// Over the last minute.
     load_before: f64,
     load_after: f64,
-    /// Of all processors' time, what the hypervisor gave to others.
+    /// Share of all processors' time that the hypervisor gave to others.
     steal_percent: f64,
 }
 

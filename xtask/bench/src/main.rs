@@ -1,6 +1,6 @@
 //! `cargo xtask bench`: what finrace costs, and whether that is within its budgets.
 //!
-//! Times are of this machine and hour; what carries over are ratios to programs that do nothing,
+//! Times hold for this machine and hour; what carries over are ratios to programs that do nothing,
 //! measured in the same run, and counts of instructions. The latter are also recorded in the
 //! repository and checked before every merge (`guard`); times never are.
 
@@ -43,7 +43,7 @@ use self::workload::Stand;
 #[derive(Parser)]
 #[command(name = "cargo xtask bench", bin_name = "cargo xtask bench")]
 struct Cli {
-    /// [default: all of them but `guard`, one after the other]
+    /// [default: all of them but `guard`, one after another]
     #[command(subcommand)]
     part: Option<Part>,
     /// Keep the figures in xtask/bench/bench.json, for docs/costs.md
@@ -63,7 +63,7 @@ enum Part {
     Peers(peers::PeersArgs),
     /// Records at any rate, from within the kernel to the table
     Events(events::EventsArgs),
-    /// Peers in memory, and their metrics on the way out
+    /// Memory of peers, and scrapes of their metrics
     Table,
     /// The agent itself: size, start, and what it takes when nothing happens
     Agent,
@@ -90,7 +90,7 @@ fn run(args: Cli) -> Result<()> {
         return page::update(&args, "docs/costs.md", "overhead", &Recorded::read()?.to_markdown());
     }
     ensure!(rustix::process::geteuid().is_root(), "programs are loaded by root");
-    // As it is built now, whatever is changed meanwhile.
+    // The state that is built now, whatever changes meanwhile.
     let commit = commit()?;
     let stand = Stand::build()?;
     if let Some(Part::Guard(args)) = args.part {
@@ -122,7 +122,7 @@ fn run(args: Cli) -> Result<()> {
 }
 
 impl Part {
-    /// As they are by default; what needs quiet comes first.
+    /// All parts with their defaults; what needs quiet comes first.
     fn all() -> Result<Vec<Self>> {
         #[derive(clap::Parser)]
         struct One {
@@ -172,7 +172,7 @@ impl Stand {
     /// Builds what measures and what is measured.
     fn build() -> Result<Self> {
         let object = bpf::build_bench()?;
-        // Static, since they are to run in a guest, too, and since that is what is shipped.
+        // Static, since they also run in a guest, and since that is what is shipped.
         let mut build = guest::build_static(Arch::X86_64)?;
         let [cost, finrace] = executables(&mut build, ["--bench=cost", "--bin=finrace"])?;
         let directory = target_dir().join("bench");
@@ -181,7 +181,7 @@ impl Stand {
         Ok(Self { cost, finrace, object, directory })
     }
 
-    /// The results that a part of the benchmark says.
+    /// The results that a part of the benchmark prints.
     fn cost<T: DeserializeOwned>(&self, part: &str, arguments: &[&str]) -> Result<Vec<T>> {
         values(&self.said(part, arguments)?, "{")
     }
@@ -196,13 +196,13 @@ impl Stand {
     }
 }
 
-/// Lines that begin so, each a value in JSON; others are passed over.
+/// Lines that begin with `begin`, each a JSON value; others are skipped.
 fn values<T: DeserializeOwned>(text: &str, begin: &str) -> Result<Vec<T>> {
     let lines = text.lines().filter(|line| line.starts_with(begin));
     lines.map(|line| serde_json::from_str(line).with_context(|| line.to_owned())).collect()
 }
 
-/// Of the sources that are measured.
+/// The commit of the sources that are measured.
 fn commit() -> Result<String> {
     let describe = ["describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"];
     let text = setup::run(Command::new("git").current_dir(root()).args(describe))?;
@@ -223,7 +223,7 @@ impl BpfFs {
 
 impl Drop for BpfFs {
     fn drop(&mut self) {
-        // Left mounted it is found so by the next run, which mounts over it.
+        // If it stays mounted, the next run finds it so, and mounts over it.
         Command::new("umount").arg(&self.0).status().ok();
     }
 }

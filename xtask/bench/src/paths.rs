@@ -13,14 +13,14 @@ use super::stats::{Estimate, median};
 use super::values;
 use super::workload::Stand;
 
-/// Times that the statistics of an empty program may be taken by ours.
+/// How many times as long as an empty program ours may run, by the statistics.
 const BUDGET: f64 = 1.2;
 
 #[derive(clap::Args)]
 pub(super) struct PathsArgs {
     #[arg(long, default_value_t = 400)]
     rounds: u32,
-    /// Another hook for writes than the best
+    /// A hook for writes other than the best
     #[arg(long)]
     write: Option<String>,
 }
@@ -48,7 +48,7 @@ pub(super) struct Loaded {
 pub(super) struct Samples(Vec<Line>);
 
 impl Samples {
-    /// From all that `cost paths` says.
+    /// Parses all that `cost paths` prints.
     pub(super) fn read(said: &str) -> Result<Self> {
         values(said, "{\"path\"").map(Self)
     }
@@ -69,7 +69,7 @@ impl Samples {
         Estimate::new(&differences)
     }
 
-    /// Of each program, medians over rounds: nanoseconds of a run, and the least of any round.
+    /// For each program, medians over rounds: nanoseconds per run, and the least of any round.
     fn by_program(&self, path: &str, set: &str) -> Vec<Runs> {
         let mut all: BTreeMap<&str, (Vec<f64>, Option<u32>)> = BTreeMap::new();
         for line in self.0.iter().filter(|line| line.path == path && line.set == set) {

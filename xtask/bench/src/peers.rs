@@ -1,6 +1,6 @@
-//! finrace beside other tools that follow connections: what the kernel spends for each.
+//! finrace next to other tools that follow connections: what the kernel spends for each.
 //!
-//! All of them see the same load of a connection per request, one after the other, in rounds. The
+//! All of them see the same load of a connection per request, one tool after another, in rounds. The
 //! kernel's own count of a program's time is what is compared; about 50 ns of each run are the
 //! counting itself. The tools run where they like, the load stays on one processor.
 
@@ -25,27 +25,27 @@ use super::programs::{Key, Program, Spent, Statistics, between, programs_of};
 use super::stats::{Judgement, median};
 use super::workload::{Running, Slice, Stand, Workload};
 
-/// Of one connection from open to close, both ends here, in nanoseconds of BPF.
+/// Budget of one connection from open to close, both ends here, in nanoseconds of BPF.
 const BUDGET_NS: f64 = 2500.0;
 
-/// The tool that it is held against.
+/// The tool that it is compared with.
 const RIVAL: &str = "tcplife";
 
 const FINRACE: &str = "finrace";
 
-/// For a tool to be at work: bpftrace compiles first.
+/// How long a tool may take to get to work: bpftrace compiles first.
 const START: Duration = Duration::from_secs(30);
 
-/// Tools write megabytes of events: into memory where that can be had.
+/// Tools write megabytes of events: into memory where possible.
 const MEMORY: &str = "/dev/shm";
 
-/// After that, before it is measured.
+/// Wait after that, before a tool is measured.
 const SETTLE: Duration = Duration::from_millis(300);
 
 const WINDOW: Duration = Duration::from_secs(2);
 
-/// Tracepoints of perf are found in a file system that may not be mounted. Here it is, for the tool
-/// alone: `unshare` has its own mounts.
+/// perf finds tracepoints in a file system that may not be mounted. This mounts it for the tool
+/// alone: `unshare` gives it mounts of its own.
 const MOUNTED: &str = "mount -t debugfs debugfs /sys/kernel/debug; \
                        mount -t tracefs tracefs /sys/kernel/tracing; exec \"$0\" \"$@\"";
 
@@ -61,7 +61,7 @@ const HISTOGRAM: &str =
 
 #[derive(clap::Args, Debug)]
 pub(super) struct PeersArgs {
-    /// How often each tool is measured, for two seconds
+    /// How often each tool is measured, for two seconds each
     #[arg(long, default_value_t = 5)]
     rounds: usize,
 }
@@ -110,7 +110,7 @@ pub(super) struct PeersResults {
     tools: Vec<ToolResult>,
     budget_ns: f64,
     judgement: Judgement,
-    /// Time of the rival's programs for a connection, by that of finrace's.
+    /// Time of the rival's programs per connection, divided by that of finrace's.
     rival_ratio: Option<f64>,
     conditions: Conditions,
 }
@@ -119,20 +119,20 @@ pub(super) struct PeersResults {
 #[derive(Debug, Serialize)]
 struct ToolResult {
     name: &'static str,
-    /// In which it could be measured.
+    /// Rounds in which it could be measured.
     rounds: usize,
     ns_per_connection: Option<f64>,
     hits_per_connection: Option<f64>,
     ns_per_hit: Option<f64>,
     connections_per_second: Option<f64>,
-    /// Of one processor, the tool's own process.
+    /// CPU time of the tool's own process, in percent of one processor.
     cpu_percent: Option<f64>,
     rss_mb: Option<f64>,
-    /// Events that it says it has lost, of all rounds; none where it would not say.
+    /// Events that it reports as lost, over all rounds; none where it does not tell.
     lost: Option<u64>,
-    /// Of each program, where the stage tells.
+    /// Results of each program, where the stage tells.
     programs: Vec<ProgramResult>,
-    /// Why it could not, the last time.
+    /// Why it could not be measured, the last time.
     failure: Option<String>,
 }
 
@@ -236,7 +236,7 @@ impl Kit {
         }
     }
 
-    /// What happens within a while: of the load, of a process, of programs.
+    /// What happens within a time window: to the load, a process, and programs.
     fn window(
         &mut self,
         pid: Option<u32>,
@@ -279,7 +279,7 @@ fn lost(output: &str) -> u64 {
         let (number, rest) = text.split_once(' ')?;
         if rest.starts_with("events") { number.parse::<u64>().ok() } else { None }
     };
-    // Some write it as the beginning of a sentence.
+    // Some begin a sentence with it.
     output.split("ost ").skip(1).filter_map(number).sum()
 }
 
@@ -299,7 +299,7 @@ impl ToolResult {
         let mid = |value: &dyn Fn(&Sample) -> Option<f64>| {
             median(samples.iter().filter_map(value).collect())
         };
-        // A ratio to no runs is none.
+        // Without any runs there is no ratio.
         let by_runs = |sample: &Sample, value: f64| (sample.runs() > 0.0).then_some(value);
         Self {
             name: tool.name,

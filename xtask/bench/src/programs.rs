@@ -19,10 +19,10 @@ pub(super) struct Program {
     pub(super) verified: Option<u32>,
 }
 
-/// Which program: its name, and what it hangs on.
+/// Identifies a program: its name, and what it is attached to.
 pub(super) type Key = (String, String);
 
-/// What programs have done within a while.
+/// What programs have done within some time.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(super) struct Spent {
     pub(super) runs: f64,
@@ -44,12 +44,12 @@ pub(super) fn between(before: &[Program], after: &[Program]) -> BTreeMap<Key, Sp
     spent
 }
 
-/// The sum over all programs that a process holds: the kernel tells it with each descriptor.
+/// The sum over all programs that a process holds: the kernel reports it with each descriptor.
 pub(super) fn programs_of(pid: u32) -> Result<Program> {
     let directory = format!("/proc/{pid}/fdinfo");
     let mut runs = BTreeMap::new();
     for entry in fs::read_dir(&directory).with_context(|| format!("reading {directory}"))? {
-        // One that was closed meanwhile is none of a program.
+        // A descriptor that was closed meanwhile belongs to no program.
         let text = read(&entry?.path().to_string_lossy()).unwrap_or_default();
         let number = |name| field(&text, name).and_then(|value| value.parse::<u64>().ok());
         let counts = (number("prog_id"), number("run_cnt"), number("run_time_ns"));
@@ -79,7 +79,7 @@ impl Statistics {
         Ok(Self { before })
     }
 
-    /// Anybody may have switched it off.
+    /// Switches counting on again: anyone may have switched it off.
     pub(super) fn again() -> Result<()> {
         fs::write(Self::FILE, "1").with_context(|| format!("writing {}", Self::FILE))
     }

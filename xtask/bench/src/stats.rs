@@ -1,4 +1,4 @@
-//! Medians, how far they can be trusted, and what follows from it.
+//! Medians, how far they can be trusted, and what follows from them.
 
 use finrace_lab::client::Random;
 use serde::{Deserialize, Serialize};
@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 /// An interval that reaches further than this to either side, in percent, says too little.
 const MAX_HALF_WIDTH: f64 = 1.5;
 
-/// The middle one, or between the two in the middle.
+/// The middle value, or the mean of the two in the middle.
 pub(super) fn median(mut values: Vec<f64>) -> Option<f64> {
     values.sort_unstable_by(f64::total_cmp);
     let upper = values.len() / 2;
@@ -14,7 +14,7 @@ pub(super) fn median(mut values: Vec<f64>) -> Option<f64> {
     Some(f64::midpoint(*values.get(lower)?, *values.get(upper)?))
 }
 
-/// A median with the interval in which it lies by 95 %, by bootstrap.
+/// A median with its 95 % confidence interval, by bootstrap.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub(super) struct Estimate {
     pub(super) median: f64,
@@ -23,7 +23,7 @@ pub(super) struct Estimate {
 }
 
 impl Estimate {
-    /// None where there is nothing.
+    /// None without any values.
     pub(super) fn new(values: &[f64]) -> Option<Self> {
         const RESAMPLES: usize = 2000;
         let mut random = Random(RESAMPLES as u64);
@@ -53,7 +53,7 @@ impl std::fmt::Display for Estimate {
     }
 }
 
-/// What an estimate of a loss says of its budget.
+/// What an estimate of a loss says about its budget.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
 pub(super) enum Judgement {
     #[serde(rename = "within")]
@@ -74,7 +74,7 @@ impl Judgement {
         }
     }
 
-    /// A difference that may be none, or to our favour.
+    /// A difference that may be zero, or in our favour.
     pub(super) fn of_none(loss: &Estimate) -> Self {
         match loss {
             loss if !loss.is_sharp() => Self::TooNoisy,
@@ -108,7 +108,7 @@ mod tests {
         check(&[4.0, 1.0, 2.0, 9.0], Some(3.0));
     }
 
-    /// Of many estimates nearly all hold the true value, and are as wide as theory has it.
+    /// Nearly all of many estimates contain the true value, and they are as wide as in theory.
     #[test]
     fn intervals() {
         assert_eq!(Estimate::new(&[]), None);
@@ -129,7 +129,7 @@ mod tests {
         assert!((width - 0.983).abs() < 0.1, "{width}");
     }
 
-    /// One slice of ten that was disturbed does not move it.
+    /// One disturbed slice in ten does not move it.
     #[test]
     fn outliers() {
         let losses: Vec<f64> =
@@ -150,7 +150,7 @@ mod tests {
         check(1.0, 2.1, [Over, Over]);
         check(-1.6, 1.5, [TooNoisy, TooNoisy]);
         check(-5.0, -3.0, [Within, Within]);
-        // Even where it would be clear.
+        // Even where the result would be clear.
         check(5.0, 9.0, [TooNoisy, TooNoisy]);
         assert_eq!(serde_json::to_string(&TooNoisy).unwrap(), "\"too noisy to judge\"");
     }

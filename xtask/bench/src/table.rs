@@ -17,7 +17,7 @@ const BUDGETS: [(u32, Option<f64>, Option<f64>); 4] = [
 /// Mebibytes of an agent that does nothing yet: its own budget, and not part of the benchmark.
 const IDLE: f64 = 10.0;
 
-/// As the agent has it by default.
+/// The agent's default.
 const SERIES_MAX: u64 = 50_000;
 
 /// A line of `cost table`. Times have a least, a middle and a longest.
@@ -70,7 +70,7 @@ pub(super) fn figures(outcomes: &[Outcome]) -> Vec<Figure> {
                 Figure::new(what, format!("{middle:.1} ms"))
             },
             if is_default && !worst {
-                // Of its budget the idle agent has ten already.
+                // The idle agent already takes ten of the budget.
                 Figure::at_most(of_memory, grown, memory - IDLE, " MiB", 1)
             } else {
                 Figure::new(of_memory, format!("{grown:.1} MiB"))

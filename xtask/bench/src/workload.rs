@@ -1,9 +1,9 @@
 //! Servers under a continuous load.
 //!
 //! The client and its servers share one processor, and so does finrace's own thread where whole
-//! workloads are compared. Then whatever finrace takes, at either end and besides, is missing in
-//! what the workload gets done; and nothing depends on who wakes whom on which processor, which is
-//! most of the noise otherwise. All else goes to the other processors, if there are any.
+//! workloads are compared. Then whatever finrace takes, at either end or elsewhere, is missing from what
+//! the workload gets done; and nothing depends on which process wakes which on which processor, which is
+//! most of the noise otherwise. Everything else goes to the other processors, if there are any.
 
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -22,7 +22,7 @@ use super::dialog::Dialog;
 
 const START: Duration = Duration::from_secs(20);
 
-/// What all parts stand on.
+/// What all parts are built on.
 pub(super) struct Stand {
     /// The executable of the benchmark `cost`.
     pub(super) cost: PathBuf,
@@ -61,7 +61,7 @@ fn pinned(program: &Path) -> Result<Command> {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(super) enum Workload {
-    /// nginx, a file of 1 KB, connections that are kept
+    /// nginx, a file of 1 KB, keep-alive connections
     Static,
     /// The same behind an nginx that keeps its connections to it
     Proxy,
@@ -84,7 +84,7 @@ impl Workload {
         }
     }
 
-    /// What may be lost of its throughput, in percent.
+    /// How much of its throughput may be lost, in percent.
     pub(super) const fn budget(self) -> Option<f64> {
         match self {
             Self::Static => Some(2.0),
@@ -128,7 +128,7 @@ impl Workload {
     }
 }
 
-/// A server that ends with this.
+/// A server that ends when this is dropped.
 struct Server {
     address: SocketAddr,
     process: Process,
@@ -159,7 +159,7 @@ impl Server {
         Self::nginx_with("proxy", &head, "location / { proxy_pass http://behind; }", directory)
     }
 
-    /// With these lines for all, and for its one server.
+    /// Starts nginx with `head` for all, and `lines` for its one server.
     fn nginx_with(name: &str, head: &str, lines: &str, directory: &Path) -> Result<Self> {
         let address = loopback()?;
         let directory = directory.join(name);
@@ -188,7 +188,7 @@ impl Server {
         Ok(server)
     }
 
-    /// Its process and the workers of it.
+    /// Its process and that one's workers.
     fn pids(&self) -> Result<Vec<u32>> {
         let pid = self.process.pid();
         let children = super::machine::read(&format!("/proc/{pid}/task/{pid}/children"))?;
@@ -204,14 +204,14 @@ fn loopback() -> Result<SocketAddr> {
 
 /// A workload at work.
 pub(super) struct Running {
-    // Before the servers, so that it ends first.
+    // Declared before the servers, so that it ends first.
     client: Dialog,
     pids: Vec<u32>,
     _servers: Vec<Server>,
 }
 
 impl Running {
-    /// How far it is now, with the CPU time of another process.
+    /// How far it has got, with the CPU time of another process.
     pub(super) fn count(&mut self, other: Option<u32>) -> Result<Count> {
         let pids = self.pids.iter().copied().chain(other);
         let order: String =
@@ -246,15 +246,15 @@ struct Answer {
     watched_ns: Vec<u64>,
 }
 
-/// How far a load is.
+/// How far a load has got.
 #[derive(Clone, Copy)]
 pub(super) struct Count {
     requests: u64,
     bytes: u64,
     time_ns: u64,
-    /// Of client and servers.
+    /// CPU time of client and servers.
     cpu_ns: u64,
-    /// Of the other process.
+    /// CPU time of the other process.
     other_ns: u64,
 }
 

@@ -1,4 +1,4 @@
-//! Cgroups that tests make, and how they go again.
+//! Cgroups that tests create, and their removal.
 
 use std::fs;
 use std::path::Path;
@@ -12,7 +12,7 @@ pub(crate) fn remove_tree(directory: &Path) {
             remove_tree(&entry.path());
         }
     }
-    // What has ended just now may not be gone yet.
+    // A process that has just ended may not be gone yet.
     for _ in 0..50 {
         if fs::remove_dir(directory).is_ok() || !directory.exists() {
             return;

@@ -1,4 +1,4 @@
-//! A client that keeps its connection: one request after the other, at times of one's choice.
+//! A client that keeps its connection: one request after another, at chosen times.
 
 use std::io::{self, BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -88,7 +88,7 @@ impl<S: Read + Write> Client<S> {
         Ok(Answer::Status(status))
     }
 
-    /// The same, where nothing but an answer will do.
+    /// The same, where only an answer will do.
     pub(crate) fn must(&mut self) -> Result<()> {
         let answer = self.request()?;
         ensure!(answer == Answer::Status(200), "{answer:?} instead of status 200");
@@ -199,7 +199,7 @@ impl Random {
         (self.unit() * end as f64) as usize
     }
 
-    /// Brings them into any order, each as likely as the others.
+    /// Shuffles the values: each order is as likely as the others.
     pub fn shuffle<T>(&mut self, values: &mut [T]) {
         for end in (2..=values.len()).rev() {
             values.swap(self.below(end), end - 1);
@@ -216,7 +216,7 @@ impl Random {
         (0..12).map(|_| self.unit()).sum::<f64>() - 6.0
     }
 
-    /// Exponentially: as gaps of requests that know nothing of each other are.
+    /// Exponentially, like the gaps between independent requests.
     pub fn exponential(&mut self, mean: f64) -> f64 {
         -mean * (1.0 - self.unit()).ln()
     }

@@ -1,8 +1,8 @@
 //! The agent and its live tests as static binaries, for machines that have nothing but a kernel.
 //!
-//! glibc is linked statically: one file runs in an empty root directory, next to no library. What
-//! is built here goes to a target directory of its own, since other flags would make cargo build
-//! all of the usual one again.
+//! glibc is linked statically: one file runs in an empty root directory, without any library. What
+//! is built here goes to a target directory of its own, since other flags would make cargo rebuild
+//! everything in the usual one.
 
 use std::env;
 use std::path::{Path, PathBuf};
@@ -14,7 +14,7 @@ use xtask::{cargo, root, setup, show};
 
 use crate::live::Built;
 
-/// glibc within, and relocations in few bytes (binutils 2.38, glibc 2.36).
+/// Static glibc, and relocations in few bytes (binutils 2.38, glibc 2.36).
 const STATIC: [&str; 2] =
     ["-Ctarget-feature=+crt-static", "-Clink-arg=-Wl,-z,pack-relative-relocs"];
 
@@ -27,7 +27,7 @@ pub enum Arch {
 }
 
 impl Arch {
-    /// As `uname -m` and Rust have it.
+    /// The name that `uname -m` and Rust use.
     pub fn name(self) -> &'static str {
         match self {
             Self::X86_64 => "x86_64",
@@ -35,7 +35,7 @@ impl Arch {
         }
     }
 
-    /// Of this machine.
+    /// The architecture of this machine.
     pub fn host() -> Result<Self> {
         Self::from_str(env::consts::ARCH, false)
             .map_err(|_unknown| anyhow!("no static build for {}", env::consts::ARCH))
@@ -45,7 +45,7 @@ impl Arch {
         format!("{}-unknown-linux-gnu", self.name())
     }
 
-    /// A linker and a static libc for this architecture, in Debian on another one.
+    /// A linker and a static libc for this architecture, in a Debian of another one.
     fn cross_packages(self) -> [&'static str; 2] {
         match self {
             Self::X86_64 => ["gcc-x86-64-linux-gnu", "libc6-dev-amd64-cross"],
@@ -66,7 +66,7 @@ pub fn build_static(arch: Arch) -> Result<Command> {
     let mut command = cargo();
     if arch.name() != env::consts::ARCH {
         setup::ensure(&arch.cross_packages())?;
-        // What dependencies have in C is compiled by the same one, which is found by its name.
+        // C code of dependencies is compiled by the same one, which is found by its name.
         let variable = target.to_uppercase().replace('-', "_");
         command.env(
             format!("CARGO_TARGET_{variable}_LINKER"),

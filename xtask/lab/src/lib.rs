@@ -40,9 +40,9 @@ enum Task {
     Vm(vm::VmArgs),
     /// Compare finrace with the wire: real proxies and servers that race (root, Debian)
     Lab(lab::LabArgs),
-    /// Software that nobody here made, against its own count of failures (root, Debian)
+    /// Third-party software, against its own count of failures (root, Debian)
     Field(field::FieldArgs),
-    /// Traffic that looks like a race and is none (root, Debian)
+    /// Traffic that looks like a race but is not one (root, Debian)
     Lookalikes(lookalikes::LookalikeArgs),
     /// Real servers and chains of them: are timeouts, verdicts and advice right? (root, Debian)
     Servers(servers::ServersArgs),

@@ -27,7 +27,7 @@ use xtask::setup::{now, run};
 pub(crate) const DEVICE: &str = "tun0";
 
 /// Packets under way per direction; beyond it they are dropped, as a router would. 10 ms of a
-/// gigabit are some 800 packets.
+/// gigabit link are some 800 packets.
 const QUEUE: usize = 10_000;
 
 /// Two network namespaces joined by a delay. Dropping it removes both.
@@ -42,7 +42,7 @@ pub(crate) struct Link {
 impl Link {
     /// Makes the namespaces `name-c` and `name-s`, replacing those an interrupted run has left.
     pub(crate) fn new(name: &str, one_way: Duration) -> Result<Self> {
-        // Of each link its own, for readers of captures only: namespaces do not see each other.
+        // Each link has its own, only for readers of captures: namespaces do not see each other.
         static SUBNET: AtomicU8 = AtomicU8::new(70);
         let subnet = SUBNET.fetch_add(1, Ordering::Relaxed);
 

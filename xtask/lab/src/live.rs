@@ -1,6 +1,6 @@
 //! `cargo xtask live`: builds the agent and its live tests, and runs these against this kernel.
 //!
-//! The tests are run beside cargo, not by it: the same binary is to run where there is no cargo.
+//! The tests are not run by cargo: the same binary has to run where there is no cargo.
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -34,7 +34,7 @@ pub struct Built {
 }
 
 impl Built {
-    /// `build` is a `cargo build` that says for what and whereto.
+    /// `build` is a `cargo build` that says what to build for, and where to put it.
     pub fn new(build: &mut Command) -> Result<Self> {
         let [finrace, live] = executables(build, ["--bin=finrace", "--test=live"])?;
         Ok(Self { finrace, live })

@@ -55,7 +55,7 @@ mod tests {
         let memory = Memory::parse(text).unwrap();
         assert_eq!((memory.now, memory.peak), (5_000, 9_000));
         assert_eq!(memory.to_string(), "5.1 MB, at the most 9.2 MB");
-        // As of a thread of the kernel, or of a process that has just ended.
+        // Like that of a kernel thread, or of a process that has just ended.
         assert!(Memory::parse("Name:\tx\n").is_err());
     }
 }

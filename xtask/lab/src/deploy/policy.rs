@@ -1,5 +1,5 @@
-//! What we promise of the objects in a cluster, beyond that they are valid: no more rights than the
-//! arguments need, nothing of the host, and that selectors, ports and accounts meet.
+//! What we promise about the objects in a cluster, beyond their validity: no more rights than the
+//! arguments need, nothing of the host, and that selectors, ports and accounts match.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -8,13 +8,13 @@ use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Value, json};
 use xtask::root;
 
-/// Where the kubelet is too old to know a right that is not also one to run commands in containers.
+/// Where the kubelet is too old for a right that does not also allow running commands in containers.
 const NODES_PROXY: [&str; 2] = ["kustomize kubelet-proxy", "helm kubelet before 1.33"];
 
 /// Where the kernel counts BPF maps as locked memory.
 const MEMLOCK: [&str; 2] = ["kustomize linux-5.10", "helm much"];
 
-/// Checks the manifests of one case; `rules` is what alerts and recording rules have to be.
+/// Checks the manifests of one case; `rules` holds the expected alerts and recording rules.
 pub(super) fn check(case: &str, objects: &[Value], rules: &Value) -> Result<()> {
     let set = Set(objects);
     let daemonset = set.only("DaemonSet")?;
@@ -90,7 +90,7 @@ fn at<'a>(value: &'a Value, pointer: &str) -> Result<&'a Value> {
     value.pointer(pointer).with_context(|| format!("no {pointer}"))
 }
 
-/// That a value is just this.
+/// Requires a value to be exactly this.
 fn is(value: &Value, pointer: &str, expected: &Value) -> Result<()> {
     let found = at(value, pointer)?;
     ensure!(found == expected, "{pointer} is {found} instead of {expected}");
@@ -218,7 +218,7 @@ fn check_scc(scc: &Value, set: &Set<'_>, pod: &Value) -> Result<()> {
     is(role, "/rules/0/verbs", &json!(["use"]))
 }
 
-/// It is one that Grafana's sidecar loads, and the dashboard is ours.
+/// Checks that Grafana's sidecar loads it, and that the dashboard is ours.
 fn check_dashboard(map: &Value) -> Result<()> {
     is(map, "/metadata/labels/grafana_dashboard", &json!("1"))?;
     let text = at(map, "/data/finrace.json")?.as_str().context("no text")?;
@@ -246,7 +246,7 @@ fn has_port(port: &Value, pod: &Value) -> Result<()> {
 mod tests {
     use super::*;
 
-    /// A set that is as promised, but for some changes.
+    /// The result for a set that is as promised, but for some changes.
     fn with(case: &str, changes: &[(&str, Value)]) -> String {
         let text = include_str!("promised.json");
         let mut list: Value = serde_json::from_str(text).unwrap();
@@ -339,7 +339,7 @@ mod tests {
     fn seccomp_allows_no_namespaces_and_changes_no_directories() {
         let profile = include_str!("../../../../deploy/seccomp/finrace.json");
         let profile: Value = serde_json::from_str(profile).unwrap();
-        // What is not allowed does not exist, so that libraries do without clone3.
+        // What is not allowed seems not to exist, so that libraries do without clone3.
         is(&profile, "/defaultAction", &json!("SCMP_ACT_ERRNO")).unwrap();
         is(&profile, "/defaultErrnoRet", &json!(38)).unwrap();
         let rules = profile["syscalls"].as_array().unwrap();

@@ -10,13 +10,13 @@ use xtask::{cargo, report, setup};
 
 use crate::live::Built;
 
-/// Of each story in each place.
+/// Connections of each story in each place.
 const CONNECTIONS: usize = 50;
 
 /// What `FINRACE_DISTANCE_MS` is there; none is loopback.
 const PLACES: [Option<u32>; 3] = [None, Some(0), Some(10)];
 
-/// At a time: with more, threads keep each other from being in time.
+/// Stories at a time: with more, threads delay each other.
 const AT_ONCE: usize = 3;
 
 /// All, right, missed, wrong class, wrong closer, false, doubled.
@@ -33,7 +33,7 @@ pub(super) fn run(finrace: &Path) -> Result<()> {
             let mut command = Command::new(&live);
             command.args(names).env("FINRACE_BIN", finrace);
             command.env("FINRACE_CONNECTIONS", CONNECTIONS.to_string());
-            // What is counted is what was told, not how punctual a hundred and fifty threads were.
+            // What counts is what was reported, not how punctual a hundred and fifty threads were.
             command.env("FINRACE_SLACK", "2");
             if let Some(distance) = distance {
                 command.env("FINRACE_DISTANCE_MS", distance.to_string());
@@ -42,12 +42,12 @@ pub(super) fn run(finrace: &Path) -> Result<()> {
             let said = String::from_utf8_lossy(&output.stdout);
             for line in said.lines().filter(|line| line.starts_with("FAIL")) {
                 report(line);
-                // What is counted may be wrong in one of a hundred; what is not, never.
+                // What is counted may be wrong in one of a hundred cases; anything else, never.
                 let is_counted =
                     names.iter().any(|name| line.starts_with(&format!("FAIL {name}:")));
                 failures += usize::from(!is_counted);
             }
-            // A story whose name begins like another's is played with that, too.
+            // A story whose name begins like another's is played along with that one, too.
             let counted = said.lines().filter_map(tally).filter(|(name, _)| names.contains(name));
             for (name, counts) in counted {
                 let row = rows.entry(name.to_owned()).or_default();

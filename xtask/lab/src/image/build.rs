@@ -1,4 +1,4 @@
-//! Images: the agent's by its Containerfile, others of programs of this machine.
+//! Images: the agent's from its Containerfile, others from programs of this machine.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -12,7 +12,7 @@ use crate::guest::{self, Arch};
 use crate::live;
 
 const CONTAINERFILE: &str = "deploy/image/Containerfile";
-/// What all images that are made here have.
+/// The label of all images made here.
 const LABEL: &str = "org.opencontainers.image.title=finrace";
 
 /// Builds the agent's image and returns its name.

@@ -65,7 +65,7 @@ impl Container {
         fs::read_to_string(&path).with_context(|| path)
     }
 
-    /// Of its first process.
+    /// Memory of its first process.
     pub(super) fn memory(&self) -> Result<Memory> {
         Memory::of(self.pid()?).with_context(|| self.name.clone())
     }
@@ -80,7 +80,7 @@ impl Container {
 impl Drop for Container {
     fn drop(&mut self) {
         let mut podman = Command::new("podman");
-        // Left behind, the next run replaces it.
+        // If it is left behind, the next run replaces it.
         setup::run(podman.args(["rm", "--force", "--time=2", &self.name])).ok();
     }
 }

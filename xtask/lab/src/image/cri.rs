@@ -39,7 +39,7 @@ pub(super) fn run(image: &str, profile: &Path, directory: &Path) -> Result<()> {
         put(&mut config, "", "root", json!({"path": root.path, "readonly": true}))?;
         put(&mut config, "/linux", "seccomp", seccomp.clone())?;
         fs::write(&file, config.to_string()).context("writing config.json")?;
-        // That of an interrupted run; mostly there is none.
+        // A container left by an interrupted run; usually there is none.
         Command::new("runc").args(["delete", "--force", NAME]).output().context("starting runc")?;
         let mut runc = Command::new("runc");
         let output = runc.args(["run", "--bundle"]).arg(&bundle).arg(NAME).output();

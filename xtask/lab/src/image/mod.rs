@@ -39,18 +39,18 @@ pub(crate) struct ImageArgs {
 
 const SECCOMP: &str = "deploy/seccomp/finrace.json";
 
-/// What the agent is told, as the `DaemonSet` does but for the names of pods.
+/// The agent's arguments, as in the `DaemonSet` but for the names of pods.
 const SERVE: [&str; 3] = ["serve", "--web.listen-address=:9502", "--kube.source=none"];
 const PORT: u16 = 9502;
 
-/// As the `DaemonSet` has it; the image says the user.
+/// As in the `DaemonSet`; the image sets the user.
 const CONFINED: [&str; 4] =
     ["--read-only", "--cap-drop=ALL", "--security-opt=no-new-privileges", "--pids-limit=32"];
 const CAPABILITIES: [&str; 2] = ["--cap-add=BPF", "--cap-add=PERFMON"];
 
 const ONE_WAY: Duration = Duration::from_millis(5);
 const KEEP_ALIVE: Duration = Duration::from_secs(1);
-/// Around the server's timeout, less the way there and back: most requests cross its FIN.
+/// Around the server's timeout, less the round trip: most requests cross its FIN.
 const GAPS: Gaps = Gaps::Uniform(0.985..1.002);
 const CLIENTS: usize = 8;
 
@@ -67,7 +67,7 @@ pub(crate) fn run(args: ImageArgs) -> Result<()> {
     races(&image, &profile, &directory)
 }
 
-/// Without what it needs, the agent starts all the same, says what that is, and ends with 1.
+/// Without what it needs, the agent starts all the same, says what is missing, and exits with 1.
 fn refusals(image: &str, profile: &Path, directory: &Path) -> Result<()> {
     let seccomp = format!("--security-opt=seccomp={}", profile.display());
     let check = |options: &[&str], expected: &str| {
@@ -141,21 +141,21 @@ fn races(image: &str, profile: &Path, directory: &Path) -> Result<()> {
 /// When a chain has run for long enough.
 #[derive(Clone, Copy)]
 enum Enough {
-    /// So many connections were used again that a race would have been seen; there must be none.
+    /// This many reuses, enough for a race to have been seen; there must be none.
     Reuses(u32),
     Races(u32),
 }
 
-/// nginx with kept connections to a server, each in a container.
+/// nginx with keep-alive connections to a server, each in a container.
 #[derive(Clone, Copy)]
 struct Chain {
     name: &'static str,
-    /// Of the server.
+    /// The server's idle timeout.
     keep_alive: Duration,
     enough: Enough,
 }
 
-/// What the agent says of the server as a peer of nginx.
+/// What the agent says about the server as a peer of nginx.
 struct Seen {
     reuses: f64,
     races: f64,

@@ -1,5 +1,5 @@
-//! The real API server. Nobody packages the program, but bookworm has its source, which Debian's Go
-//! compiles within some minutes. It is kept in the target directory.
+//! The real API server. There is no package of the program, but bookworm has its source, which Debian's
+//! Go compiles in a few minutes. It is kept in the target directory.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -8,14 +8,14 @@ use std::process::Command;
 use anyhow::{Context, Result, ensure};
 use xtask::setup::{self, empty_directory, now, run};
 
-/// What bookworm has, and what the server will say it is.
+/// The version that bookworm has, and that the server will report.
 const VERSION: &str = "v1.20.2";
 
-/// A vendored package that Go 1.18 and later miscompile, and where Debian has a later one.
+/// A vendored package that Go 1.18 and later miscompile, and where Debian has a later version.
 const REFLECT: &str = "vendor/github.com/modern-go/reflect2";
 const REFLECT_DEBIAN: &str = "/usr/share/gocode/src/github.com/modern-go/reflect2";
 
-/// Where the server is in `directory`; built first where it is not.
+/// The server's path in `directory`; built first if it is missing.
 pub(super) fn api_server(directory: &Path) -> Result<PathBuf> {
     let program = directory.join(format!("kube-apiserver-{VERSION}"));
     if program.exists() {
@@ -36,7 +36,7 @@ pub(super) fn api_server(directory: &Path) -> Result<PathBuf> {
     replace_reflect(&source)?;
     compile(&source, &work)?;
     let built = source.join("_output/bin/kube-apiserver");
-    // Under its name only as a whole.
+    // It gets its name only when it is complete.
     let part = program.with_extension("part");
     fs::copy(&built, &part).with_context(|| format!("copying {}", built.display()))?;
     fs::rename(&part, &program).with_context(|| format!("naming {}", program.display()))?;
@@ -94,7 +94,7 @@ fn unpack(work: &Path) -> Result<PathBuf> {
     Ok(source)
 }
 
-/// Without it the server crashes as it writes indented JSON, which is what curl gets.
+/// Without it, the server crashes when it writes indented JSON, which is what curl gets.
 fn replace_reflect(source: &Path) -> Result<()> {
     let script = r#"set -e; rm "$1"/*.go "$1"/*.s; cp "$2"/*.go "$2"/*.s "$1""#;
     let vendored = source.join(REFLECT);

@@ -12,10 +12,10 @@ use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 use xtask::setup::{Process, run, server_port, until, wait_port};
 
-/// For the API server to come up, also on a busy machine.
+/// Time for the API server to come up, even on a busy machine.
 const START: Duration = Duration::from_mins(1);
 
-/// What the administrator shows. It opens nothing but this server on loopback.
+/// The administrator's token. It opens nothing but this server on loopback.
 const ADMIN: &str = "finrace-kube-test";
 
 /// Addresses of Services.
@@ -108,7 +108,7 @@ impl Cluster {
         self.api = None;
     }
 
-    /// Starts it where it does not run.
+    /// Starts it if it is not running.
     pub(super) fn ensure_api(&mut self) -> Result<()> {
         if self.api.is_none() { self.start_api() } else { Ok(()) }
     }
@@ -131,12 +131,12 @@ impl Cluster {
         self.call("GET", path, None)
     }
 
-    /// At once: no kubelet will ever report that the containers have ended.
+    /// Deletes at once: no kubelet will ever report that the containers have ended.
     pub(super) fn delete(&self, path: &str) -> Result<()> {
         self.call("DELETE", path, Some(&json!({ "gracePeriodSeconds": 0 }))).map(drop)
     }
 
-    /// A request as the administrator. An answer that is no JSON, as that of a probe, is a string.
+    /// A request as the administrator. An answer that is not JSON, like that of a probe, is a string.
     fn call(&self, method: &str, path: &str, body: Option<&Value>) -> Result<Value> {
         let mut curl = Command::new("curl");
         curl.args(["--silent", "--show-error", "--fail-with-body", "--request", method]);
@@ -173,7 +173,7 @@ impl Cluster {
         format!("https://{}{path}", self.address)
     }
 
-    /// Of its files.
+    /// The directory of its files.
     pub(super) fn directory(&self) -> &Path {
         &self.directory
     }
@@ -257,7 +257,7 @@ exec unshare --mount sh -c "$mount" sh '{}' '{}' "$@"
         )?;
         let request = json!({
             "spec": {
-                // The least that the API server gives.
+                // The shortest that the API server allows.
                 "expirationSeconds": 600,
                 "boundObjectRef": { "apiVersion": "v1", "kind": "Secret", "name": secret },
             }
@@ -268,13 +268,13 @@ exec unshare --mount sh -c "$mount" sh '{}' '{}' "$@"
         Ok(token.context("a TokenRequest without a token")?.to_owned())
     }
 
-    /// Makes a token void, as its end would; no token can be had for less than ten minutes.
+    /// Makes a token invalid, as its expiry would; no token lasts less than ten minutes.
     pub(super) fn revoke(&self, secret: &str) -> Result<()> {
         self.delete(&format!("/api/v1/namespaces/finrace/secrets/{secret}"))
     }
 
-    /// Puts a token where the agents read it, the way the kubelet does: a directory of a new name,
-    /// to which a link is turned.
+    /// Puts a token where the agents read it, the way the kubelet does: in a directory with a new name,
+    /// to which a link is switched.
     pub(super) fn mount_token(&mut self, token: &str) -> Result<()> {
         self.tokens += 1;
         let (account, version) = (self.account(), format!("..{}", self.tokens));

@@ -1,4 +1,4 @@
-//! What the agent takes in memory on a large cluster: all pods in a real API server, as long as
+//! What the agent takes in memory on a large cluster: all pods in a real API server, as large as
 //! pods are in practice, and all options on that cost memory.
 
 use std::fmt::Write as _;
@@ -21,7 +21,7 @@ use crate::memory::Memory;
 /// What the agent may take, at its peak.
 const MEMORY_MB: f64 = 40.0;
 
-/// What a kubelet takes by default.
+/// Pods that a kubelet takes by default.
 const ON_NODE: u32 = 110;
 
 /// Pods of each other node, and of a Deployment.
@@ -30,10 +30,10 @@ const PER_OWNER: u32 = 25;
 
 const NAMESPACES: u32 = 20;
 
-/// One in so many pods is replaced.
+/// One in this many pods is replaced.
 const CHURN: usize = 10;
 
-/// Requests in one run of curl.
+/// Requests per run of curl.
 const CHUNK: usize = 500;
 
 const ALL_OPTIONS: &[&str] = &["--demo", "--metrics.native-histograms", "--metrics.exemplars"];
@@ -71,7 +71,7 @@ pub(super) fn measure(scene: &mut Scene, finrace: &Path, count: u32) -> Result<(
     let filled = wait_known(scene, remote)?;
     println!("kube: every row of the table taken; it takes {filled}");
 
-    // First all go, so that the number of pods tells when the others have come.
+    // They all leave first, so that the number of pods shows when the others have come.
     let leaving: Vec<Member> = (0..count).step_by(CHURN).map(|n| Member::new(n, 0)).collect();
     let coming: Vec<Member> = (0..count).step_by(CHURN).map(|n| Member::new(n, 1)).collect();
     request(&scene.cluster, &leaving, |pod| {
@@ -91,7 +91,7 @@ fn fill_table(scene: &mut Scene, crowd: &[Member]) -> Result<()> {
     let server = scene.address(103);
     scene.serve("crowd", None, &[server])?;
     for (host, member) in CLIENTS.zip(crowd) {
-        // The id alone names it: by the uid of nobody.
+        // Only the id identifies it: the uid belongs to no pod.
         let id = container_id(&member.path(), "server");
         let path = format!("kubepods/pod0a1b2c3d-0000-4000-8000-000000000000/{id}");
         let cgroup = scene.cgroups.make_at(Path::new(&path))?;
@@ -102,7 +102,7 @@ fn fill_table(scene: &mut Scene, crowd: &[Member]) -> Result<()> {
         let metrics = agent.scrape()?;
         Ok(metrics.plain("finrace_table_rows") == metrics.plain("finrace_table_rows_max"))
     })?;
-    // As a Prometheus asks that takes native histograms, and as people do.
+    // Asked as by a Prometheus that takes native histograms, and as by people.
     let accept = "Accept: application/vnd.google.protobuf;\
                   proto=io.prometheus.client.MetricFamily;encoding=delimited";
     for path in ["/metrics", "/", "/api/v1/peers", "/metrics"] {
@@ -129,7 +129,7 @@ fn wait_known(scene: &Scene, remote: u32) -> Result<Memory> {
 /// One pod of many.
 struct Member {
     number: u32,
-    /// Pods that follow each other have other names.
+    /// Pods that replace each other have different names.
     round: u32,
 }
 

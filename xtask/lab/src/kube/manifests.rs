@@ -11,10 +11,10 @@ use xtask::setup;
 use super::cluster::Cluster;
 use crate::deploy;
 
-/// Kinds of others, which this server does not know.
+/// API groups of others, which this server does not know.
 const FOREIGN: [&str; 2] = ["monitoring.coreos.com", "security.openshift.io"];
 
-/// What others have that an agent might ask for, or ought never to get.
+/// Resources that an agent might ask for, or must never get.
 const RESOURCES: [&str; 13] = [
     "pods",
     "pods/exec",
@@ -32,7 +32,7 @@ const RESOURCES: [&str; 13] = [
 ];
 const VERBS: [&str; 8] = ["get", "list", "watch", "create", "update", "patch", "delete", "*"];
 
-/// Has the server look at all of them; applies the base, and looks at what it allows, and at what the
+/// Has the server check all of them; applies the base, and checks what it allows, and what the
 /// component for remote names adds.
 pub(super) fn check(cluster: &Cluster, python: &Path) -> Result<()> {
     let directory = setup::empty_directory(directory(cluster))?;
@@ -43,14 +43,14 @@ pub(super) fn check(cluster: &Cluster, python: &Path) -> Result<()> {
         let file = file(cluster, case);
         fs::write(&file, known.join("\n---\n")).with_context(|| file.display().to_string())?;
     }
-    // What is there already can not become something else, so nothing is.
+    // What already exists cannot turn into something else, so nothing does.
     let namespace = json!({ "metadata": { "name": "finrace" } });
     cluster.create("/api/v1/namespaces", &namespace)?;
     let dry = ["--dry-run=server", "--validate=true", "--namespace=finrace"];
     for case in manifests.keys() {
         apply(cluster, case, &dry)?;
     }
-    // Or else nothing above would mean anything.
+    // Otherwise nothing above would mean anything.
     let typo = manifests.get(BASE).with_context(|| format!("no `{BASE}`"))?;
     let typo = typo.replace("readOnlyRootFilesystem", "readonlyRootFilesystem");
     fs::write(file(cluster, "typo"), typo).context("writing a typo")?;

@@ -1,5 +1,5 @@
 //! `cargo xtask kube`: names from a real API server, for processes in cgroups as a kubelet makes
-//! them, through all that happens to clusters.
+//! them, through everything that happens to clusters.
 //!
 //! There is no kubelet, no scheduler and no controller: what they would write is written here. The
 //! agents run as the service account of the manifests in `deploy/`, with the rights that these give:
@@ -76,7 +76,7 @@ pub(crate) fn run(args: KubeArgs) -> Result<()> {
         let mut cast = steps::set(&mut scene, &finrace).context("setting the scene")?;
         for (name, step) in wanted {
             judge(name, step(&mut scene, &mut cast));
-            // As a step that has failed may have left it.
+            // A failed step may have left it stopped.
             scene.cluster.ensure_api()?;
         }
         println!("kube: the steps took {:.0} s", start.elapsed().as_secs_f64());
@@ -86,7 +86,7 @@ pub(crate) fn run(args: KubeArgs) -> Result<()> {
         judge(MEMORY, crowd::measure(&mut scene, &finrace, args.pods));
     }
     drop(scene);
-    // Hundreds of megabytes, of which nobody learns anything.
+    // Hundreds of megabytes, from which there is nothing to learn.
     fs::remove_dir_all(directory.join("etcd")).context("removing etcd's data")?;
     ensure!(faults == 0, "{faults} steps failed; logs are in {}", directory.display());
     Ok(())

@@ -1,4 +1,4 @@
-//! Pods as a kubelet would have them: the object with its status, and cgroups of their names.
+//! Pods as a kubelet would have them: the object with its status, and cgroups with their names.
 
 use std::borrow::Cow;
 use std::fs;
@@ -22,7 +22,7 @@ pub(super) enum Driver {
     Cgroupfs,
 }
 
-/// What a pod is to be.
+/// What a pod should be like.
 #[derive(Clone, Debug)]
 pub(super) struct Spec {
     pub(super) namespace: &'static str,
@@ -32,7 +32,7 @@ pub(super) struct Spec {
     /// Kind and name, as in the pod's metadata.
     pub(super) owner: Option<(&'static str, Cow<'static, str>)>,
     pub(super) containers: &'static [&'static str],
-    /// An init container that goes on beside the others.
+    /// An init container that keeps running next to the others.
     pub(super) sidecar: Option<&'static str>,
     pub(super) driver: Driver,
     /// `burstable`, `besteffort`, or nothing if guaranteed.
@@ -69,7 +69,7 @@ impl Spec {
                 "Job" => "batch/v1",
                 _ => "apps/v1",
             };
-            // No object of this uid is needed: whoever would miss it is not running.
+            // No object with this uid is needed: nothing runs that would miss it.
             let uid = "0a1b2c3d-0000-4000-8000-000000000000";
             json!([{
                 "apiVersion": version, "kind": kind, "name": name, "uid": uid, "controller": true,
@@ -172,7 +172,7 @@ impl Pod {
     }
 }
 
-/// A number as containerd gives it.
+/// A container id in containerd's format.
 pub(super) fn container_id(uid: &str, container: &str) -> String {
     let digest = Sha256::digest(format!("{uid}/{container}"));
     digest.iter().fold(String::new(), |text, byte| format!("{text}{byte:02x}"))
@@ -191,7 +191,7 @@ impl Cgroups {
             let place = mount.nth(1)?;
             (mount.next()? == "cgroup2").then_some(place)
         });
-        // As the pods of a node that is a container itself, as those of kind are.
+        // Like the pods of a node that is itself a container, as in kind.
         let root =
             Path::new(mount.context("no cgroup2 hierarchy is mounted")?).join("finrace-kube");
         let cgroups = Self(root);

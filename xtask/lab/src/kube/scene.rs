@@ -17,10 +17,10 @@ use super::pods::{Cgroups, NODE};
 use crate::link::{DEVICE, Link, command_in};
 use crate::servers::metrics::{Metrics, Serving};
 
-/// For names to come, and to come back: longer than the agent waits between two attempts.
+/// Time for names to come, and to come back: longer than the agent waits between two attempts.
 pub(super) const PATIENCE: Duration = Duration::from_secs(90);
 
-/// The Service `api`, which is nothing but an address that the server listens on, too.
+/// The Service `api`, which is just another address that the server listens on.
 pub(super) const SERVICE: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 10);
 
 /// One way, so that client and server see a FIN at different times.
@@ -30,7 +30,7 @@ const DELAY: Duration = Duration::from_millis(2);
 const PORTS: RangeInclusive<u16> = 8_001..=8_060;
 pub(super) const SERVICE_PORTS: RangeInclusive<u16> = 8_001..=8_010;
 
-/// Ends of addresses in the clients' namespace.
+/// Last parts of addresses in the clients' namespace.
 pub(super) const CLIENTS: RangeInclusive<u8> = 11..=50;
 
 pub(super) struct Scene {
@@ -41,7 +41,7 @@ pub(super) struct Scene {
     link: Link,
     pub(super) cluster: Cluster,
     pub(super) directory: PathBuf,
-    /// Not used yet: of the Service, and of no Service.
+    /// Ports not used yet: of the Service, and of no Service.
     ports: [RangeInclusive<u16>; 2],
 }
 
@@ -124,8 +124,8 @@ impl Scene {
         Ok(race)
     }
 
-    /// A container that loses a number of requests and ends. The port is one that nobody has used
-    /// yet, so that the row is its own.
+    /// A container that loses a number of requests and ends. Its port has not been used yet, so that
+    /// the row is its own.
     pub(super) fn start_race(
         &mut self,
         port: Port,
@@ -192,7 +192,7 @@ impl Scene {
     }
 
     /// Waits until all agents call the ends of a race by these names: the local one, and the remote
-    /// one as each resolves it, where nothing is no name.
+    /// one as each resolves it, where an empty string means no name.
     pub(super) fn expect(
         &self,
         role: &str,
@@ -209,7 +209,7 @@ impl Scene {
         Ok(())
     }
 
-    /// The same of a server's clients alone, which only an agent that knows all pods can name.
+    /// The same for a server's clients alone, which only an agent that knows all pods can name.
     pub(super) fn expect_clients(&self, race: Race, client: &str) -> Result<()> {
         for agent in &self.agents {
             let client = if agent.remote == "pods" { client } else { "" };
@@ -245,7 +245,7 @@ impl Scene {
         Ok(())
     }
 
-    /// Errors of a reason that each agent has counted.
+    /// The errors with a reason that each agent has counted.
     pub(super) fn errors(&self, reason: &str) -> Result<Vec<f64>> {
         self.agents.iter().map(|agent| agent.errors(reason)).collect()
     }
@@ -273,7 +273,7 @@ pub(super) enum Port {
     Plain,
 }
 
-/// Who loses requests to whom.
+/// Which end loses requests to which.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Race {
     pub(super) from: Ipv4Addr,
@@ -311,7 +311,7 @@ impl Agent {
         self.attribution("errors_total", &[("reason", reason)])
     }
 
-    /// Waits until all series of one end of a race have the same names, of which this is true.
+    /// Waits until all series of one end of a race have the same names, for which this is true.
     fn wait_names(
         &self,
         role: &str,
@@ -327,7 +327,7 @@ impl Agent {
         .with_context(|| format!("{role}, {} to {}: {last:?}", race.from, race.to))
     }
 
-    /// The names of client and server in all series of one end of a race; none before it is told.
+    /// The names of client and server in all series of one end of a race; none before it is reported.
     fn names(&self, role: &str, race: Race) -> Result<BTreeSet<[String; 2]>> {
         // Counted at the client, whose races they are; the server's row has the closes.
         let (metric, peer) = if role == "client" {
@@ -342,8 +342,8 @@ impl Agent {
     }
 }
 
-/// What a series' labels say of one end: `namespace/workload/pod/container`, `-` for what they do
-/// not, or nothing.
+/// What a series' labels say of one end: `namespace/workload/pod/container`, `-` for a part they do
+/// not give, or nothing.
 fn name(labels: &[&str], end: &str) -> String {
     let parts = ["namespace", "workload", "pod", "container"].map(|part| {
         let start = format!("{end}_{part}=\"");

@@ -17,7 +17,7 @@ use crate::cgroup::remove_tree;
 
 pub(super) type Step = (&'static str, fn(&mut Scene, &mut Cast) -> Result<()>);
 
-/// In this order; each leaves everything in order for the next.
+/// Run in this order; each leaves everything in order for the next.
 pub(super) const ALL: &[Step] = &[
     ("names", names),
     ("only-own", only_own),
@@ -31,9 +31,9 @@ pub(super) const ALL: &[Step] = &[
     ("still-named", still_named),
 ];
 
-/// The pods that play throughout.
+/// The pods that take part throughout.
 pub(super) struct Cast {
-    /// What the container lost that is long gone, and its name.
+    /// What the container that is long gone has lost, and its name.
     short_lived: Option<(Race, String)>,
     web: (Pod, PathBuf),
     db: Pod,
@@ -117,7 +117,7 @@ fn names(scene: &mut Scene, cast: &mut Cast) -> Result<()> {
     scene.expect("server", race, &format!("{API}/main"), ["", "", &WEB.replace("nginx", "-")])?;
 
     let mesh = scene.cgroups.make(web, "mesh")?;
-    // At other ports the address may be somebody else's.
+    // At other ports the address may belong to something else.
     for (port, remote) in [(Port::Service, "shop/api/-/-"), (Port::Plain, "")] {
         let race = scene.race_at(port, &mesh, web.spec.ip, SERVICE)?;
         scene.expect("client", race, &WEB.replace("nginx", "mesh"), ["", remote, remote])?;
@@ -135,7 +135,7 @@ fn names(scene: &mut Scene, cast: &mut Cast) -> Result<()> {
             },
         ),
         (
-            // All of the node share its address, so nobody is named by it.
+            // All pods on the node's network share its address, so it names none of them.
             "kube-system/proxy/proxy-node-a/main",
             Spec {
                 owner: Some(("Node", NODE.into())),
@@ -146,7 +146,7 @@ fn names(scene: &mut Scene, cast: &mut Cast) -> Result<()> {
         ),
         ("shop/once/once/main", Spec { class: Some("besteffort"), ..plain("once", 14) }),
         (
-            // As a hand-made ReplicaSet: the end of its name is no hash.
+            // Like a hand-made ReplicaSet: its name does not end in a hash.
             "shop/cache-v2/cache-v2-wx5zz/main",
             Spec { owner: Some(("ReplicaSet", "cache-v2".into())), ..plain("cache-v2-wx5zz", 15) },
         ),
@@ -171,7 +171,7 @@ fn start(scene: &mut Scene, cast: &mut Cast, spec: Spec, to: Ipv4Addr) -> Result
     Ok((scene.race(&cgroup, pod.spec.ip, to)?, pod))
 }
 
-/// Pods of other nodes are none of this agent's, even where their containers seem to run here.
+/// Pods of other nodes are not this agent's, even where their containers seem to run here.
 fn only_own(scene: &mut Scene, cast: &mut Cast) -> Result<()> {
     scene.own_pods(cast.own)?;
     let spec = Spec { node: "node-b", ..Spec::new("shop", "stranger", scene.address(17)) };
@@ -182,15 +182,15 @@ fn only_own(scene: &mut Scene, cast: &mut Cast) -> Result<()> {
     scene.own_pods(cast.own)
 }
 
-/// How a container is called whose pod is not known.
+/// The name of a container whose pod is not known.
 fn short(pod: &Pod) -> String {
     let id: String = pod.container_id("main").chars().take(12).collect();
     format!("-/-/-/{id}")
 }
 
-/// A job's container ends before its race is told, and its pod is deleted at once.
+/// A job's container ends before its race is reported, and its pod is deleted at once.
 fn short_lived(scene: &mut Scene, cast: &mut Cast) -> Result<()> {
-    // Its name has the minute that it was to start at.
+    // Its name contains the minute that it was due to start.
     let seconds: u64 = run(Command::new("date").arg("+%s"))?.trim().parse()?;
     let job = format!("nightly-{}", seconds / 60);
     let name = format!("{job}-7xv9k");
@@ -236,7 +236,7 @@ fn no_server(scene: &mut Scene, cast: &mut Cast) -> Result<()> {
     new_pod(scene, cast, "after-restart", 18)
 }
 
-/// A new pod has its names.
+/// A new pod gets its names.
 fn new_pod(scene: &mut Scene, cast: &mut Cast, name: &str, host: u8) -> Result<()> {
     let spec = Spec::new("shop", name, scene.address(host));
     let (race, _) = start(scene, cast, spec, scene.address(101))?;
@@ -257,7 +257,7 @@ fn gone(scene: &mut Scene, cast: &mut Cast) -> Result<()> {
 
     scene.signal(Signal::STOP)?;
     let changed = (|| {
-        // The first ends the watches, or else the changes would wait in their sockets; the second
+        // The first restart ends the watches, or else the changes would wait in their sockets; the second
         // begins with what there is then.
         scene.cluster.restart_api()?;
         ending.delete(&scene.cluster)?;
@@ -293,7 +293,7 @@ fn no_rights(scene: &mut Scene, cast: &mut Cast) -> Result<()> {
     new_pod(scene, cast, "named-again", 22)
 }
 
-/// The file has a new token before the old one ends: nobody is refused.
+/// The file has a new token before the old one ends: no request is refused.
 fn renewed_token(scene: &mut Scene, cast: &mut Cast) -> Result<()> {
     let before = scene.errors("unauthorized")?;
     scene.renew_token("second")?;

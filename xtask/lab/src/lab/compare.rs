@@ -20,7 +20,7 @@ struct Report {
     /// Seconds of the day, UTC.
     time: f64,
     is_race: bool,
-    /// As the client's end has it, where that was seen.
+    /// As the client's end reports it, if that was seen.
     class: String,
     local: SocketAddr,
     peer: SocketAddr,
@@ -119,10 +119,10 @@ pub(super) struct Score {
     pub(super) finrace: Counts,
     /// Races that both know.
     pub(super) found: usize,
-    /// Of those, the ones of the same class.
+    /// How many of those have the right class.
     pub(super) right_class: usize,
     pub(super) missed: usize,
-    /// finrace's races that are none, or were reported before.
+    /// finrace's races that are not races, or were reported before.
     pub(super) false_reports: usize,
 }
 

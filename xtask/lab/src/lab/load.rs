@@ -15,8 +15,8 @@ use crate::client::{Answer, Client, Random};
 use crate::link::enter;
 use crate::proxy::path;
 
-/// So often connections idle out before the load begins: an estimate of the timeout rests on closes
-/// at as many moments, and without one a `read_and_closed` is not told.
+/// How often connections idle out before the load begins: an estimate of the timeout needs closes
+/// at this many moments, and without one no `read_and_closed` is reported.
 const QUIET_ROUNDS: usize = 3;
 
 /// How to load one proxy.

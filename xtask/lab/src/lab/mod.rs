@@ -34,7 +34,7 @@ use crate::wire::Capture;
 /// Delay of the link, each way.
 const ONE_WAY: Duration = Duration::from_millis(5);
 
-/// What finrace may take to report a race after the last request.
+/// How long finrace may take to report a race after the last request.
 const SETTLE: Duration = Duration::from_secs(4);
 
 /// Software behind the proxy, each with its own way of closing an idle connection.
@@ -55,7 +55,7 @@ pub(crate) struct LabArgs {
     /// A run of under a minute: two backends, without TLS
     #[arg(long)]
     short: bool,
-    /// Fail where the capture shows fewer races in all [default: 200, with --short 50]
+    /// Fail where the capture shows fewer races in total [default: 200, with --short 50]
     #[arg(long)]
     min_races: Option<usize>,
     /// Run only settings whose name contains this

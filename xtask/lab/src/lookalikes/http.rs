@@ -163,7 +163,7 @@ backend refused
         let arguments = [&*port.to_string(), "20", state];
         setup::run(&mut stage.python(None, "connects", arguments))?;
     }
-    // The HTTP check has an answer, and nginx ends it.
+    // The HTTP check is answered, and nginx closes its connection.
     stage.some(checked, "event=close role=client");
     Ok(())
 }

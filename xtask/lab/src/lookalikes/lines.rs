@@ -1,4 +1,4 @@
-//! The lines of `finrace watch --json`, and what is claimed of them.
+//! The lines of `finrace watch --json`, and what is claimed about them.
 
 use std::collections::HashMap;
 use std::fs::File;

@@ -1,10 +1,10 @@
-//! Ordinary traffic of real software that looks like the race and is not, with finrace watching:
+//! Ordinary traffic of real software that looks like the race but is not, with finrace watching:
 //! every race it reports is a false alarm. Two scenarios at the end make true races, which must be
 //! counted exactly.
 //!
 //! A scenario makes traffic and states claims about the lines on its ports. One `finrace watch`
 //! runs through all of them, and the claims are checked when it has ended; so does one `finrace
-//! report`, whose verdicts may blame nobody. A finrace that sees
+//! report`, whose verdicts must not blame anyone. A finrace that sees
 //! nothing fails too: each scenario demands lines about its ports.
 
 #![expect(clippy::print_stdout, reason = "prints one line per scenario")]
@@ -44,7 +44,7 @@ pub(crate) struct LookalikeArgs {
 
 type Scenario = (&'static str, fn(&mut Stage<'_>) -> Result<()>);
 
-/// Scenarios with idle times to be measured: all at the same time.
+/// Scenarios that measure idle times: all at the same time.
 const QUIET: &[Scenario] = &[
     ("tls-openssl", |s| tls::openssl(s, 0)),
     ("tls-openssl-10ms", |s| tls::openssl(s, 5)),

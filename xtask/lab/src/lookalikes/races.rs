@@ -50,7 +50,7 @@ impl Nat {
 
     fn remove(&self) {
         for name in &self.names {
-            // That it is not there is the usual case before the run.
+            // Before the run it usually does not exist.
             setup::run(Command::new("ip").args(["netns", "delete", name])).ok();
         }
     }
@@ -86,7 +86,7 @@ pub(super) fn nat(stage: &mut Stage<'_>) -> Result<()> {
     Ok(())
 }
 
-/// For programs on a busy machine.
+/// How long programs may take on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Races made for Prometheus to count.
@@ -130,7 +130,7 @@ scrape_configs: [{{ job_name: finrace, static_configs: [{{ targets: ['127.0.0.1:
         Ok(races_on(&answer, raced) >= RACES)
     })
     .with_context(|| format!("last answer: {answer}"))?;
-    // A failure counted twice would show by the next scrapes.
+    // A failure counted twice would show in the next scrapes.
     sleep(Duration::from_secs(3));
     answer = serde_json::from_str(&fetch(&query, &[])?)?;
     let counted = races_on(&answer, raced);

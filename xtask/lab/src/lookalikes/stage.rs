@@ -1,4 +1,4 @@
-//! What a scenario stands on: its directory, its ports, its programs, and its claims.
+//! What a scenario is built on: its directory, its ports, its programs, and its claims.
 
 use std::fs;
 use std::net::SocketAddr;
@@ -102,7 +102,7 @@ pub(super) struct Stage<'a> {
     pub(super) dir: PathBuf,
     name: &'static str,
     ports: Vec<u16>,
-    /// Those of them on which nothing is wrong.
+    /// Those of the ports on which nothing is wrong.
     innocent: Vec<u16>,
     claims: Vec<Claim>,
 }
@@ -114,7 +114,7 @@ impl<'a> Stage<'a> {
         Ok(Self { kit, dir, name, ports: Vec::new(), innocent: Vec::new(), claims: Vec::new() })
     }
 
-    /// A port of this scenario's own on which no race may be reported, and nobody blamed.
+    /// A port of this scenario's own on which no race may be reported, and no one blamed.
     pub(super) fn port(&mut self) -> Result<u16> {
         let port = self.race_port()?;
         self.innocent.push(port);
@@ -231,5 +231,5 @@ impl<'a> Stage<'a> {
     }
 }
 
-/// For what has to come, also on a busy machine.
+/// How long to wait for what has to come, even on a busy machine.
 pub(super) const PATIENCE: Duration = Duration::from_secs(15);

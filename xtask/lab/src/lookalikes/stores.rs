@@ -47,7 +47,7 @@ pub(super) fn postgres(stage: &mut Stage<'_>) -> Result<()> {
         server.stop()?;
     }
     stage.exactly(1, quits, "event=reuse role=client gap_seconds=0.39..0.8");
-    // The server closes when it reads Terminate: either FIN may be the first, and no idle ended.
+    // The server closes when it reads Terminate: either FIN may come first, and no idle time ended.
     stage.none(quits, "event=close role=client evidence=idle|upper_bound");
     stage.exactly(1, quits, "event=close role=client evidence=after_data|unanswered");
     stage.exactly(
@@ -83,7 +83,7 @@ impl Scratch {
 
 impl Drop for Scratch {
     fn drop(&mut self) {
-        // It is in the directory for such things.
+        // It is in the directory for temporary files.
         fs::remove_dir_all(&self.0).ok();
     }
 }
@@ -103,7 +103,7 @@ pub(super) fn redis(stage: &mut Stage<'_>) -> Result<()> {
 
     let mut subscriber = stage.spawn("subscriber", cli(&["SUBSCRIBE", "news"]))?;
     subscriber.wait_output("subscribe", Duration::from_secs(5))?;
-    // Told PING, then nothing; it ends with its input, after the server has dropped it.
+    // It sends PING, then nothing; it ends with its input, after the server has dropped it.
     let mut idle = cli(&[]).stdin(Stdio::piped()).stdout(Stdio::null()).spawn()?;
     let mut input = idle.stdin.take().context("no input of redis-cli")?;
     std::io::Write::write_all(&mut input, b"PING\n")?;

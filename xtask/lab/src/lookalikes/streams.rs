@@ -5,7 +5,7 @@ use xtask::setup;
 
 use super::stage::Stage;
 
-/// Pings each 0.3 s both ways, and both ends' close handshakes; direct and through nginx.
+/// Pings every 0.3 s both ways, and both ends' close handshakes; direct and through nginx.
 pub(super) fn websocket(stage: &mut Stage<'_>) -> Result<()> {
     let (direct, proxied) = (stage.port()?, stage.port()?);
     let _server = stage.serve("server", stage.python(None, "ws_serve", [direct]))?;

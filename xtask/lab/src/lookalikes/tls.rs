@@ -9,7 +9,7 @@ use super::stage::Stage;
 /// A second, as measured by a process on a busy machine.
 pub(super) const SECOND: &str = "0.95..1.3";
 
-/// States who closes an idle connection, as its client must be shown it.
+/// Claims which end closes an idle connection, as it must be reported at the client.
 fn claim_closer(stage: &mut Stage<'_>, port: u16, closer: &str) {
     let (closer, other) = if closer == "server" { ("peer", "local") } else { ("local", "peer") };
     stage.none(port, format!("event=close role=client closer={other}"));
@@ -26,8 +26,8 @@ fn claim_closer(stage: &mut Stage<'_>, port: u16, closer: &str) {
     );
 }
 
-/// OpenSSL at both ends: either closes after a second, with `close_notify` both ways, with a
-/// `close_notify` that nobody waits to be answered, and with none.
+/// OpenSSL at both ends: either closes after a second, with `close_notify` both ways, with one
+/// `close_notify` that no end waits to see answered, and with none.
 pub(super) fn openssl(stage: &mut Stage<'_>, one_way_ms: u64) -> Result<()> {
     let wire = stage.wire(one_way_ms)?;
     let mut specs = Vec::new();
@@ -64,7 +64,7 @@ pub(super) fn go(stage: &mut Stage<'_>, one_way_ms: u64) -> Result<()> {
 }
 
 /// Go's HTTP/2: `WINDOW_UPDATE` and PING make the client the last to send before the GOAWAY that
-/// ends the idle. Its server closes a second after the GOAWAY.
+/// ends the idle time. Its server closes a second after the GOAWAY.
 pub(super) fn http2(stage: &mut Stage<'_>, one_way_ms: u64) -> Result<()> {
     let mut specs = Vec::new();
     for ping in ["0s", "300ms"] {

@@ -1,4 +1,4 @@
-//! The verdicts of `finrace report --json`: of ordinary traffic none may blame anybody.
+//! The verdicts of `finrace report --json`: for ordinary traffic, none may blame anyone.
 
 use std::collections::HashMap;
 use std::fs;
@@ -7,7 +7,7 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use serde::Deserialize;
 
-/// What is said only of a side that closes too early.
+/// Verdicts only on a side that closes too early.
 const BLAMING: [&str; 2] = ["racing", "exposed"];
 
 #[derive(Deserialize)]
@@ -49,7 +49,7 @@ impl Verdicts {
     }
 }
 
-/// Of `10.0.0.5:80`, `[::1]:80` and `:80 from 10.0.0.5`.
+/// The port in `10.0.0.5:80`, `[::1]:80` and `:80 from 10.0.0.5`.
 fn port_of(peer: &str) -> Option<u16> {
     let end = peer.split_once(" from ").map_or(peer, |(end, _)| end);
     end.rsplit_once(':')?.1.parse().ok()

@@ -2,7 +2,7 @@
 //! the alerts that are shipped, Alertmanager sends them on; then nginx gets the line that finrace
 //! advises, and the alert has to resolve.
 //!
-//! Nothing of the rules is changed but how long a condition must hold: a five hundredth of what it
+//! The rules are changed only in how long a condition must hold: a five-hundredth of what it
 //! should.
 
 use std::collections::BTreeMap;
@@ -24,17 +24,17 @@ use crate::servers::finrace::Reporting;
 use crate::servers::load::during;
 use crate::servers::metrics::Serving;
 
-/// Delay of the link, each way: on loopback too few races are to be expected for an alert, and over a
-/// longer way the first would come before it.
+/// Delay of the link, each way: on loopback too few races would be expected for an alert, and over a
+/// longer link the first would come before it.
 const ONE_WAY: Duration = Duration::from_micros(250);
 
-/// For each thing that has to come.
+/// How long to wait for each thing that has to come.
 const PATIENCE: Duration = Duration::from_mins(3);
 
-/// By chance a race comes before the alert that foretells it, once in twenty times or so.
+/// By chance a race comes before the alert that predicts it, about once in twenty times.
 const ATTEMPTS: usize = 3;
 
-/// Milliseconds of the test for a minute of the rules.
+/// Milliseconds in the test per minute in the rules.
 const MINUTE: u64 = 120;
 
 /// How long to watch for the advice, while it races.
@@ -53,7 +53,7 @@ impl Alert {
         self.labels.get(name).map_or("", |value| value)
     }
 
-    /// Whether it is this news of our proxy's row.
+    /// Whether it is this news about our proxy's row.
     fn is(&self, name: &str, status: &str, peer: &str) -> bool {
         self.label("alertname") == name
             && self.status == status
@@ -87,7 +87,7 @@ struct Message {
 /// The receiving end of the webhook.
 struct Inbox {
     messages: Receiver<String>,
-    /// All there have been.
+    /// All alerts so far.
     alerts: Vec<Alert>,
     start: Instant,
 }
@@ -97,7 +97,7 @@ impl Inbox {
         self.alerts.iter().any(|alert| alert.is(name, status, peer))
     }
 
-    /// Whether this is the latest of it: a scrape that comes too late ends an alert for a moment.
+    /// Whether this is the latest news: a scrape that comes too late ends an alert for a moment.
     fn is_news(&self, name: &str, status: &str, peer: &str) -> bool {
         let is_of_it = |alert: &&Alert| {
             ["firing", "resolved"].iter().any(|status| alert.is(name, status, peer))
@@ -162,7 +162,7 @@ fn perform(pair: &Pair<'_>, finrace: &Path, directory: &Path) -> Result<bool> {
          receivers: [{{ name: webhook, webhook_configs: [{{ url: 'http://{}/' }}] }}]\n",
         webhook.address
     );
-    // On its own: it would look for others.
+    // Alone: otherwise it would look for others.
     let arguments = ["--storage.path=alerts", "--cluster.listen-address="];
     let alertmanager = Daemon::start("prometheus-alertmanager", &conf, &arguments, directory)?;
     let (jobs, rules) = ([("finrace", serving.address)], shortened(&rules()?)?);
@@ -172,7 +172,7 @@ fn perform(pair: &Pair<'_>, finrace: &Path, directory: &Path) -> Result<bool> {
     story(pair, finrace, &serving, &mut inbox, directory)
 }
 
-/// What happens, in order; false if it is over with a race that came too early.
+/// What happens, in order; false if a race that came too early has ended it.
 fn story(
     pair: &Pair<'_>,
     finrace: &Path,
@@ -214,7 +214,7 @@ fn story(
         }
         inbox.wait("FinraceRacing", "resolved", &peer)
     })?;
-    // finrace itself is well all the time.
+    // finrace itself is healthy all the time.
     let of_itself = ["FinraceDown", "FinraceUnnamed"];
     let wrong = inbox.alerts.iter().find(|alert| of_itself.contains(&alert.label("alertname")));
     ensure!(wrong.is_none(), "{wrong:?}");

@@ -8,14 +8,14 @@ use serde_json::Value;
 
 use super::queries::Query;
 
-/// What every selector begins with: what is not this job's is somebody else's.
+/// What every selector begins with: anything else may belong to another job.
 const JOB: &str = r#"{job=~"$job""#;
 
 #[derive(Debug, Deserialize)]
 pub(super) struct Board {
     panels: Vec<Panel>,
     templating: Templating,
-    /// Of all queries, wherever they are.
+    /// Those of all queries, wherever they are.
     #[serde(skip)]
     sources: BTreeSet<String>,
 }
@@ -150,7 +150,7 @@ impl Board {
                 panel.targets.iter().filter_map(Target::fault).map(|f| format!("{name}: {f}")),
             );
         }
-        // Grafana's own, which keeps annotations, is everywhere.
+        // Grafana's own, which keeps annotations, exists everywhere.
         let portable = ["${datasource}", "-- Grafana --"];
         let sources = self.sources.iter().filter(|uid| !portable.contains(&uid.as_str()));
         faults.extend(sources.map(|uid| format!("{uid}: a data source that others do not have")));

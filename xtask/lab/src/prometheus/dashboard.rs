@@ -1,5 +1,5 @@
 //! `cargo xtask dashboard`: every query of the dashboard and of docs/fleet.md, run by a real
-//! Prometheus on what a real finrace says of real races. Each must be without an error, and have
+//! Prometheus on what a real finrace says about real races. Each must succeed, and return
 //! rows.
 //!
 //! Two of them watch: one with classic histograms, one with native ones, on which the dashboard has to
@@ -27,10 +27,10 @@ use super::{Daemon, OPTIONS, PrometheusArgs, prepare, rules};
 use crate::servers::load::during;
 use crate::servers::metrics::Serving;
 
-/// For verdicts and rates to come.
+/// How long verdicts and rates may take to come.
 const PATIENCE: Duration = Duration::from_mins(2);
 
-/// Between two looks.
+/// Time between two checks.
 const PAUSE: Duration = Duration::from_secs(5);
 
 const PAGE: &str = "docs/fleet.md";
@@ -38,10 +38,10 @@ const PAGE: &str = "docs/fleet.md";
 /// All names, as finrace's own tests have them.
 const METRICS: &str = include_str!("../../../../agent/src/golden/busy.text004.txt");
 
-/// The host that is made up, and one that does not answer.
+/// The made-up host, and one that does not answer.
 const SICK: &str = "made-up.*";
 
-/// Panels that are empty where finrace is well.
+/// Panels that are empty where finrace is healthy.
 const EMPTY: [&str; 6] = [
     "Hosts down",
     "Hosts blind or lossy",
@@ -104,7 +104,7 @@ pub(crate) fn run(args: PrometheusArgs) -> Result<()> {
     Ok(())
 }
 
-/// The global Prometheus of the page: its configuration is in there, only targets and times are ours.
+/// The global Prometheus of the page: its configuration is on it, only targets and times are ours.
 fn federate(page: &str, local: SocketAddr, directory: &Path) -> Result<Daemon> {
     let blocks = page.split("```yaml\n").skip(1).filter_map(|rest| rest.split("```").next());
     let mut found = blocks.filter(|block| block.contains("/federate"));
@@ -141,7 +141,7 @@ impl Scene {
                 faults.push(format!("${name}: no values"));
             }
         }
-        // Whether this would find anything.
+        // Checks that this would find anything.
         for (from, to) in [
             ("finrace_verdict", "finrace_verdicts"),
             ("count by", "count bye"),
@@ -159,14 +159,14 @@ impl Scene {
 
     /// What is wrong with one of them.
     fn fault(&self, query: &Query) -> Result<Option<String>> {
-        // Without it there has to be something, too.
+        // Even without it there has to be something.
         let expr = query.expr.replace(" or vector(0)", "");
         let query = &Query { expr, ..query.clone() };
         let rows = |choice| query.rows(&self.local, choice);
         let fault = |what: &str| Ok(Some(format!("{}: {what}: {}", query.place, query.expr)));
         let all = Choice::all("finrace");
         if EMPTY.contains(&&*query.place) {
-            // What a kernel lacks is to be seen on a healthy host, too.
+            // What a kernel lacks must show on a healthy host, too.
             rows(all)?;
             if rows(Choice::all(SICK))? == 0 {
                 return fault("no rows where there is something to show");
@@ -192,7 +192,7 @@ impl Scene {
     }
 }
 
-/// Queries with names that nobody has: also where there is a zero in place of nothing.
+/// Queries with names that nothing has, even where a zero takes the place of nothing.
 fn unknown_names(queries: &[Query], rules: &str) -> Vec<String> {
     let mut known: BTreeSet<String> = BTreeSet::new();
     for line in METRICS.lines() {
@@ -214,7 +214,7 @@ fn unknown_names(queries: &[Query], rules: &str) -> Vec<String> {
     unknown.collect()
 }
 
-/// What a host says of itself that is not well, and Kubernetes of its pods.
+/// What an unhealthy host says about itself, and Kubernetes about its pods.
 fn sick(seconds: u64) -> String {
     format!(
         "finrace_incidents_total{{role=\"client\",peer=\"10.0.0.5:80\",class=\"farewell\"}} {seconds}\n\

@@ -10,7 +10,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use xtask::setup::server_port;
 
-/// A running server; it ends with this.
+/// A running server; it ends when this is dropped.
 pub(super) struct Endpoint {
     pub(super) address: SocketAddr,
     stop: Arc<AtomicBool>,
@@ -31,7 +31,7 @@ impl Endpoint {
                     if stop.load(Ordering::Relaxed) {
                         return;
                     }
-                    // Who breaks off gets no answer.
+                    // A client that breaks off gets no answer.
                     stream.map_err(Into::into).and_then(|s| serve(s, &answer)).ok();
                 }
             }
@@ -43,7 +43,7 @@ impl Endpoint {
 impl Drop for Endpoint {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Relaxed);
-        // It waits for somebody to come.
+        // The thread waits for a connection.
         TcpStream::connect(self.address).ok();
         if let Some(thread) = self.thread.take() {
             thread.join().ok();

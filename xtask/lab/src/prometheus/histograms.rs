@@ -1,5 +1,5 @@
 //! `cargo xtask histograms`: native histograms and exemplars, as a real Prometheus takes them from a
-//! real agent that has seen traffic of which all is known.
+//! real agent that has seen traffic about which everything is known.
 //!
 //! One Prometheus asks for all of it, one is told nothing of native histograms, and one asks an agent
 //! that has both switched off.
@@ -21,7 +21,7 @@ use super::{Daemon, PrometheusArgs, START, prepare};
 use crate::client::{Answer, Client};
 use crate::servers::metrics::Serving;
 
-/// A server's idle timeout, which no gap before a good request comes near to.
+/// A server's idle timeout, which no gap before a good request comes near.
 const TIMEOUT: Duration = Duration::from_millis(1500);
 
 /// In milliseconds: all count as reuses, and their buckets are not all neighbours.
@@ -79,7 +79,7 @@ pub(crate) fn run(args: HistogramsArgs) -> Result<()> {
     Ok(())
 }
 
-/// The first number of it.
+/// The first number of its version.
 fn version(prometheus: &Path) -> Result<u32> {
     // Some versions say it to standard error.
     let output = Command::new(prometheus).arg("--version").output();
@@ -96,7 +96,7 @@ struct Traffic {
     /// A server whose timeout some requests have met, and one with good clients only.
     racing: SocketAddr,
     ordinary: SocketAddr,
-    /// Of either.
+    /// The gaps at each server.
     gaps: Vec<Duration>,
     races: u32,
     /// The client's end of the last race.
@@ -131,12 +131,12 @@ impl Traffic {
         Ok(Self { racing, ordinary, gaps, races: 2, last })
     }
 
-    /// At each server.
+    /// How many there are at each server.
     fn reuses(&self) -> u32 {
         self.gaps.len() as u32
     }
 
-    /// The gap that half of them do not pass.
+    /// The gap that half of them do not exceed.
     fn median(&self) -> f64 {
         let mut gaps = self.gaps.clone();
         gaps.sort_unstable();
@@ -232,7 +232,7 @@ impl Prometheus {
         }
     }
 
-    /// Of a query for one number, which may find nothing.
+    /// The result of a query for one number, which may find nothing.
     fn value(&self, query: &str) -> Result<Option<f64>> {
         let data = self.daemon.api("query", &[("query", query)]).context(self.name)?;
         let result = data.get("result").and_then(Value::as_array);
@@ -258,7 +258,7 @@ impl Prometheus {
         Ok(())
     }
 
-    /// Those of races, of the last minute by Prometheus' own clock: series and exemplar, for each.
+    /// Those of races in the last minute by Prometheus' own clock: series and exemplar, for each.
     fn exemplars(&self) -> Result<Vec<(Value, Value)>> {
         let time = self.value("vector(time())")?.context("no time")?;
         let (start, end) = ((time - 60.0).to_string(), (time + 1.0).to_string());
@@ -288,7 +288,7 @@ fn check_native(prometheus: &Prometheus, traffic: &Traffic, keeps_classic: bool)
         expect(&format!("histogram_count({native})"), reuses, 0.0)?;
         let sum = traffic.gaps.iter().sum::<Duration>().as_secs_f64();
         expect(&format!("histogram_sum({native})"), sum, 0.05)?;
-        // A bucket is 9 % wide, and so far off an answer may be; the kernel's tick is on top.
+        // A bucket is 9 % wide, and an answer may be off by that much; the kernel's tick is on top.
         expect(&format!("histogram_quantile(0.5, {native})"), traffic.median(), 0.11)?;
         expect(&format!("histogram_fraction(0, 0.4, {native})"), 5.0 / reuses, 0.03)?;
         let classic = keeps_classic.then_some(reuses);
@@ -313,7 +313,7 @@ fn check_exemplars(prometheus: &Prometheus, traffic: &Traffic) -> Result<()> {
     let text = |value: &Value, pointer: &str| -> Option<String> {
         value.pointer(pointer)?.as_str().map(str::to_owned)
     };
-    // There may be other races on this machine, but none at a server that is ordinary.
+    // There may be other races on this machine, but none at the ordinary server.
     let ordinary = Some(traffic.ordinary.to_string());
     for (series, exemplar) in &exemplars {
         let peers = [text(series, "/peer"), text(exemplar, "/labels/peer")];

@@ -30,17 +30,17 @@ pub(crate) use histograms::{HistogramsArgs, run as histograms};
 use xtask::root;
 use xtask::setup::{self, Process, now, server_port};
 
-/// Its data in its own directory, and not where Debian has it. Who does not offer native histograms is
-/// asked for the others as before.
+/// Its data goes to its own directory, not where Debian has it. A target that does not offer native
+/// histograms is asked for the others as before.
 const OPTIONS: [&str; 2] = ["--storage.tsdb.path=data", "--enable-feature=native-histograms"];
 
 /// The address of a target, as docs/fleet.md takes it.
 const ADDRESS: &str = r"\[?(.+?)\]?:[0-9]+";
 
-/// For a Go program to start on a busy machine.
+/// How long a Go program may take to start on a busy machine.
 const START: Duration = Duration::from_secs(30);
 
-/// Options of all.
+/// Options of all these commands.
 #[derive(Args, Debug)]
 pub(crate) struct PrometheusArgs {
     /// The program under test
@@ -146,7 +146,7 @@ fn rules() -> Result<String> {
     fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))
 }
 
-/// A directory for logs, configurations and data, and the packages that they are of.
+/// A directory for logs, configurations and data; installs the packages.
 fn prepare(name: &str) -> Result<PathBuf> {
     setup::ensure(&["prometheus", "prometheus-alertmanager"])?;
     setup::empty_directory(setup::target_dir().join(name))
@@ -157,7 +157,7 @@ fn get(address: SocketAddr, path: &str) -> Result<(u16, String)> {
     let mut stream =
         TcpStream::connect(address).with_context(|| format!("connecting to {address}"))?;
     stream.set_read_timeout(Some(Duration::from_secs(10)))?;
-    // The older version: the body then ends with the connection.
+    // HTTP/1.0: the body then ends with the connection.
     write!(stream, "GET {path} HTTP/1.0\r\nHost: {address}\r\n\r\n").context("asking")?;
     let mut text = String::new();
     stream.read_to_string(&mut text).with_context(|| format!("reading from {address}"))?;

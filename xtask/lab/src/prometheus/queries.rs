@@ -10,10 +10,10 @@ use super::Daemon;
 /// A query, and where it stands.
 #[derive(Clone, Debug)]
 pub(super) struct Query {
-    /// For whoever has to find it.
+    /// Where to find it.
     pub(super) place: String,
     pub(super) expr: String,
-    /// At one time, or over a range of it.
+    /// Whether it is asked for one time, or for a range.
     pub(super) is_instant: bool,
 }
 
@@ -31,7 +31,7 @@ impl<'a> Choice<'a> {
         Self { job, client: ".*", peer: ".*" }
     }
 
-    /// As Grafana would ask.
+    /// The query as Grafana would send it.
     pub(super) fn apply(self, expr: &str) -> String {
         // The longer of two that begin alike comes first.
         let values = [
@@ -81,7 +81,7 @@ impl Query {
     }
 }
 
-/// Whether there is a number, or a native histogram of some: quantiles of nothing are none.
+/// Whether there is a number, or a native histogram with a count: quantiles of nothing do not count.
 fn has_value(row: &Value) -> bool {
     let number = |value: &Value| value.as_str().and_then(|text| text.parse::<f64>().ok());
     let sample = |sample: &Value| match sample.get(1) {

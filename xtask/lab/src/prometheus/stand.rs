@@ -14,7 +14,7 @@ use crate::proxy::{Pools, Proxy};
 use crate::servers::load::{Gaps, Load};
 use crate::software::{self, Kind, Place, Server, Software};
 
-/// How the proxy is called.
+/// The proxy's name.
 pub(super) const PROXY: &str = "nginx.service";
 
 /// gunicorn's default.
@@ -29,7 +29,7 @@ pub(super) struct Pair<'a> {
     namespace: Option<&'a str>,
     proxy: Proxy,
     pub(super) server: Server,
-    // After what runs in them.
+    // Dropped after what runs in them.
     _units: [Unit; 2],
 }
 
@@ -69,7 +69,7 @@ impl<'a> Pair<'a> {
         Load { namespace, proxy, clients, gaps, is_in_step, keep_alive: None }
     }
 
-    /// Passes gunicorn's timeout now and then, and hits it hardly ever: some ten times an hour.
+    /// Passes gunicorn's timeout now and then, and hardly ever hits it: some ten times an hour.
     pub(super) fn gentle(&self) -> Load<'a> {
         self.load(0..RACERS, Gaps::Mixed(0.25..1.2, 1.2..4.0, 0.2), false)
     }

@@ -7,14 +7,14 @@ use anyhow::{Context, Result};
 
 use crate::cgroup::remove_tree;
 
-/// A cgroup of version 2, without systemd. It goes with this, once its processes have ended.
+/// A cgroup of version 2, without systemd. Dropping this removes it, once its processes have ended.
 pub(super) struct Unit {
     mount: PathBuf,
     path: PathBuf,
 }
 
 impl Unit {
-    /// Of a slice of our own, so that no real unit has it.
+    /// In a slice of our own, so that no real unit has it.
     pub(super) fn new(name: &str) -> Result<Self> {
         let mount = ["/sys/fs/cgroup/unified", "/sys/fs/cgroup"].map(Path::new);
         let mount = mount.into_iter().find(|mount| mount.join("cgroup.procs").exists());
@@ -38,7 +38,7 @@ impl Unit {
 
 impl Drop for Unit {
     fn drop(&mut self) {
-        // Refused where another pair is in it, or in the slice.
+        // Refused if another pair is in it, or in the slice.
         remove_tree(&self.path);
         if let Some(slice) = self.path.parent() {
             fs::remove_dir(slice).ok();

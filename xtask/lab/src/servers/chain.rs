@@ -23,7 +23,7 @@ const GUNICORN: Duration = Duration::from_secs(2);
 /// Connections of the balancer.
 const CLIENTS: usize = 24;
 
-/// Reaches each of the timeouts again and again.
+/// Gaps that reach each of the timeouts again and again.
 const GAPS: Gaps = Gaps::Exponential(1.6);
 
 const BLAMED: [&str; 4] = ["racing", "dropping", "leaking", "exposed"];

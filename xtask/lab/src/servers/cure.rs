@@ -1,8 +1,8 @@
-//! Advice that is tried: each software gets the line that finrace says, and must lose nothing from
-//! then on; and the verdict must leave within minutes, while one agent watches all the time.
+//! Advice put to the test: each software gets the line that finrace advises, and must lose nothing from
+//! then on; and the verdict must go away within minutes, while one agent watches all the time.
 //!
 //! All cases run at the same time, over a link with a delay, in front of servers that close after
-//! 2 s. Clients of their own are the proxies and pools; a server's case has a client that keeps 5 s.
+//! 2 s. Proxies and pools are clients themselves; a server's case has a client that keeps 5 s.
 
 mod pools;
 
@@ -26,7 +26,7 @@ use crate::software::{self, Kind, Place, START, Server};
 /// All servers close after that.
 const TIMEOUT: Duration = Duration::from_secs(2);
 
-/// What Node is told for that: it closes a second later.
+/// The timeout that Node is given for that: it closes a second later.
 const NODE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Delay of the link, each way.
@@ -35,14 +35,14 @@ const ONE_WAY: Duration = Duration::from_millis(5);
 /// For how long the load runs before the change, and at least after it.
 const BEFORE: Duration = Duration::from_secs(45);
 
-/// How long the verdict may take to leave.
+/// How long the verdict may take to go away.
 const PATIENCE: Duration = Duration::from_mins(6);
 
 /// Clients whose gaps meet the timeout, and others.
 const RACERS: usize = 9;
 const OTHERS: usize = 3;
 
-/// What keeps the connections of a server that is the one to be changed.
+/// How long the client keeps connections to a server whose setting is changed.
 const CLIENT_KEEPS: Duration = Duration::from_secs(5);
 
 /// Whose setting is to be changed.
@@ -63,7 +63,7 @@ struct Case {
     server: Kind,
     /// The setting that has to be named.
     setting: &'static str,
-    /// Where the advice has no line, since no process tells the library: how its setting is written.
+    /// For advice without a line, since no process reveals the library: how its setting is written.
     /// `{}` is the advised value in seconds.
     line: Option<&'static str>,
 }
@@ -134,14 +134,14 @@ struct Run<'a> {
     directory: PathBuf,
     server: Option<Server>,
     address: SocketAddr,
-    /// A proxy's own.
+    /// The address of a proxy.
     front: SocketAddr,
     advised: Advised,
     before: Counts,
     after: Counts,
     verdict_before: String,
     verdict_after: String,
-    /// How long after the change the verdict left.
+    /// How long after the change the verdict went away.
     left: Option<Duration>,
     faults: Vec<String>,
 }
@@ -257,7 +257,7 @@ impl<'a> Run<'a> {
         verdict.unwrap_or_else(|| "none".to_owned())
     }
 
-    /// Takes the advice from a report: the server's is another one where both ends are here.
+    /// Takes the advice from a report: a server's is that for the other side, as both ends are here.
     fn take_advice(&mut self, report: &Report) -> Result<()> {
         self.verdict_before = self.verdict(report);
         let row = self.row(report).context("no row")?;
@@ -386,7 +386,7 @@ pub(super) fn run(bench: &Bench) -> Result<Vec<String>> {
         sleep(BEFORE);
         Ok(())
     })?;
-    // Its races are told by then.
+    // Its races are reported by then.
     sleep(SETTLE);
     let report = serving.report(&directory.join("before.json"))?;
     for (run, counts) in runs.iter_mut().zip(counts) {
@@ -417,7 +417,7 @@ pub(super) fn run(bench: &Bench) -> Result<Vec<String>> {
     Ok(tell(&runs, &lines))
 }
 
-/// Waits until the verdicts have left, and at least as long as before.
+/// Waits until the verdicts have gone away, and at least as long as before.
 fn watch(serving: &Serving, file: &Path, runs: &mut [Run<'_>]) -> Result<()> {
     let start = now();
     loop {

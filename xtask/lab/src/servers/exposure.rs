@@ -1,7 +1,7 @@
 //! The expected number of races against the races that happen.
 //!
 //! Clients' gaps reach the server's timeout as often as their distribution says. finrace watches for a while
-//! and says how many requests are to be lost in an hour; how many are lost after that is counted on the wire.
+//! and predicts how many requests are lost in an hour; how many are lost after that is counted on the wire.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::ops::RangeInclusive;
@@ -22,7 +22,7 @@ use crate::software::{self, Kind, Place, Server};
 use crate::wire::Capture;
 use crate::wire::truth::Connection;
 
-/// Expected races by those that happened.
+/// Expected races, divided by those that happened.
 const ALLOWED: RangeInclusive<f64> = 0.5..=2.0;
 
 /// A server, the way to it, and how it is used.
@@ -45,7 +45,7 @@ enum Way {
     Unwatched,
 }
 
-/// Ordered so that the first few do for a short run. Each makes about a race per second.
+/// Ordered so that the first few suffice for a short run. Each makes about a race per second.
 fn settings(is_short: bool) -> Vec<Setting> {
     let ms = Duration::from_millis;
     let of = |name, kind, keep_alive, way, clients, gaps| Setting {
@@ -132,7 +132,7 @@ fn settings(is_short: bool) -> Vec<Setting> {
     settings
 }
 
-/// A setting set up.
+/// A setting that is set up.
 struct Stand {
     setting: Setting,
     directory: PathBuf,
@@ -185,8 +185,8 @@ impl Stand {
     }
 }
 
-/// All settings at the same time, with one finrace. It has said what it expects before those races begin
-/// that are counted.
+/// All settings at the same time, with one finrace. It has said what it expects before the races that
+/// count begin.
 pub(super) fn run(bench: &Bench) -> Result<Vec<String>> {
     let (seconds, min_races) = if bench.is_short { (30, 20) } else { (90, 30) };
     let half = Duration::from_secs(seconds);
@@ -239,9 +239,9 @@ pub(super) fn run(bench: &Bench) -> Result<Vec<String>> {
 struct Outcome {
     name: &'static str,
     tally: Tally,
-    /// As finrace counted them while it watched.
+    /// Races as finrace counted them while it watched.
     before: u64,
-    /// On the wire, after that.
+    /// Races on the wire, after that.
     races: usize,
     per_hour: f64,
     expected_per_hour: Option<f64>,

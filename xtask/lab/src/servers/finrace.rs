@@ -10,7 +10,7 @@ use anyhow::{Context, Result, ensure};
 use serde::Deserialize;
 use xtask::setup::Process;
 
-/// For the programs to be loaded, also on a busy machine.
+/// Time for the programs to be loaded, even on a busy machine.
 pub(crate) const ATTACH: Duration = Duration::from_secs(30);
 
 /// `finrace report --json`, as far as the tests read it.
@@ -28,7 +28,7 @@ pub(crate) struct Row {
     pub(crate) races: BTreeMap<String, u64>,
     pub(crate) idle_timeout: IdleTimeout,
     pub(crate) verdict: Option<String>,
-    /// Races to be expected.
+    /// Expected races.
     pub(crate) exposure_per_hour: Option<f64>,
     /// Best first.
     #[serde(default)]
@@ -87,7 +87,7 @@ impl Report {
         Ok(report)
     }
 
-    /// Also where records were lost, if only of what else runs on this machine.
+    /// Reads it even where records were lost, if only those of what else runs on this machine.
     pub(super) fn read_with_losses(file: &Path) -> Result<Self> {
         let text = fs::read_to_string(file).with_context(|| format!("{}", file.display()))?;
         serde_json::from_str(&text).with_context(|| format!("{}", file.display()))
@@ -125,13 +125,13 @@ impl Reporting {
         self.process.is_running()
     }
 
-    /// Has it report now, if it has not.
+    /// Makes it report now, if it has not yet.
     pub(crate) fn stop(self) -> Result<Report> {
         self.process.stop()?;
         Report::read(&self.file)
     }
 
-    /// Waits for the end of its time.
+    /// Waits until its time is over.
     pub(crate) fn wait(mut self, timeout: Duration) -> Result<Report> {
         self.process.wait(timeout)?;
         Report::read(&self.file)

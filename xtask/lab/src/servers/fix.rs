@@ -24,13 +24,13 @@ const KEEP_ALIVE: Duration = Duration::from_secs(2);
 /// Delay of the link, each way.
 const ONE_WAY: Duration = Duration::from_millis(5);
 
-/// Clients before races are wanted, of each run.
+/// Clients of each run before races are wanted.
 const GENTLE: usize = 16;
 
-/// Clients that may race, of each run.
+/// Clients of each run that may race.
 const RACERS: usize = 24;
 
-/// Clients in the ordinary way, of each run.
+/// Clients of each run with ordinary gaps.
 const OTHERS: usize = 8;
 
 /// How long the verdict may take.
@@ -73,7 +73,7 @@ impl<'a> Run<'a> {
         Load { namespace, proxy, clients, gaps, is_in_step, keep_alive: None }
     }
 
-    /// Reaches gunicorn's 2 s now and then, and hits it hardly ever.
+    /// Reaches gunicorn's 2 s now and then, and hardly ever hits it.
     fn gentle(&self) -> Vec<Load<'a>> {
         vec![self.load(0..GENTLE, Gaps::Mixed(0.25..1.2, 1.2..10.0, 0.2), false)]
     }
@@ -155,7 +155,7 @@ pub(super) fn run(bench: &Bench) -> Result<Vec<String>> {
         }
         reporting.stop()
     })?;
-    // Its races are told by then.
+    // Its races are reported by then.
     sleep(SETTLE);
     poll(&serving, &mut runs, start)?;
     drop(serving);
@@ -225,7 +225,7 @@ fn judge(runs: &[Run<'_>], before: &Report, after: &Report) -> Vec<String> {
     }
     println!("{table}");
     let in_time = runs.iter().filter(|run| run.is_in_time()).count();
-    // By chance a race may come first, once in ten or so.
+    // By chance a race may come first, about once in ten times.
     if in_time + 1 < runs.len() {
         faults.push(format!("exposed before the first race in {in_time} of {} runs", runs.len()));
     }

@@ -71,7 +71,7 @@ pub(super) fn run(bench: &Bench) -> Result<Vec<String>> {
     let directory = bench.directory("idle")?;
     let cases = cases();
     let servers = start(bench, &cases)?;
-    // What Python and Java still have to do once they listen.
+    // For what Python and Java still have to do once they listen.
     sleep(Duration::from_secs(2));
 
     let ports: Vec<String> =

@@ -19,9 +19,9 @@ use crate::proxy::path;
 #[derive(Clone, Debug)]
 pub(crate) enum Gaps {
     Uniform(Range<f64>),
-    /// Of this mean: the requests of many users.
+    /// With this mean: the requests of many users.
     Exponential(f64),
-    /// Like a clock's, but for a normal deviation.
+    /// Like a clock's, except for a normal deviation.
     Periodic {
         period: f64,
         deviation: f64,
@@ -70,7 +70,7 @@ pub(crate) struct Tally {
     pub(crate) lost: usize,
 }
 
-/// Keeps up the loads while `body` runs; returns what it does, and a tally of each load.
+/// Keeps up the loads while `body` runs; returns its result, and a tally of each load.
 pub(crate) fn during<T>(
     loads: &[Load<'_>],
     body: impl FnOnce() -> Result<T>,

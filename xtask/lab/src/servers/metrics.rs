@@ -47,7 +47,7 @@ impl Serving {
         Metrics::scrape(self.address)
     }
 
-    /// All peers, as `finrace report --json` says them, which goes into a file as well.
+    /// All peers in the form of `finrace report --json`, which also goes into a file.
     pub(super) fn report(&self, file: &Path) -> Result<Report> {
         let text = ask(self.address, "/api/v1/peers?limit=500")?;
         let (_, body) = text.split_once("\r\n\r\n").context("an answer without a body")?;

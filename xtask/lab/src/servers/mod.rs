@@ -30,10 +30,10 @@ use crate::software::{Kind, Software};
 
 pub(crate) use self::screenshots::{ScreenshotArgs, run as screenshots};
 
-/// What finrace may take to tell of the last event.
+/// How long finrace may take to report the last event.
 const SETTLE: Duration = Duration::from_secs(4);
 
-/// A machine that stands still for this long makes races of its own.
+/// A machine that stalls for this long makes races of its own.
 const STALL: Duration = Duration::from_millis(200);
 
 /// Options of `cargo xtask servers`.
@@ -45,7 +45,7 @@ pub(crate) struct ServersArgs {
     /// A run of under four minutes
     #[arg(long)]
     short: bool,
-    /// Of `cure`, only software whose name has this in it
+    /// In `cure`, only software whose name contains this
     #[arg(long, value_name = "NAME")]
     only: Vec<String>,
     /// The program under test
@@ -63,15 +63,15 @@ enum Part {
     Chain,
     /// Expected races against those that happen
     Exposure,
-    /// Advice that is tried, with each software that there is; not part of a short run
+    /// Advice put to the test with all software; not part of a short run
     Cure,
 }
 
 impl Part {
-    /// What takes under four minutes together.
+    /// Parts that take under four minutes together.
     const SHORT: [Self; 4] = [Self::Idle, Self::Fix, Self::Chain, Self::Exposure];
 
-    /// The servers that it takes, besides nginx.
+    /// The servers that it needs, besides nginx.
     const fn kinds(self) -> &'static [Kind] {
         match self {
             Self::Idle => &Kind::ALL,
@@ -81,8 +81,8 @@ impl Part {
         }
     }
 
-    /// Runs it and tells what is wrong, once more where that may be the machine; returns how much
-    /// is.
+    /// Runs it and reports what is wrong, once more if the machine may be the cause; returns the number
+    /// of faults.
     fn judge(self, bench: &Bench) -> Result<usize> {
         let mut is_last = false;
         loop {

@@ -1,7 +1,7 @@
 //! `cargo xtask screenshots`: the status page as it is with real traffic, as pictures for README.md.
 //!
-//! Three pairs of nginx and a server: one loses requests, one will, one is right. All of the host is
-//! on the page, so take the pictures where nothing else goes on.
+//! Three pairs of nginx and a server: one loses requests, one will, one is right. The whole host is
+//! on the page, so take the pictures where nothing else runs.
 
 use std::fs;
 use std::net::SocketAddr;
@@ -24,18 +24,18 @@ use crate::software::{self, Kind, Place, Server, Software};
 /// Options of `cargo xtask screenshots`.
 #[derive(Args, Debug)]
 pub(crate) struct ScreenshotArgs {
-    /// The program whose page it is
+    /// The program whose page is shown
     #[arg(long, value_name = "PATH", default_value = "target/release/finrace")]
     finrace: PathBuf,
 }
 
-/// Traffic before the pictures, at the least.
+/// Least traffic before the pictures.
 const TRAFFIC: Duration = Duration::from_secs(75);
 
-/// Until each verdict is there.
+/// How long to wait for each verdict.
 const PATIENCE: Duration = Duration::from_mins(4);
 
-/// Of a picture, so that README.md loads fast.
+/// Maximum size of a picture, so that README.md loads fast.
 const MOST_BYTES: u64 = 200_000;
 
 struct Picture {
@@ -71,7 +71,7 @@ fn pairs() -> [Pair; 3] {
             server: (Kind::Uvicorn, Duration::from_secs(3)),
             line: "",
             clients: 60,
-            // Some at regular intervals, of just as long as the server waits.
+            // Some at regular intervals, exactly as long as the server waits.
             gaps: Gaps::Mixed(0.3..3.2, 2.996..3.006, 0.3),
         },
         Pair {
@@ -149,7 +149,7 @@ pub(crate) fn run(args: &ScreenshotArgs) -> Result<()> {
     Ok(())
 }
 
-/// Until each pair has its verdict, and the charts something to show.
+/// Waits until each pair has its verdict, and the charts have something to show.
 fn wait(serving: &Serving, stands: &[Stand]) -> Result<()> {
     let start = now();
     loop {

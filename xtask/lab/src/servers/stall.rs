@@ -1,4 +1,4 @@
-//! Whether the machine itself stood still: then times are no longer those of the software, and
+//! Whether the machine itself stalled: then times are no longer those of the software, and
 //! requests are lost that no configuration could have saved.
 
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use xtask::setup::{Preference, now};
 
-/// Runs `body` ahead of what else the machine does, and returns with its result the longest time
-/// that nothing of it could run.
+/// Runs `body` ahead of whatever else the machine does, and returns with its result the longest time
+/// in which none of it could run.
 pub(super) fn measure<T>(body: impl FnOnce() -> T) -> (T, Duration) {
     const STEP: Duration = Duration::from_millis(10);
     let _preference = Preference::begin();
@@ -28,7 +28,7 @@ pub(super) fn measure<T>(body: impl FnOnce() -> T) -> (T, Duration) {
     })
 }
 
-/// Sets `end` when `body` is over, also where it panics: threads that wait for it would go on.
+/// Sets `end` when `body` is over, even if it panics: threads that wait for it would otherwise go on.
 pub(super) fn with_end<T>(end: &AtomicBool, body: impl FnOnce() -> T) -> T {
     struct End<'a>(&'a AtomicBool);
     impl Drop for End<'_> {

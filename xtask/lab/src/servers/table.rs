@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-/// Rows of text under a heading; all columns but the first are set to the right.
+/// Rows of text under a heading; all columns but the first are right-aligned.
 pub(super) struct Table(Vec<Vec<String>>);
 
 impl Table {

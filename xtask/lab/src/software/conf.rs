@@ -1,4 +1,4 @@
-//! What the servers read that take no command line.
+//! Configuration files of the servers that take no command line.
 
 use anyhow::{Context, Result};
 

@@ -1,4 +1,4 @@
-//! Real servers, each with an idle timeout of one's choice.
+//! Real servers, each with a chosen idle timeout.
 
 pub mod conf;
 
@@ -73,7 +73,7 @@ impl Kind {
         }
     }
 
-    /// Debian packages that it takes.
+    /// Debian packages that it needs.
     const fn packages(self) -> &'static [&'static str] {
         match self {
             Self::Apache => &["apache2"],
@@ -157,7 +157,7 @@ impl Software {
 /// Where a server and its clients run.
 #[derive(Clone, Copy)]
 pub(crate) struct Place<'a> {
-    /// Of this server alone, for configurations and logs.
+    /// This server's own, for configurations and logs.
     pub(crate) directory: &'a Path,
     pub(crate) client_ns: Option<&'a str>,
     pub(crate) server_ns: Option<&'a str>,
@@ -168,7 +168,7 @@ pub(crate) struct Place<'a> {
 /// A running server.
 pub(crate) struct Server {
     pub(crate) address: SocketAddr,
-    /// They end with it: itself, and what it needs.
+    /// Its own process, and one that it needs; both end with it.
     _processes: (Process, Option<Process>),
 }
 
@@ -220,7 +220,7 @@ struct Start<'a> {
     address: SocketAddr,
     /// The server behind it, if it is a proxy.
     behind: Option<SocketAddr>,
-    /// What somebody was advised to add.
+    /// The line that somebody was advised to add.
     line: &'a str,
 }
 

@@ -114,7 +114,7 @@ impl Archive {
     fn configuration(&self) -> String {
         let directory = self.directory.display();
         let arch = debian(self.arch);
-        // Of suites that have left support the index has expired, but not its signature.
+        // For suites that have left support the index has expired, but not its signature.
         format!(
             r#"APT::Architecture "{arch}";
 APT::Architectures {{ "{arch}"; }};

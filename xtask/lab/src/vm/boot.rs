@@ -2,7 +2,7 @@
 //!
 //! The guest's time is counted in instructions, and idle time is skipped (`-icount`): a guest
 //! cannot be starved by what else runs on the host, so tolerances of the live tests need no
-//! stretching, and it waits for nothing. KVM would be faster, and is not to be had on every host.
+//! stretching, and it waits for nothing. KVM would be faster, but is not available on every host.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -21,11 +21,11 @@ use crate::guest::Arch;
 /// A guest that is silent for this long has hung. Live tests say nothing before their end, which
 /// comes after a few seconds on an idle host.
 const SILENCE: Duration = Duration::from_mins(6);
-/// For a boot with all its runs.
+/// Time limit for a boot with all its runs.
 const LIMIT: &str = "40m";
 const POLL: Duration = Duration::from_millis(200);
 
-/// The last that is said.
+/// The last line that is printed.
 const END: &str = "@end";
 
 /// What the guest said of one run.
@@ -67,7 +67,7 @@ pub(super) struct Machine<'a> {
 
 impl Machine<'_> {
     /// Boots it and waits for its end; once more where it hangs or does not come to its first
-    /// process, since that is QEMU's doing. A kernel that dies later is none of QEMU's accidents.
+    /// process, since that is QEMU's doing. A kernel that dies later is not one of QEMU's accidents.
     pub(super) fn boot(&self) -> Result<Account> {
         let first = self.try_boot()?;
         if first.has_hung || first.release.is_none() {
@@ -83,7 +83,7 @@ impl Machine<'_> {
         Ok(Account { has_hung, ..Account::read(&said) })
     }
 
-    /// All that a guest says that neither hangs nor dies.
+    /// Everything that a guest says, if it neither hangs nor dies.
     pub(super) fn run(&self) -> Result<String> {
         let (said, has_hung) = self.listen()?;
         let is_over = said.lines().any(|line| line.trim_end() == END);

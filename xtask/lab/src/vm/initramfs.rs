@@ -11,7 +11,7 @@ use anyhow::{Context, Result, ensure};
 use super::archive::{self, Archive};
 
 /// What scenarios need beyond what Debian's kernels have built in: a slow link, and kTLS with
-/// AES-GCM. Where one has no such module it is built in or not there at all, as a skip will tell.
+/// AES-GCM. A kernel without such a module has it built in or not at all, as a skip will show.
 const MODULES: [&str; 5] = ["tun", "tls", "ctr", "ghash_generic", "gcm"];
 
 /// A kernel and what comes with it, unpacked.
@@ -113,7 +113,7 @@ fn is_module(path: &Path) -> bool {
     name.next() == Some("ko")
 }
 
-/// As the kernel calls it, which has no dashes in such names.
+/// The kernel's name for it, in which there are no dashes.
 fn module_name(path: &Path) -> String {
     file_name(path).split('.').next().unwrap_or_default().replace('-', "_")
 }

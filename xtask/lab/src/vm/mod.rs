@@ -250,7 +250,7 @@ impl Initramfs {
 
 impl Drop for Initramfs {
     fn drop(&mut self) {
-        // Left behind it only takes room, until the next run writes it again.
+        // If left behind, it only takes up space, until the next run writes it again.
         fs::remove_file(&self.path).ok();
     }
 }

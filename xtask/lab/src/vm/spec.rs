@@ -15,7 +15,7 @@ use crate::guest::Arch;
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Spec {
-    /// No program may take the verifier more instructions than this, on no kernel.
+    /// No program may take the verifier more instructions than this, on any kernel.
     pub(super) instructions: u64,
     #[serde(rename = "kernel")]
     pub(super) kernels: Vec<Kernel>,
@@ -64,12 +64,12 @@ pub(super) struct Run {
     /// First and last series that has what this run needs.
     from: Option<Series>,
     until: Option<Series>,
-    /// Why not elsewhere.
+    /// Why it is not run elsewhere.
     #[serde(default)]
     pub(super) why: String,
     /// The agent must refuse to run, and say this.
     pub(super) refused: Option<String>,
-    /// What must fail, since the agent says that it does not see it so.
+    /// What must fail, since the agent says that it does not see it in this setup.
     #[serde(default)]
     pub(super) lost: Vec<Loss>,
 }
@@ -108,7 +108,7 @@ impl Spec {
 }
 
 impl Kernel {
-    /// How tables and files call it.
+    /// Its name in tables and files.
     pub(super) fn name(&self) -> String {
         match self.arch {
             Arch::X86_64 => self.series.to_string(),
@@ -143,7 +143,7 @@ fn x86_64() -> Arch {
     Arch::X86_64
 }
 
-/// As on the command line.
+/// Parsed as on the command line.
 fn arch<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Arch, D::Error> {
     let name = String::deserialize(deserializer)?;
     Arch::from_str(&name, false).map_err(de::Error::custom)
@@ -155,7 +155,7 @@ fn arch<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Arch, D::Error> {
 pub(super) struct Series(u32, u32);
 
 impl Series {
-    /// Of a release such as `6.12.117+deb13-cloud-amd64`, or of a series itself.
+    /// The series of a release such as `6.12.117+deb13-cloud-amd64`, or of a series itself.
     pub(super) fn of(release: &str) -> Option<Self> {
         let mut numbers = release.split(['.', '-', '+']).map(|part| part.parse().ok());
         Some(Self(numbers.next()??, numbers.next()??))

@@ -34,9 +34,9 @@ pub(super) enum Outcome {
         lost: Vec<String>,
         failed: Vec<String>,
     },
-    /// The agent will not run so here.
+    /// The agent refuses to run like this here.
     Refused { why: String },
-    /// The guest has not come so far, or to an end.
+    /// The guest has not got this far, or not to the end.
     Lost,
 }
 
@@ -113,7 +113,7 @@ fn reason(lines: &[String]) -> String {
 }
 
 impl Report {
-    /// Of the boots of one kernel.
+    /// The report on the boots of one kernel.
     pub(super) fn new<'a>(
         kernel: &Kernel,
         release: &str,

