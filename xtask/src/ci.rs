@@ -80,7 +80,7 @@ fn unit_tests() -> Result<()> {
 }
 
 fn clippy() -> Result<()> {
-    // `--all-targets` leaves out what has `test = false`, as the live tests have, and what is there
+    // `--all-targets` leaves out what has `test = false`, as the live tests have, and what exists
     // only without a feature.
     let targets = [
         ["--workspace", "--all-targets"],

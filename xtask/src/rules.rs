@@ -38,7 +38,7 @@ pub(crate) fn run() -> Result<()> {
     Ok(())
 }
 
-/// That finrace accepts it, a unit test checks.
+/// A unit test checks that finrace accepts it.
 fn web_example(directory: &Path) -> Result<()> {
     let place = setup::empty_directory(setup::target_dir().join("web"))?;
     fs::copy(directory.join(WEB), place.join(WEB)).with_context(|| format!("copying {WEB}"))?;

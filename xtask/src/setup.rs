@@ -205,7 +205,7 @@ pub fn until(what: &str, timeout: Duration, mut is_so: impl FnMut() -> Result<bo
 pub struct Preference;
 
 impl Preference {
-    /// The niceness of the scheduler's group, that is the session: a process's own counts only there.
+    /// The niceness of the scheduler's group, which is the session: a process's own counts only there.
     const FILE: &str = "/proc/self/autogroup";
 
     /// Where it is refused, or the kernel has no such groups, the results will tell.

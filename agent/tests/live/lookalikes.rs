@@ -520,7 +520,7 @@ fn own_last_words(stage: &mut Stage) -> Result<()> {
 }
 
 /// An idle timeout under TLS: the server's `close_notify`, the client's `close_notify`; whose FIN
-/// comes first differs between libraries, who decided does not.
+/// comes first differs between libraries, which end decided does not.
 fn last_words_of_both(stage: &mut Stage, is_server_fin_first: bool) -> Result<()> {
     let Pair { mut client, mut server } = stage.used_pair()?;
     pause(1_000);

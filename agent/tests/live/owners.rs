@@ -1,5 +1,5 @@
-//! Whose sockets they are: those of the cgroup that a socket was created in, no matter which process
-//! runs when something happens to it.
+//! Whose socket it is: that of the cgroup in which it was created, no matter which process runs when
+//! something happens to it.
 
 use std::fs;
 use std::net::Ipv4Addr;

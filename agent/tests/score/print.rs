@@ -58,7 +58,7 @@ pub(crate) fn is_computed_well(foresight: &Foresight) -> bool {
     is_close(foresight.computed / foresight.truth)
 }
 
-/// A server does not know how fast its clients see a FIN; how late a client is that never looks, neither end knows.
+/// A server does not know how fast its clients see a FIN; neither end knows when one that never looks would.
 pub(crate) fn is_computed(score: &Score, foresight: &Foresight) -> bool {
     let setting = &score.setting;
     foresight.role == Role::Client && (setting.reaction.is_some() || setting.is_lazy)

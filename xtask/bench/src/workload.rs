@@ -188,7 +188,7 @@ impl Server {
         Ok(server)
     }
 
-    /// Its process and that one's workers.
+    /// The main process and its workers.
     fn pids(&self) -> Result<Vec<u32>> {
         let pid = self.process.pid();
         let children = super::machine::read(&format!("/proc/{pid}/task/{pid}/children"))?;

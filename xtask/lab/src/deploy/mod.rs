@@ -278,7 +278,7 @@ fn source(python: &Path, file: &str) -> Result<Value> {
     serde_json::from_str(&setup::run(&mut command)?).with_context(|| file.to_owned())
 }
 
-/// Runs one of the scripts beside this file.
+/// Runs one of the scripts next to this file.
 fn script<T: serde::de::DeserializeOwned>(python: &Path, name: &str, job: &Value) -> Result<T> {
     let path: PathBuf = root().join("xtask/lab/src/deploy").join(name);
     let mut child = Command::new(python.join("python"))

@@ -12,7 +12,7 @@ use std::process::Command;
 use anyhow::{Context, Result};
 use xtask::{root, setup, show};
 
-/// Compares what is told of real servers' idle closes with what their clients lost.
+/// Compares what is reported about real servers' idle closes with what their clients lost.
 #[derive(clap::Args, Debug)]
 pub(crate) struct FieldArgs {
     /// `stories`, or functions of `field.py`, such as redis or node; all if none is named

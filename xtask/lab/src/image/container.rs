@@ -59,7 +59,7 @@ impl Container {
         }
     }
 
-    /// What the kernel says of its first process.
+    /// What the kernel says about its first process.
     pub(super) fn status(&self) -> Result<String> {
         let path = format!("/proc/{}/status", self.pid()?);
         fs::read_to_string(&path).with_context(|| path)

@@ -1,6 +1,6 @@
 //! The image as the container runtimes of Kubernetes start it, by runc itself: a user who is not
 //! root gets capabilities as permitted, but none of them as ambient, so that only file capabilities
-//! bring them past execve. And the profile is read as the runtime's own format has it.
+//! bring them past execve. And the profile is read in the runtime's own format.
 
 use std::fs;
 use std::path::Path;

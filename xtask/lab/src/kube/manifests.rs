@@ -43,7 +43,7 @@ pub(super) fn check(cluster: &Cluster, python: &Path) -> Result<()> {
         let file = file(cluster, case);
         fs::write(&file, known.join("\n---\n")).with_context(|| file.display().to_string())?;
     }
-    // What already exists cannot turn into something else, so nothing does.
+    // Existing objects cannot turn into others, so none exist.
     let namespace = json!({ "metadata": { "name": "finrace" } });
     cluster.create("/api/v1/namespaces", &namespace)?;
     let dry = ["--dry-run=server", "--validate=true", "--namespace=finrace"];

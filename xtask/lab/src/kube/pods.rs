@@ -127,7 +127,7 @@ pub(super) struct Pod {
 }
 
 impl Pod {
-    /// Creates it, and says what a kubelet would say of it.
+    /// Creates it, and reports what a kubelet would report about it.
     pub(super) fn create(cluster: &Cluster, spec: Spec) -> Result<Self> {
         let answer = cluster.create(&spec.path(), &spec.object())?;
         let uid = answer.pointer("/metadata/uid").and_then(Value::as_str);

@@ -167,8 +167,8 @@ impl Scene {
         command
     }
 
-    /// Starts `finrace serve` as the node's agent: as in a pod if it is to name no remote ends, as
-    /// with the manifests' base, else by a kubeconfig.
+    /// Starts `finrace serve` as the node's agent: as in a pod if it names no remote ends, as
+    /// with the manifests' base, otherwise by a kubeconfig.
     pub(super) fn start_agent(
         &mut self,
         finrace: &Path,
@@ -342,7 +342,7 @@ impl Agent {
     }
 }
 
-/// What a series' labels say of one end: `namespace/workload/pod/container`, `-` for a part they do
+/// What a series' labels say about one end: `namespace/workload/pod/container`, `-` for a part they do
 /// not give, or nothing.
 fn name(labels: &[&str], end: &str) -> String {
     let parts = ["namespace", "workload", "pod", "container"].map(|part| {

@@ -1,4 +1,4 @@
-//! Connections on which both ends speak when they like, and one on which nobody may.
+//! Connections on which both ends speak when they like, and one on which neither may.
 
 use anyhow::Result;
 use xtask::setup;

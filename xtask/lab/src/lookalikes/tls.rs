@@ -26,8 +26,8 @@ fn claim_closer(stage: &mut Stage<'_>, port: u16, closer: &str) {
     );
 }
 
-/// OpenSSL at both ends: either closes after a second, with `close_notify` both ways, with one
-/// `close_notify` that no end waits to see answered, and with none.
+/// OpenSSL at both ends: either closes after a second, with `close_notify` both ways, with a
+/// `close_notify` whose answer is not awaited, and with none.
 pub(super) fn openssl(stage: &mut Stage<'_>, one_way_ms: u64) -> Result<()> {
     let wire = stage.wire(one_way_ms)?;
     let mut specs = Vec::new();

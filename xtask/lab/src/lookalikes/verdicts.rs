@@ -7,7 +7,7 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use serde::Deserialize;
 
-/// Verdicts only on a side that closes too early.
+/// Verdicts given only on a side that closes too early.
 const BLAMING: [&str; 2] = ["racing", "exposed"];
 
 #[derive(Deserialize)]

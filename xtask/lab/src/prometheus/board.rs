@@ -15,7 +15,7 @@ const JOB: &str = r#"{job=~"$job""#;
 pub(super) struct Board {
     panels: Vec<Panel>,
     templating: Templating,
-    /// Those of all queries, wherever they are.
+    /// Data sources of all queries, wherever they are.
     #[serde(skip)]
     sources: BTreeSet<String>,
 }

@@ -1,7 +1,7 @@
 //! `cargo xtask histograms`: native histograms and exemplars, as a real Prometheus takes them from a
 //! real agent that has seen traffic about which everything is known.
 //!
-//! One Prometheus asks for all of it, one is told nothing of native histograms, and one asks an agent
+//! One Prometheus asks for all of it, one is told nothing about native histograms, and one asks an agent
 //! that has both switched off.
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
@@ -131,7 +131,7 @@ impl Traffic {
         Ok(Self { racing, ordinary, gaps, races: 2, last })
     }
 
-    /// How many there are at each server.
+    /// Reuses at each server.
     fn reuses(&self) -> u32 {
         self.gaps.len() as u32
     }

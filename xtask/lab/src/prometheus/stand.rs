@@ -1,4 +1,4 @@
-//! A host on which software races: nginx in front of gunicorn, each a unit as systemd has it.
+//! A host on which software races: nginx in front of gunicorn, each in a unit like systemd's.
 
 use std::net::SocketAddr;
 use std::ops::Range;

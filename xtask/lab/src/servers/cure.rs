@@ -45,7 +45,7 @@ const OTHERS: usize = 3;
 /// How long the client keeps connections to a server whose setting is changed.
 const CLIENT_KEEPS: Duration = Duration::from_secs(5);
 
-/// Whose setting is to be changed.
+/// Whose setting must be changed.
 #[derive(Clone, Copy, Debug)]
 enum Subject {
     /// A proxy's pool.

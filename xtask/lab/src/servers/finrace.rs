@@ -63,7 +63,7 @@ pub(crate) struct Against {
     pub(crate) status: String,
 }
 
-/// Estimates, by who closed.
+/// Estimates, by the end that closed.
 #[derive(Debug, Deserialize)]
 pub(crate) struct IdleTimeout {
     pub(crate) peer: Option<Estimate>,

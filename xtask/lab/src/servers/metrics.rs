@@ -1,4 +1,4 @@
-//! The daemon, and what it says of a peer while the traffic goes on.
+//! The daemon, and what it says about a peer while the traffic goes on.
 
 use std::fs;
 use std::io::{Read, Write};

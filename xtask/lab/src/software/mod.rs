@@ -220,7 +220,7 @@ struct Start<'a> {
     address: SocketAddr,
     /// The server behind it, if it is a proxy.
     behind: Option<SocketAddr>,
-    /// The line that somebody was advised to add.
+    /// A line of advice to add.
     line: &'a str,
 }
 

@@ -28,7 +28,7 @@ const POLL: Duration = Duration::from_millis(200);
 /// The last line that is printed.
 const END: &str = "@end";
 
-/// What the guest said of one run.
+/// What the guest said about one run.
 #[derive(Debug, Default)]
 pub(super) struct Said {
     pub(super) check: Option<Part>,

@@ -1,4 +1,4 @@
-//! What a guest boots into: busybox, what is to run there, a few modules and a script. Nothing else
+//! What a guest boots into: busybox, what has to run there, a few modules and a script. Nothing else
 //! is there: no udev, no tracefs, no disk.
 
 use std::fs;

@@ -4,7 +4,7 @@ use super::truth::{Connection, FAREWELL, FIN, RST, SILENCE_SECONDS};
 
 impl Connection {
     /// Seconds from the last data, either way, to the server's FIN or RST, or to the few last
-    /// bytes that TLS sends before it. `None` where the client closed first, or nobody did.
+    /// bytes that TLS sends before it. `None` where the client closed first, or neither did.
     pub(crate) fn idle_close(&self) -> Option<f64> {
         let mut last = None;
         for segment in &self.segments {
