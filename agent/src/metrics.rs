@@ -159,13 +159,13 @@ impl Scrape {
 impl Scrape {
     fn encode_self(&self, out: &mut DescriptorEncoder<'_>) -> fmt::Result {
         let Self { table, status, .. } = self;
-        let help = "The build of this agent.";
+        let help = "Version and build of this agent.";
         let build =
             [("version", status.version), ("revision", status.revision), ("rustc", status.rustc)];
         out.encode_descriptor("finrace_build", help, None, MetricType::Info)?
             .encode_info(&build)?;
 
-        let help = "Which program on which kernel hook serves which purpose.";
+        let help = "The kernel hook and program in use for each purpose.";
         let mut hooks = out.encode_descriptor("finrace_hook", help, None, MetricType::Info)?;
         // Not `job`, which is a label of every Prometheus target.
         for Hook { job, hook, attached_to, program, .. } in &status.hooks {
@@ -176,7 +176,7 @@ impl Scrape {
                 ("program", program),
             ])?;
         }
-        let help = "What is not seen, since no better hook could be had for a purpose: see check.";
+        let help = "What finrace does not see because no better hook was available for a purpose: see finrace check.";
         let mut blind =
             out.encode_descriptor("finrace_blind_spot", help, None, MetricType::Info)?;
         for Hook { job, loses, .. } in &status.hooks {
@@ -184,7 +184,7 @@ impl Scrape {
                 blind.encode_info(&[("purpose", *job), ("not_seen", *loses)])?;
             }
         }
-        let help = "A kernel field that is not there, so that something is not seen: see check.";
+        let help = "A field that this kernel lacks, so that finrace does not see something: see finrace check.";
         let mut fields =
             out.encode_descriptor("finrace_missing_field", help, None, MetricType::Info)?;
         for field in &status.missing_fields {
@@ -193,60 +193,68 @@ impl Scrape {
 
         let help = "Records read from the kernel, by kind.";
         by_label(out, "finrace_events", help, "kind", &status.events)?;
-        let help = "Records lost or refused, by reason. What they said is missing everywhere.";
-        by_label(out, "finrace_lost_events", help, "reason", &status.lost)?;
         let help =
-            "Runs of a kernel program that the kernel skipped, by purpose: it was running already.";
+            "Records lost or refused, by reason. What they would have said is missing everywhere.";
+        by_label(out, "finrace_lost_events", help, "reason", &status.lost)?;
+        let help = "BPF runs that the kernel skipped, by purpose: the program was already running on that CPU.";
         by_label(out, "finrace_program_skips", help, "purpose", &status.skipped)?;
 
         let maps = &status.maps;
-        fills(out, "finrace_map_entries", "Entries in a kernel map.", None, "map", maps, |f| {
-            f.used
-        })?;
-        let help = "Entries that a kernel map can hold.";
+        fills(
+            out,
+            "finrace_map_entries",
+            "Connections that finrace keeps something about, by kind.",
+            None,
+            "map",
+            maps,
+            |f| f.used,
+        )?;
+        let help = "Most connections of each kind that finrace keeps something about.";
         fills(out, "finrace_map_capacity", help, None, "map", maps, |f| f.capacity)?;
         let (rings, bytes) = (&status.rings, Some(&Unit::Bytes));
-        let help = "Bytes waiting in a ring buffer at the scrape.";
+        let help = "Bytes waiting in a ring buffer when it was last read.";
         fills(out, "finrace_ring_fill", help, bytes, "ring", rings, |f| f.used)?;
         fills(out, "finrace_ring_size", "Size of a ring buffer.", bytes, "ring", rings, |f| {
             f.capacity
         })?;
 
         let seconds = Some(&Unit::Seconds);
-        let help = "Gap from which a write counts as a reuse.";
+        let help = "Gap above which a write counts as a reuse.";
         gauge(out, "finrace_reuse_threshold", help, seconds, table.threshold.as_secs_f64())?;
         gauge(out, "finrace_table_rows", "Peers in the table.", None, table.rows_now as u64)?;
-        let help = "Peers that the table can hold; the rest is summed up under peer other.";
+        let help = "Peers that the table can hold. Others are summed under peer=other.";
         gauge(out, "finrace_table_rows_max", help, None, table.max_rows as u64)?;
-        let help = "Peers in the table that are summed up under peer other, there being too many \
-                    series.";
+        let help = "Peers in the table that are summed under peer=other because there are too many series.";
         let left_out = table.rows.left_out as u64;
         gauge(out, "finrace_table_rows_unexported", help, None, left_out)?;
-        let help = "Ports that are summed up under port other, there being too many series.";
+        let help =
+            "Ports that are summed under server_port=other because there are too many series.";
         let left_out = table.ports.left_out as u64;
         gauge(out, "finrace_port_rows_unexported", help, None, left_out)?;
-        let help = "Peers evicted from the table; their counts go on under peer other.";
+        let help = "Peers evicted from the full table. Their counts continue under peer=other.";
         counter(out, "finrace_table_evictions", help, table.evictions)?;
-        let help = "Peers that left, nothing having been seen of them for long; likewise.";
+        let help = "Peers removed after a long silence. Their counts continue under peer=other.";
         counter(out, "finrace_table_stale", help, table.stale)?;
         let help =
-            "Observations of peers that found no room in the table; counted under peer other.";
+            "Observations of peers that found no room in the table. They count under peer=other.";
         counter(out, "finrace_table_refusals", help, table.refusals)?;
-        let help = "Ports evicted, there being too many; their counts go on under port other.";
+        let help =
+            "Ports evicted from the full table. Their counts continue under server_port=other.";
         counter(out, "finrace_port_evictions", help, table.port_evictions)?;
-        let help = "Observations in no row, since it is not known which end is the client.";
+        let help =
+            "Observations that belong to no row because it is not known which end is the client.";
         counter(out, "finrace_unattributed", help, table.unattributed)
     }
 
     fn encode_sources(&self, out: &mut DescriptorEncoder<'_>) -> fmt::Result {
         let sources = &self.status.sources;
-        let help = "Whether new names of processes, containers and pods are found, by source.";
+        let help = "1 while new names of processes, containers and pods are found, by source.";
         let mut up =
             out.encode_descriptor("finrace_attribution_up", help, None, MetricType::Gauge)?;
         for Source { name, is_up, .. } in sources {
             up.with(&[("source", *name)], |up| up.encode_gauge(&u64::from(*is_up)))?;
         }
-        let help = "When a source was read whole for the last time, since the Unix epoch.";
+        let help = "When a source was last read completely, since the Unix epoch.";
         let (name, seconds) = ("finrace_attribution_last_sync_timestamp", Some(&Unit::Seconds));
         let mut synced = out.encode_descriptor(name, help, seconds, MetricType::Gauge)?;
         for Source { name, last_sync, .. } in sources {
@@ -255,7 +263,7 @@ impl Scrape {
                 synced.with(&[("source", *name)], |synced| synced.encode_gauge(&time))?;
             }
         }
-        let help = "Names that were not found, and readings that failed, by source and reason.";
+        let help = "Names that were not found and reads that failed, by source and reason.";
         let name = "finrace_attribution_errors";
         let mut errors = out.encode_descriptor(name, help, None, MetricType::Counter)?;
         for Source { name, errors: counts, .. } in sources {
@@ -263,7 +271,7 @@ impl Scrape {
                 sample(&mut errors, &[("source", *name), ("reason", *reason)], *count)?;
             }
         }
-        let help = "What a source knows, by kind.";
+        let help = "Objects that a source knows, by kind.";
         let name = "finrace_attribution_objects";
         let mut objects = out.encode_descriptor(name, help, None, MetricType::Gauge)?;
         for Source { name, objects: counts, .. } in sources {
@@ -298,7 +306,8 @@ fn encode_peers(
     let help = "Requests that were, or probably were, lost to a closing connection.";
     races(out, "finrace_races", help, peers, epoch)?;
 
-    let help = "The sum of finrace_races, also where there are none: it begins at zero.";
+    let help =
+        "Lost requests: the sum of finrace_races. It starts at zero, before a peer's first loss.";
     let mut family =
         out.encode_descriptor("finrace_lost_requests", help, None, MetricType::Counter)?;
     for Line { labels, counts, withheld, judged } in peers {
@@ -309,7 +318,7 @@ fn encode_peers(
         }
     }
 
-    let help = "Other bytes that met a closing connection: no race.";
+    let help = "Events on a closing connection that are not races.";
     let mut family = out.encode_descriptor("finrace_incidents", help, None, MetricType::Counter)?;
     for Line { labels, counts, .. } in peers {
         for (class, count) in counts.other_incidents() {
@@ -317,7 +326,7 @@ fn encode_peers(
         }
     }
 
-    let help = "Races seen from this end too, and counted at the row of the other end.";
+    let help = "Races that this end saw too, and that count on the other end's row.";
     let mut family =
         out.encode_descriptor("finrace_races_seen", help, None, MetricType::Counter)?;
     for Line { labels, counts, .. } in peers.iter().filter(|line| line.counts.seen > 0) {
@@ -327,12 +336,12 @@ fn encode_peers(
     closes(
         out,
         "finrace_closes",
-        "Ends of connections, by whose, how, and what it proves.",
+        "Closed connections: by which end, how, and what the close says about an idle timeout.",
         peers,
     )?;
-    let help = "Idle time at the close of idle connections.";
+    let help = "Idle time of connections that were closed while idle.";
     idle(out, "finrace_idle_before_close", help, peers, threshold)?;
-    let help = "Idle time before a connection was used again; the count is that of reuses.";
+    let help = "Idle time before a connection was used again. The count is the number of reuses.";
     histograms(out, "finrace_reuse_gap", help, peers, (Measure::ReuseGap, threshold))?;
     let help = "Time from the peer's FIN to our write into the closing connection.";
     histograms(out, "finrace_fin_age_at_write", help, peers, (Measure::FinAge, threshold))?;
@@ -340,7 +349,7 @@ fn encode_peers(
     histograms(out, "finrace_close_wait", help, peers, (Measure::Dwell, threshold))?;
     judgements(out, "finrace", "", peers)?;
     advised(out, peers)?;
-    let help = "1 for a server's row whose client is on this host too: that one's row has the same problem.";
+    let help = "1 on a server's row if the client is on this host too: the client's row has the same problem.";
     let mut family = out.encode_descriptor("finrace_other_end", help, None, MetricType::Gauge)?;
     for Line { labels, judged, .. } in peers {
         if judged.as_ref().is_some_and(|judged| judged.is_other_end) {
@@ -356,12 +365,12 @@ fn encode_ports(
     epoch: Option<Duration>,
     threshold: Duration,
 ) -> fmt::Result {
-    let help = "As finrace_races, over all peers of a port.";
+    let help = "Like finrace_races, over all peers of a port.";
     races(out, "finrace_port_races", help, ports, epoch)?;
-    closes(out, "finrace_port_closes", "As finrace_closes, over all peers of a port.", ports)?;
-    let help = "As finrace_idle_before_close, over all peers of a port.";
+    closes(out, "finrace_port_closes", "Like finrace_closes, over all peers of a port.", ports)?;
+    let help = "Like finrace_idle_before_close, over all peers of a port.";
     idle(out, "finrace_port_idle_before_close", help, ports, threshold)?;
-    let help = "As finrace_reuse_gap, over all peers of a port.";
+    let help = "Like finrace_reuse_gap, over all peers of a port.";
     histograms(out, "finrace_port_reuse_gap", help, ports, (Measure::ReuseGap, threshold))?;
     judgements(out, "finrace_port", " Over all peers of a port.", ports)
 }
@@ -380,8 +389,8 @@ fn judgements(
     let seconds = Some(&Unit::Seconds);
     let timeouts: [Timeout<'_>; 3] = [
         ("", "Idle timeout of a side, estimated from its closes.", |p| p.value),
-        ("_low", "The earliest that such a close is to be expected.", |p| p.low),
-        ("_high", "The latest such close seen.", |p| p.high),
+        ("_low", "Earliest close to expect at that idle timeout.", |p| p.low),
+        ("_high", "Latest close seen at that idle timeout.", |p| p.high),
     ];
     for (suffix, help, of) in timeouts {
         let name = format!("{prefix}_idle_timeout{suffix}");
@@ -397,8 +406,9 @@ fn judgements(
         }
     }
     let name = format!("{prefix}_exposure_races_per_hour");
-    let help =
-        format!("Races to be expected, from gaps, idle timeout and round-trip time.{level_help}");
+    let help = format!(
+        "Races to expect per hour, from gaps, idle timeout and round-trip time.{level_help}"
+    );
     let mut family = out.encode_descriptor(&name, &help, None, MetricType::Gauge)?;
     for (labels, judged) in judged() {
         if let Some(expected) = judged.expected {
@@ -406,7 +416,7 @@ fn judgements(
         }
     }
     let name = format!("{prefix}_verdict");
-    let help = format!("1 for the verdict that holds; the others are left out.{level_help}");
+    let help = format!("1 for the current verdict; the others have no series.{level_help}");
     let mut family = out.encode_descriptor(&name, &help, None, MetricType::Gauge)?;
     for (labels, judged) in judged() {
         if let Some(verdict) = judged.verdict {
@@ -419,8 +429,7 @@ fn judgements(
 
 /// What to change, where something is wrong.
 fn advised(out: &mut DescriptorEncoder<'_>, peers: &Lines<'_>) -> fmt::Result {
-    let help =
-        "Idle timeout to set on that side to lose no more requests; only where something is wrong.";
+    let help = "Idle timeout to set on that side so that no more requests are lost; only if something is wrong.";
     let (name, unit) = ("finrace_advised_idle_timeout", Some(&Unit::Seconds));
     let mut family = out.encode_descriptor(name, help, unit, MetricType::Gauge)?;
     for Line { labels, judged, .. } in peers {
