@@ -18,7 +18,7 @@ pub fn sentence(facts: &Facts, state: State, client: &str, server: &str) -> Stri
         .as_ref()
         .map(|estimate| format!("{who} closes idle connections after {}", of_estimate(estimate)));
     let reuses = if facts.longest_gap.is_zero() {
-        format!("{client} was not seen to reuse any after a gap of late")
+        format!("{client} was not seen to reuse any after a gap recently")
     } else {
         format!("{client} reuses them after up to {}", short(facts.longest_gap))
     };
@@ -35,15 +35,12 @@ pub fn sentence(facts: &Facts, state: State, client: &str, server: &str) -> Stri
         State::Dropping => {
             let limit = facts.drop_limit.map_or_else(String::new, |(passed, failed)| {
                 format!(
-                    " (after {} they still worked, after {} no more)",
+                    " (they still worked after {}, but not after {})",
                     short(passed),
                     short(failed)
                 )
             });
-            format!(
-                "{between} forgets idle connections without a word{limit}: {}",
-                lost(facts.drops)
-            )
+            format!("{between} silently forgets idle connections{limit}: {}", lost(facts.drops))
         }
         State::Losing => losing(facts, client, who),
         State::Leaking => format!(
@@ -52,7 +49,7 @@ pub fn sentence(facts: &Facts, state: State, client: &str, server: &str) -> Stri
         ),
         State::Exposed => {
             let closes = closes_after
-                .unwrap_or_else(|| format!("{who} closes first, after no certain time"));
+                .unwrap_or_else(|| format!("{who} closes first, after no fixed idle time"));
             let expected = facts.exposure.map_or_else(String::new, |exposure| {
                 format!(": {} to be expected", per_hour(exposure))
             });
@@ -66,7 +63,7 @@ pub fn sentence(facts: &Facts, state: State, client: &str, server: &str) -> Stri
             format!("{closes}, {first}{expected}")
         }
         State::Safe => safe(facts, client, who),
-        State::Unknown => format!("too little was seen: {} to go", facts.missing()),
+        State::Unknown => format!("too little was seen; still needed: {}", facts.missing()),
     };
     capital(&text)
 }
@@ -76,15 +73,15 @@ pub fn notes(facts: &Facts, client: &str, server: &str, ends: Ends<'_>) -> Vec<S
     let mut notes = Vec::new();
     if let Some(dwell) = facts.long_dwell() {
         notes.push(capital(&format!(
-            "{client} keeps connections that {server} has closed, for {} (median): it does not watch those \
-             that are idle. That is harmless if it tests each before it uses it",
+            "{client} keeps connections that {server} has closed, for {} (median): it does not watch its \
+             idle connections. That is harmless if it tests each one before use",
             short(dwell)
         )));
     }
     if facts.is_by_middlebox() {
         notes.push(format!(
-            "The resets that end idle connections were made up on the way: they lack the TCP timestamp that \
-             {server} would have put in. To each end it looks as if the other one had closed"
+            "The resets that end idle connections come from a device in between: they lack the TCP timestamp that \
+             {server} would have sent. To each end it looks as if the other one had closed"
         ));
     }
     let Races { lifetime, rollout, unknown, .. } = facts.other_races();
@@ -99,9 +96,9 @@ pub fn notes(facts: &Facts, client: &str, server: &str, ends: Ends<'_>) -> Vec<S
             }
         };
         notes.push(capital(&format!(
-            "{server} closed {lifetime} connection{} under a request, but not for having been idle: a limit on \
-             requests or on the age of a connection{which}. Raise it or turn it off; or let the \
-             client's own limit be lower",
+            "{server} closed {lifetime} connection{} under a request, but not because they were idle: it has a limit on \
+             requests or on a connection's age{which}. Raise it or turn it off, or set a lower \
+             limit on the client",
             plural(lifetime)
         )));
     }
@@ -118,7 +115,7 @@ pub fn notes(facts: &Facts, client: &str, server: &str, ends: Ends<'_>) -> Vec<S
     }
     if unknown > 0 {
         let why = if facts.server_timeout.is_none() {
-            "that agree on no idle timeout, at least not yet: none is proposed"
+            "that agree on no idle timeout, at least not yet, so no value is proposed"
         } else {
             "that its idle timeout does not explain"
         };
@@ -127,9 +124,9 @@ pub fn notes(facts: &Facts, client: &str, server: &str, ends: Ends<'_>) -> Vec<S
     let forgotten = facts.forgotten();
     if forgotten > 0 {
         notes.push(format!(
-            "{forgotten} request{} met connections that {server} no longer knew, while others were used again \
-             after longer: it lost them all at once, as in a crash or a failover. No timeout cures that; \
-             retries do, where requests may be repeated",
+            "{forgotten} request{} met connections that {server} no longer knew, while others were reused after \
+             longer gaps: it lost them all at once, as in a crash or a failover. No timeout prevents that; \
+             retries do, for requests that may be repeated",
             plural(forgotten)
         ));
     }
@@ -173,7 +170,7 @@ fn losing(facts: &Facts, client: &str, server: &str) -> String {
     let lost = format!("{all} request{} lost in {}", plural(all), short(facts.length));
     if all == unknown {
         let known = if facts.server_timeout.is_none() {
-            format!("; whether at an idle timeout is to be seen after {}", facts.missing())
+            format!("; whether to an idle timeout will show after {}", facts.missing())
         } else {
             String::new()
         };
@@ -183,12 +180,12 @@ fn losing(facts: &Facts, client: &str, server: &str) -> String {
         (lifetime, "to a limit on requests or age"),
         (rollout, "to a restart, reload or rollout"),
         (forgotten, "to a crash or failover"),
-        (unknown, "for a reason that is not known"),
+        (unknown, "for an unknown reason"),
     ];
     let kinds = kinds.iter().filter(|(count, _)| *count > 0);
     let kinds: Vec<_> = kinds.map(|(count, kind)| format!("{count} {kind}")).collect();
     format!(
-        "{server} closed connections that {client} still used, but not for having been idle: {lost}, {}",
+        "{server} closed connections that {client} still used, but not because they were idle: {lost}, {}",
         kinds.join(", ")
     )
 }

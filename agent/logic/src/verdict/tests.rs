@@ -86,7 +86,7 @@ fn a_middlebox_is_named_as_the_one_that_closes() {
         "{text}"
     );
     let notes = notes(&facts, "nginx", "the peer", Ends::new(Role::Client, None, None, None));
-    assert!(notes.iter().any(|note| note.contains("made up on the way")), "{notes:?}");
+    assert!(notes.iter().any(|note| note.contains("come from a device in between")), "{notes:?}");
 }
 
 #[test]
@@ -260,18 +260,18 @@ fn sentences() {
         let state = assess(&facts, None);
         assert_eq!(sentence(&facts, state, "nginx", "10.0.0.5:80"), expected);
     };
-    check(Facts::nothing(), "Too little was seen: 5 closes of an idle connection to go");
+    check(Facts::nothing(), "Too little was seen; still needed: 5 closes of an idle connection");
     check(
         Facts { server_first: 2, ..Facts::nothing() },
-        "Too little was seen: 3 more closes of an idle connection to go",
+        "Too little was seen; still needed: 3 more closes of an idle connection",
     );
     check(
         Facts { reuses: 0, ..server_first() },
-        "Too little was seen: a reuse after a gap of over 200 ms to go",
+        "Too little was seen; still needed: a reuse after a gap of over 200 ms",
     );
     check(
         Facts { server_timeout: None, ..server_first() },
-        "Too little was seen: closes that agree on an idle timeout (40 seen do not) to go",
+        "Too little was seen; still needed: closes that agree on an idle timeout (40 seen do not)",
     );
     check(
         with_races(6, server_first()),
@@ -292,8 +292,8 @@ fn sentences() {
     let limit = Some((Duration::from_secs(340), Duration::from_mins(6)));
     check(
         Facts { drops: 1, drop_limit: limit, ..Facts::nothing() },
-        "Something between nginx and 10.0.0.5:80 forgets idle connections without a word (after 340 s \
-         they still worked, after 360 s no more): 1 request lost in 10 min",
+        "Something between nginx and 10.0.0.5:80 silently forgets idle connections (they still \
+         worked after 340 s, but not after 360 s): 1 request lost in 10 min",
     );
     check(
         Facts { stale: 6, old_fins: 5, ..with_races(6, server_first()) },
@@ -320,7 +320,7 @@ fn other_races_have_their_own_words_and_no_timeout() {
     let facts = Facts { races, last_rollout, ..Facts::nothing() };
     assert_eq!(
         sentence(&facts, assess(&facts, None), "nginx", "10.0.0.5:80"),
-        "10.0.0.5:80 closed connections that nginx still used, but not for having been idle: 3 requests \
+        "10.0.0.5:80 closed connections that nginx still used, but not because they were idle: 3 requests \
          lost in 10 min, 1 to a limit on requests or age, 2 to a restart, reload or rollout"
     );
     let all = notes(&facts, "nginx", "10.0.0.5:80", ends(Role::Client, "nginx"));
@@ -334,18 +334,18 @@ fn other_races_have_their_own_words_and_no_timeout() {
     for process in ["postgres", "nginx"] {
         let ends = Ends::new(Role::Server, Some(5432), Some(process), None);
         let all = notes(&at_server, "10.0.0.9", process, ends);
-        assert!(all[0].contains("the age of a connection. Raise it"), "{}", all[0]);
+        assert!(all[0].contains("on a connection's age. Raise it"), "{}", all[0]);
     }
     let unknown = Facts { races: Races { unknown: 1, ..Races::default() }, ..Facts::nothing() };
     assert_eq!(
         sentence(&unknown, State::Losing, "nginx", "10.0.0.5:80"),
-        "10.0.0.5:80 closed connections that nginx still used: 1 request lost in 10 min; whether at an \
-         idle timeout is to be seen after 5 closes of an idle connection"
+        "10.0.0.5:80 closed connections that nginx still used: 1 request lost in 10 min; whether to an \
+         idle timeout will show after 5 closes of an idle connection"
     );
     let crash = Facts { drops: 2, drops_outlived: 9, ..Facts::nothing() };
     assert_eq!(
         sentence(&crash, assess(&crash, None), "nginx", "10.0.0.5:80"),
-        "10.0.0.5:80 closed connections that nginx still used, but not for having been idle: 2 requests \
+        "10.0.0.5:80 closed connections that nginx still used, but not because they were idle: 2 requests \
          lost in 10 min, 2 to a crash or failover"
     );
     let all = notes(&crash, "nginx", "10.0.0.5:80", ends(Role::Client, "nginx"));
@@ -355,7 +355,7 @@ fn other_races_have_their_own_words_and_no_timeout() {
         notes(&dwell, "nginx", "10.0.0.5:80", ends(Role::Client, "nginx")),
         [
             "nginx keeps connections that 10.0.0.5:80 has closed, for 30.00 s (median): it does not watch \
-          those that are idle. That is harmless if it tests each before it uses it"
+             its idle connections. That is harmless if it tests each one before use"
         ]
     );
     assert!(notes(&Facts::nothing(), "y", "x", ends(Role::Client, "y")).is_empty());
