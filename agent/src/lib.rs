@@ -11,6 +11,7 @@ pub mod demo;
 mod event_line;
 pub mod http;
 pub mod kube;
+mod lost;
 pub mod manual;
 mod memory;
 pub mod metrics;

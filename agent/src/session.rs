@@ -451,10 +451,3 @@ fn is_hangup_ignored() -> bool {
     let mask = ignored.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
     mask.is_some_and(|mask| mask & 1 != 0)
 }
-
-/// Number of missing records among those lost. Closes forgotten early do not count: a busy server always has some,
-/// and no alert is about them.
-pub fn missing<'a>(lost: impl IntoIterator<Item = (&'a &'static str, &'a u64)>) -> u64 {
-    let others = lost.into_iter().filter(|(reason, _)| **reason != "closed_full");
-    others.map(|(_, count)| count).sum()
-}

@@ -13,8 +13,9 @@ use finrace_logic::model::Observation;
 use crate::cli::Watch;
 use crate::clock::rfc3339;
 use crate::event_line::{Line, describe, ends, say};
+use crate::lost::missing;
 use crate::output::{eprintln_quietly, json, ordinary, seconds, visible};
-use crate::session::{Session, missing};
+use crate::session::Session;
 use crate::who::Who;
 
 /// Lines that may wait for a reader; further ones are dropped, and counted.

@@ -5,11 +5,12 @@
 
 use std::time::Duration;
 
+use super::ends::Ends;
 use super::estimate::Estimate;
-use super::explain::short;
 use super::knobs::{self, Knob, ROUNDS, Side, Software, Unit};
 use super::model::Role;
-use super::protocol::{Ends, Protocol};
+use super::numbers::short;
+use super::protocol::Protocol;
 use super::verdict::{Facts, Races, State};
 
 /// The one change that is proposed, and its alternatives.

@@ -1,11 +1,10 @@
 //! Verdicts for people: one sentence each, with the numbers that it rests on.
 
-use std::time::Duration;
-
+use super::ends::Ends;
 use super::estimate::{Estimate, Population};
 use super::exposure::Exposure;
 use super::knobs::{Side, lifetimes};
-use super::protocol::Ends;
+use super::numbers::{number, plural, short};
 use super::verdict::{Facts, Races, State};
 
 /// One sentence, with the numbers that it rests on. `client` and `server` are what to call the two
@@ -216,31 +215,6 @@ fn per_hour(exposure: Exposure) -> String {
     } else {
         format!("fewer than {} races an hour", number(exposure.at_most.max(0.1)))
     }
-}
-
-/// A number of events in a given time, for people: `14`, `2.8`, `0.29`.
-pub fn number(value: f64) -> String {
-    match value {
-        10.0.. => format!("{value:.0}"),
-        1.0.. => format!("{value:.1}"),
-        _ => format!("{value:.2}").trim_end_matches('0').trim_end_matches('.').to_owned(),
-    }
-}
-
-/// Durations for people: `250 ms`, `4.98 s`, `12 min`.
-pub fn short(duration: Duration) -> String {
-    let seconds = duration.as_secs_f64();
-    match seconds {
-        ..1.0 => format!("{:.0} ms", seconds * 1e3),
-        ..100.0 => format!("{seconds:.2} s"),
-        ..600.0 => format!("{seconds:.0} s"),
-        ..7200.0 => format!("{:.0} min", seconds / 60.0),
-        _ => format!("{:.1} h", seconds / 3600.0),
-    }
-}
-
-const fn plural(count: u32) -> &'static str {
-    if count == 1 { "" } else { "s" }
 }
 
 /// A sentence begins with a capital, except where a name or an address comes first.

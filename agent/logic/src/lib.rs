@@ -1,6 +1,7 @@
 //! The decisions of finrace as plain functions over plain data: no I/O, no clock, no aya.
 
 pub mod advice;
+pub mod ends;
 pub mod engine;
 pub mod estimate;
 pub mod event;
@@ -14,6 +15,7 @@ pub mod latest;
 pub mod merge;
 pub mod model;
 pub mod native;
+pub mod numbers;
 pub mod order;
 pub mod owner;
 pub mod peer;

@@ -7,10 +7,10 @@
 use std::time::Duration;
 
 use super::estimate::{Estimate, MIN_CLOSES};
-use super::explain::short;
 use super::exposure::Exposure;
 use super::knobs::Side;
 use super::model::{Cause, Role, words};
+use super::numbers::{plural, short};
 
 words! {
     /// One for each peer and role; the worst first.
@@ -278,9 +278,8 @@ impl Facts {
         let missing = MIN_CLOSES.saturating_sub(self.idle_closes());
         let gap = || format!("a reuse after a gap of over {}", short(self.threshold));
         if missing > 0 {
-            let plural = if missing == 1 { "" } else { "s" };
             let more = if self.idle_closes() > 0 { "more " } else { "" };
-            format!("{missing} {more}close{plural} of an idle connection")
+            format!("{missing} {more}close{} of an idle connection", plural(missing))
         } else if self.reuses == 0 && self.server_first > 0 {
             gap()
         } else {

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
 
 use finrace_logic::advice::{self, Advice, Alternative, advise};
+use finrace_logic::ends::Ends;
 use finrace_logic::estimate::{Estimate, Population};
 use finrace_logic::explain::{notes, sentence};
 use finrace_logic::gaps::Bucket;
@@ -13,7 +14,7 @@ use finrace_logic::latest::Latest;
 use finrace_logic::model::{Closer, Nanos, Role};
 use finrace_logic::owner::End;
 use finrace_logic::peer::{Peer, PortKey};
-use finrace_logic::protocol::{Ends, Protocol};
+use finrace_logic::protocol::Protocol;
 use finrace_logic::table::{Badness, Measure, Port, Row, Stats, Table, Told};
 use finrace_logic::verdict::{Facts, State};
 use serde::Serialize;

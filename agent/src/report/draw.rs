@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::time::Duration;
 
-use finrace_logic::explain::short;
+use finrace_logic::numbers::short;
 
 use super::document::Buckets;
 

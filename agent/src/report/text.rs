@@ -4,14 +4,14 @@ use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use finrace_logic::explain::number;
 use finrace_logic::model::Read;
+use finrace_logic::numbers::number;
 use finrace_logic::verdict::State;
 
 use super::document::{Document, ExposureReport, PeerReport};
 use super::draw::{self, Mark};
+use crate::lost::missing;
 use crate::output::{seconds, visible};
-use crate::session::missing;
 
 /// Indentation of a block's text.
 const INDENT: &str = "  ";

@@ -3,8 +3,8 @@
 
 use std::time::Duration;
 
-use finrace_logic::explain::{number, short};
 use finrace_logic::exposure::{Choice, Grounds};
+use finrace_logic::numbers::{number, short};
 use serde::Serialize;
 
 /// Values that a person would set, in seconds.

@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::counts::{Counts, Measure};
-use super::stats::{Advised, Place, Stats};
+use super::stats::{Advised, Place, Stats, Weight};
 use super::{Port, Row, Table, Told, of_role};
 use crate::estimate::Population;
 use crate::model::{Cause, Class, Closer, Evidence, How, Name, Nanos, Read, Role};
@@ -234,9 +234,6 @@ pub struct Export {
     pub port_evictions: u64,
     pub unattributed: u64,
 }
-
-/// How much a row matters; see the head of the module.
-pub(super) type Weight = Reverse<(bool, bool, u64)>;
 
 /// A collection under way.
 #[derive(Debug)]

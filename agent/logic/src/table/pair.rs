@@ -11,9 +11,9 @@ use std::net::IpAddr;
 use foldhash::HashMap;
 
 use super::{Row, Table};
+use crate::ends::Ends;
 use crate::model::{Endpoint, Name, Nanos, Origin, Role};
 use crate::peer::RowKey;
-use crate::protocol::Ends;
 use crate::verdict::State;
 
 /// What both ends of a connection have in common.

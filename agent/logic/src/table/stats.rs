@@ -8,10 +8,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::counts::{Counts, Keeps, Measure};
-use super::export::Weight;
 use super::lately::Lately;
 use super::survey::Badness;
 use crate::advice::advise;
+use crate::ends::Ends;
 use crate::estimate::{Estimate, Outlived, of_closes};
 use crate::exposure::Grounds;
 use crate::gaps::Bucket;
@@ -22,7 +22,6 @@ use crate::model::{
 };
 use crate::owner::Owner;
 use crate::peer::PortKey;
-use crate::protocol::Ends;
 use crate::verdict::{Facts, State, assess};
 
 /// Closes older than this say nothing of the timeout now.
@@ -51,6 +50,10 @@ pub struct Stats {
 
 /// An estimate is made anew once one in this many closes has changed: of 128, eight.
 const RENEWED: usize = 16;
+
+/// How much it matters that a row has series of its own: with losses first, then what has them already, then by
+/// observations.
+pub(super) type Weight = Reverse<(bool, bool, u64)>;
 
 /// What the last scrape did with a row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

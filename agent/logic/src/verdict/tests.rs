@@ -1,7 +1,7 @@
 use super::*;
+use crate::ends::Ends;
 use crate::estimate::of_closes;
 use crate::explain::{notes, sentence};
-use crate::protocol::Ends;
 
 impl Facts {
     /// Nothing was seen in ten minutes.

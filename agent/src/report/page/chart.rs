@@ -7,8 +7,7 @@
 use std::fmt::Write as _;
 use std::time::Duration;
 
-use finrace_logic::explain::number;
-use finrace_logic::explain::short;
+use finrace_logic::numbers::{number, short};
 use maud::{Markup, html};
 
 use super::text::count;

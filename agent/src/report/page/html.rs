@@ -14,9 +14,9 @@ use super::peer::{self, Detail, badge, between};
 use super::text::{count, long};
 use crate::ask::{Ask, LIMIT_MAX};
 use crate::clock::rfc3339;
+use crate::lost::missing;
 use crate::output::visible;
 use crate::report::document::PeerReport;
-use crate::session::missing;
 
 const STYLE: &str = include_str!("style.css");
 

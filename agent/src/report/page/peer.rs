@@ -1,6 +1,6 @@
 //! One peer: what is wrong, what to change, and the evidence.
 
-use finrace_logic::explain::number;
+use finrace_logic::numbers::number;
 use finrace_logic::owner;
 use finrace_logic::peer::Peer;
 use maud::{Markup, html};
