@@ -248,7 +248,7 @@ mod tests {
         assert!(!third.is_finished());
         drop(also_stalled);
         assert!(third.await.unwrap());
-        // The stalled one gets what was collected for it, however late.
+        // The stalled one gets what was collected for it, while the patience with it lasts.
         assert!(read(stalled).await.1);
         drop(asking);
         event_loop.await.unwrap();

@@ -20,6 +20,7 @@ use crate::cli::Kernel;
 use crate::clock::{Clock, monotonic, wall};
 use crate::demo::Demo;
 use crate::kube::{self, Account, Pace};
+use crate::lost::CLOSED_FULL;
 use crate::metrics::{Fill, Hook, ProcessStatus, Status};
 use crate::output::eprintln_quietly;
 use crate::probe::attach::{Attached, Link, Serving, attach};
@@ -226,7 +227,7 @@ impl Session {
             ("malformed", self.counts.malformed),
             ("tracker_full", self.engine.refused()),
             ("gaps_full", self.engine.gaps_refused()),
-            ("closed_full", self.engine.forgotten()),
+            (CLOSED_FULL, self.engine.forgotten()),
             ("views_full", self.engine.untold()),
         ])
     }

@@ -6,7 +6,7 @@ pub mod page;
 pub mod setup;
 
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, ExitCode};
 
 use anyhow::{Context, Result, ensure};
 
@@ -14,6 +14,17 @@ use anyhow::{Context, Result, ensure};
 #[expect(clippy::print_stderr, reason = "xtask talks to a person; its parts have no log")]
 pub fn report(text: &str) {
     eprintln!("{text}");
+}
+
+/// What a program ends with: the error, if there is one, is for the person who waits for it.
+pub fn end(result: Result<()>) -> ExitCode {
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            report(&format!("error: {error:#}"));
+            ExitCode::FAILURE
+        }
+    }
 }
 
 /// The directory of the workspace.

@@ -12,7 +12,7 @@ use anyhow::Result;
 use clap::{Parser, Subcommand};
 
 use xtask::page::PageArgs;
-use xtask::{bpf, cargo, report, show};
+use xtask::{bpf, cargo, end, report, show};
 
 /// Which to run when; printed if nothing is asked for.
 const WHEN: &str = include_str!("when.txt");
@@ -63,13 +63,7 @@ impl Package {
 }
 
 fn main() -> ExitCode {
-    match run(Cli::parse().task) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            report(&format!("error: {error:#}"));
-            ExitCode::FAILURE
-        }
-    }
+    end(run(Cli::parse().task))
 }
 
 fn run(task: Option<Task>) -> Result<()> {

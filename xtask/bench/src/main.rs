@@ -32,7 +32,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use xtask::page::{self, PageArgs};
 use xtask::setup::{self, target_dir};
-use xtask::{bpf, report, root};
+use xtask::{bpf, end, report, root};
 
 use self::figure::Figure;
 use self::figure::Recorded;
@@ -75,13 +75,7 @@ enum Part {
 }
 
 fn main() -> ExitCode {
-    match run(Cli::parse()) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            report(&format!("error: {error:#}"));
-            ExitCode::FAILURE
-        }
-    }
+    end(run(Cli::parse()))
 }
 
 /// Runs what is asked for, prints tables, and fails where a budget is exceeded.

@@ -4,14 +4,8 @@ use std::process::ExitCode;
 
 use clap::Parser as _;
 use finrace_lab::Cli;
-use xtask::report;
+use xtask::end;
 
 fn main() -> ExitCode {
-    match Cli::parse().run() {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            report(&format!("error: {error:#}"));
-            ExitCode::FAILURE
-        }
-    }
+    end(Cli::parse().run())
 }

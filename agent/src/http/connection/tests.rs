@@ -84,6 +84,36 @@ async fn requests_above_the_limit_wait() {
     }
 }
 
+/// All of loopback is one network: its fifth scrape waits, and probes do not.
+#[tokio::test]
+async fn a_network_that_scrapes_much_holds_up_no_probe() {
+    let (asked, mut was_asked) = mpsc::channel(9);
+    let gate = Arc::new(Semaphore::new(0));
+    let waiting = Arc::clone(&gate);
+    let server = start(MAX_REQUESTS, move |route| {
+        let (asked, waiting) = (asked.clone(), Arc::clone(&waiting));
+        async move {
+            if route != Route::Ready {
+                asked.send(()).await.unwrap();
+                waiting.acquire().await.unwrap().forget();
+            }
+            agent(route).await
+        }
+    })
+    .await;
+    let scrape = "GET /metrics HTTP/1.1\r\nhost: a\r\n\r\n";
+    let scrapes = [0; 5].map(|_| tokio::spawn(exchange(server.address, scrape)));
+    for _ in 0..4 {
+        was_asked.recv().await.unwrap();
+    }
+    assert!(exchange(server.address, READY).await.starts_with("HTTP/1.1 200 "));
+    assert!(was_asked.try_recv().is_err());
+    gate.add_permits(5);
+    for scrape in scrapes {
+        assert!(scrape.await.unwrap().starts_with("HTTP/1.1 200 "));
+    }
+}
+
 #[tokio::test]
 async fn headers_have_limits() {
     let server = start(MAX_REQUESTS, agent).await;
