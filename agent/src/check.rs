@@ -10,7 +10,7 @@ use crate::cli::Check;
 use crate::output::{json, print};
 use crate::probe::attach::{Outcome, Serving, Tried, survey};
 use crate::probe::features::{Features, Lockdown, Roots};
-use crate::probe::layout::Lost;
+use crate::probe::layout::Lacking;
 use crate::probe::plan::Choice;
 use crate::probe::rights;
 use crate::session;
@@ -97,7 +97,7 @@ impl Findings {
     fn of(
         features: &Features,
         serving: &[Serving],
-        missing_fields: &[Lost],
+        missing_fields: &[Lacking],
         problem: Option<String>,
     ) -> Self {
         let fields = missing_fields

@@ -85,7 +85,7 @@ pub struct Man {
 
 /// How the kernel side is set up.
 #[derive(Args, Debug)]
-pub struct Kernel {
+pub struct KernelArgs {
     /// Idle threshold: a write after a longer gap counts as a reuse, a close after a longer gap as an idle
     /// close.
     #[arg(long, value_name = "DURATION", default_value = "200ms", value_parser = threshold,
@@ -122,7 +122,7 @@ pub struct Kernel {
 #[derive(Args, Debug)]
 pub struct Watch {
     #[command(flatten)]
-    pub kernel: Kernel,
+    pub kernel: KernelArgs,
     #[command(flatten)]
     pub filter: Filter,
     /// Print one JSON object per line.
@@ -156,7 +156,7 @@ pub struct Filter {
 #[derive(Args, Debug)]
 pub struct Report {
     #[command(flatten)]
-    pub kernel: Kernel,
+    pub kernel: KernelArgs,
     /// How long to observe [default: 1m, with --demo 10s].
     #[arg(long = "for", value_name = "DURATION", value_parser = duration)]
     pub duration: Option<Duration>,
@@ -174,7 +174,7 @@ pub struct Report {
 #[derive(Args, Debug)]
 pub struct Serve {
     #[command(flatten)]
-    pub kernel: Kernel,
+    pub kernel: KernelArgs,
     /// Address to serve HTTP on, or `:9502` for all addresses; may be repeated.
     #[arg(
         long = "web.listen-address",

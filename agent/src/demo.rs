@@ -26,19 +26,19 @@ const ANSWER: &[u8] = b"HTTP/1.1 200 OK\r\nServer: finrace-demo\r\nContent-Lengt
 /// The server and its clients; they run until this is dropped, which takes about a second.
 pub struct Demo {
     server: SocketAddr,
-    shared: Arc<Shared>,
+    shared: Arc<Progress>,
     clients: Vec<JoinHandle<()>>,
     accept: Option<JoinHandle<()>>,
 }
 
 #[derive(Default)]
-struct Shared {
+struct Progress {
     failures: AtomicU64,
     stopping: Mutex<bool>,
     changed: Condvar,
 }
 
-impl Shared {
+impl Progress {
     fn stop(&self) {
         *self.stopping.lock().unwrap_or_else(PoisonError::into_inner) = true;
         self.changed.notify_all();
@@ -60,7 +60,7 @@ impl Demo {
         let listener =
             TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("listening on 127.0.0.1")?;
         let server = listener.local_addr().context("reading the demo server's address")?;
-        let shared = Arc::new(Shared::default());
+        let shared = Arc::new(Progress::default());
         let mut demo = Self { server, shared, clients: Vec::new(), accept: None };
         let shared = Arc::clone(&demo.shared);
         demo.accept = Some(spawn("demo-server", move || accept(&listener, &shared))?);
@@ -101,7 +101,7 @@ fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> anyhow::Result<Join
     thread.with_context(|| format!("starting thread {name}"))
 }
 
-fn accept(listener: &TcpListener, shared: &Arc<Shared>) {
+fn accept(listener: &TcpListener, shared: &Arc<Progress>) {
     let mut connections: Vec<JoinHandle<()>> = Vec::new();
     for stream in listener.incoming() {
         // Without the pause, running out of descriptors would spin.
@@ -122,7 +122,7 @@ fn accept(listener: &TcpListener, shared: &Arc<Shared>) {
 }
 
 /// Answers requests until the client leaves or is silent for [`IDLE_TIMEOUT`].
-fn serve(mut stream: TcpStream, shared: &Shared) -> io::Result<()> {
+fn serve(mut stream: TcpStream, shared: &Progress) -> io::Result<()> {
     stream.set_read_timeout(Some(IDLE_TIMEOUT))?;
     while read_head(&mut stream)? {
         stream.write_all(ANSWER)?;
@@ -134,7 +134,7 @@ fn serve(mut stream: TcpStream, shared: &Shared) -> io::Result<()> {
 }
 
 /// One connection of the pool: used, left idle for a gap, used again; replaced after a failure.
-fn request_for_ever(server: SocketAddr, seed: u64, shared: &Shared) {
+fn request_for_ever(server: SocketAddr, seed: u64, shared: &Progress) {
     let mut dice = Dice(seed);
     let mut idle = None;
     loop {

@@ -28,7 +28,7 @@ pub(crate) struct EndNames {
 
 /// An event as `watch --json` prints it; unknown fields are left out. Durations are in seconds.
 #[derive(Debug, Default, Serialize)]
-pub(crate) struct Line {
+pub(crate) struct EventLine {
     time: String,
     event: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -75,10 +75,10 @@ pub(crate) struct Line {
     #[serde(skip_serializing_if = "Option::is_none")]
     keepalive_probes: Option<bool>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    other_view: Option<Box<Line>>,
+    other_view: Option<Box<EventLine>>,
 }
 
-impl Line {
+impl EventLine {
     pub(crate) fn of(observation: &Observation, wall: SystemTime, who: &Who) -> Self {
         let mut line = Self::about(observation.origin(), wall, who);
         let seconds = |duration: Duration| Some(duration.as_secs_f64());

@@ -37,7 +37,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
 
-use self::connection::{SILENT_MAX, Shared, Silent, serve_one};
+use self::connection::{Common, SILENT_MAX, Silent, serve_one};
 use self::fair::Places;
 use self::security::{Rarely, Security};
 use crate::ask::{Ask, Form, Reply, Route};
@@ -73,7 +73,7 @@ pub async fn serve<H, F>(
     H: Fn(Route) -> F + Clone + Send + Sync + 'static,
     F: Future<Output = Reply> + Send + 'static,
 {
-    let shared = Arc::new(Shared {
+    let shared = Arc::new(Common {
         security,
         offers_protobuf,
         requests: Arc::new(Semaphore::new(max_requests.into())),
@@ -134,7 +134,7 @@ async fn accept(listeners: &mut [TcpListener]) -> io::Result<(TcpStream, SocketA
 }
 
 /// A text, or chunks as they come.
-type Answer = Response<Either<Full<Bytes>, Stream>>;
+type HttpResponse = Response<Either<Full<Bytes>, Stream>>;
 
 struct Stream(mpsc::Receiver<Bytes>);
 
@@ -158,7 +158,7 @@ async fn answer<H, F>(
     request: Request<Incoming>,
     offers_protobuf: bool,
     handler: H,
-) -> Result<Answer, Infallible>
+) -> Result<HttpResponse, Infallible>
 where
     H: Fn(Route) -> F,
     F: Future<Output = Reply>,
@@ -205,7 +205,7 @@ where
 }
 
 /// The page, or a JSON form of it, with headers that restrict what a browser may do with it.
-fn page(form: Form, reply: Reply) -> Answer {
+fn page(form: Form, reply: Reply) -> HttpResponse {
     let mut response = match reply {
         Reply::Page(body) => response(StatusCode::OK, form.content_type(), body),
         Reply::NoPeer => response(StatusCode::NOT_FOUND, TEXT, NO_PEER),
@@ -223,7 +223,11 @@ fn page(form: Form, reply: Reply) -> Answer {
     response
 }
 
-fn response(status: StatusCode, content_type: &'static str, body: impl Into<Bytes>) -> Answer {
+fn response(
+    status: StatusCode,
+    content_type: &'static str,
+    body: impl Into<Bytes>,
+) -> HttpResponse {
     let mut response = Response::new(Either::Left(Full::new(body.into())));
     *response.status_mut() = status;
     let headers = response.headers_mut();

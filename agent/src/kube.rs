@@ -47,7 +47,7 @@ pub struct Kube {
         env = "FINRACE_KUBE_SOURCE",
         default_value = "auto"
     )]
-    pub source: Source,
+    pub source: NameSource,
     /// This node's name in Kubernetes.
     #[arg(long = "kube.node", value_name = "NAME", env = "FINRACE_KUBE_NODE")]
     pub node: Option<String>,
@@ -83,7 +83,7 @@ pub struct Kube {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Source {
+pub enum NameSource {
     Auto,
     #[value(name = "apiserver")]
     ApiServer,
@@ -100,7 +100,7 @@ pub enum RemoteNames {
 
 /// What a run is given besides its flags.
 #[derive(Clone, Debug)]
-pub struct Config {
+pub struct KubeSetup {
     pub flags: Kube,
     /// The service account, in a pod that has one.
     pub account: Option<Account>,
@@ -169,7 +169,7 @@ impl Default for Pace {
 /// Begins to learn names; nothing if there is nobody to ask. What the flags do not allow is
 /// [`Usage`](crate::usage::Usage).
 #[cfg(feature = "kubernetes")]
-pub fn start(config: Config) -> Result<Option<Names>> {
+pub fn start(config: KubeSetup) -> Result<Option<Names>> {
     match plan::plan(&config)? {
         Some(plan) => plan.start(&config).map(Some),
         None => Ok(None),
@@ -178,9 +178,9 @@ pub fn start(config: Config) -> Result<Option<Names>> {
 
 /// Nothing; to ask for more is [`Usage`](crate::usage::Usage).
 #[cfg(not(feature = "kubernetes"))]
-pub fn start(config: Config) -> Result<Option<Names>> {
+pub fn start(config: KubeSetup) -> Result<Option<Names>> {
     let flags = config.flags;
-    let is_asked = !matches!(flags.source, Source::Auto | Source::None);
+    let is_asked = !matches!(flags.source, NameSource::Auto | NameSource::None);
     anyhow::ensure!(
         !is_asked && flags.remote == RemoteNames::None,
         crate::usage::Usage(
@@ -215,7 +215,7 @@ mod tests {
         let outcome = |line: &[&str]| {
             let flags = Flags::try_parse_from([&["finrace"], line].concat()).expect("flags").kube;
             let wall_clock = || std::time::UNIX_EPOCH;
-            let config = Config { flags, account: None, pace: Pace::default(), wall_clock };
+            let config = KubeSetup { flags, account: None, pace: Pace::default(), wall_clock };
             start(config).map(|names| names.is_some())
         };
         assert!(matches!(outcome(&[]), Ok(false)));

@@ -4,6 +4,7 @@
 //! it. See ARCHITECTURE.md.
 
 pub mod ask;
+mod by_word;
 pub mod check;
 pub mod cli;
 pub mod clock;
@@ -11,7 +12,7 @@ pub mod demo;
 mod event_line;
 pub mod http;
 pub mod kube;
-mod lost;
+pub mod lost;
 pub mod manual;
 mod memory;
 pub mod metrics;

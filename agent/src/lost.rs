@@ -1,13 +1,36 @@
-//! What was lost, as a number.
+//! What was lost, by reason, and as a number.
 
-/// The reason of closes that were forgotten early.
-pub(crate) const CLOSED_FULL: &str = "closed_full";
+use std::collections::BTreeMap;
+
+use finrace_logic::words;
+
+words! {
+    /// Why something that happened is missing from what is said.
+    Reason {
+        /// Too many closes by this host in two minutes: some were forgotten.
+        ClosedFull = "closed_full",
+        /// No room to remember how long a connection was idle.
+        GapsFull = "gaps_full",
+        /// This version does not understand the record.
+        Malformed = "malformed",
+        /// The ring of closes and reuses was full.
+        MeasuresRingFull = "measures_ring_full",
+        /// The ring of bytes at risk was full.
+        RacesRingFull = "races_ring_full",
+        /// No room to follow a connection.
+        TrackerFull = "tracker_full",
+        /// Too many losses at once to tell which of them both ends saw.
+        ViewsFull = "views_full",
+    }
+}
+
+/// How much was lost.
+pub type Lost = BTreeMap<Reason, u64>;
 
 /// Number of missing records among those lost. Closes forgotten early do not count: a busy server always has some,
 /// and no alert is about them.
-pub(crate) fn missing<'a>(lost: impl IntoIterator<Item = (&'a &'static str, &'a u64)>) -> u64 {
-    let others = lost.into_iter().filter(|(reason, _)| **reason != CLOSED_FULL);
-    others.map(|(_, count)| count).sum()
+pub(crate) fn missing(lost: &Lost) -> u64 {
+    lost.iter().filter(|(reason, _)| **reason != Reason::ClosedFull).map(|(_, count)| count).sum()
 }
 
 #[cfg(test)]
@@ -16,7 +39,7 @@ mod tests {
 
     #[test]
     fn a_busy_server_misses_nothing() {
-        let lost = [("races_ring_full", 2), (CLOSED_FULL, 1000), ("views_full", 1)];
-        assert_eq!(missing(lost.iter().map(|(reason, count)| (reason, count))), 3);
+        let lost = [(Reason::RacesRingFull, 2), (Reason::ClosedFull, 1000), (Reason::ViewsFull, 1)];
+        assert_eq!(missing(&lost.into()), 3);
     }
 }

@@ -10,6 +10,7 @@ mod encoding;
 mod exemplar;
 mod format;
 mod lines;
+mod out;
 mod process;
 mod protobuf;
 mod stream;
@@ -29,7 +30,8 @@ use finrace_logic::knobs::Side;
 use finrace_logic::model::Closer;
 use finrace_logic::table::{Collection, Counts, Export, Measure, OF_OTHERS, Table};
 
-use crate::who::Source;
+use crate::lost::Lost;
+use crate::who::SourceState;
 pub use format::Format;
 pub use lines::{Label, Naming};
 use lines::{Line, Lines, lines};
@@ -50,20 +52,20 @@ pub struct Status {
     /// Source revision of the build, empty if unknown.
     pub revision: &'static str,
     pub rustc: &'static str,
-    pub hooks: Vec<Hook>,
+    pub hooks: Vec<HookStatus>,
     /// Kernel fields that this kernel lacks.
     pub missing_fields: Vec<String>,
     /// Records read, by kind.
     pub events: Vec<(&'static str, u64)>,
     /// Records lost or refused, by reason.
-    pub lost: Vec<(&'static str, u64)>,
+    pub lost: Lost,
     /// Runs of programs that the kernel skipped, by job; empty if it does not report them.
     pub skipped: Vec<(&'static str, u64)>,
     pub maps: Vec<Fill>,
     /// Ring buffers, in bytes.
     pub rings: Vec<Fill>,
     /// Where names of owners come from.
-    pub sources: Vec<Source>,
+    pub sources: Vec<SourceState>,
     /// None where `/proc` cannot be read.
     pub process: Option<ProcessStatus>,
     /// The wall clock at [`finrace_logic::model::Nanos`] 0, since the Unix epoch.
@@ -72,7 +74,7 @@ pub struct Status {
 
 /// A job of the kernel side, and the hook that serves it.
 #[derive(Clone, Debug)]
-pub struct Hook {
+pub struct HookStatus {
     pub job: &'static str,
     /// `none` where nothing serves the job.
     pub hook: &'static str,
@@ -125,7 +127,7 @@ pub fn encode(table: &mut Table, status: Status, format: Format) -> String {
 
 /// One scrape's view of everything.
 #[derive(Debug)]
-struct Scrape {
+struct Exposition {
     table: Export,
     status: Status,
     naming: Naming,
@@ -138,7 +140,7 @@ struct Said<'a> {
     ports: Vec<Line<'a>>,
 }
 
-impl Scrape {
+impl Exposition {
     /// Made once for everything, since names may arrive in the meantime.
     fn lines(&self) -> Said<'_> {
         let Export { rows, ports, .. } = &self.table;
@@ -156,7 +158,7 @@ impl Scrape {
     }
 }
 
-impl Scrape {
+impl Exposition {
     fn encode_self(&self, out: &mut DescriptorEncoder<'_>) -> fmt::Result {
         let Self { table, status, .. } = self;
         let help = "Version and build of this agent.";
@@ -168,7 +170,7 @@ impl Scrape {
         let help = "The kernel hook and program in use for each purpose.";
         let mut hooks = out.encode_descriptor("finrace_hook", help, None, MetricType::Info)?;
         // Not `job`, which is a label of every Prometheus target.
-        for Hook { job, hook, attached_to, program, .. } in &status.hooks {
+        for HookStatus { job, hook, attached_to, program, .. } in &status.hooks {
             hooks.encode_info(&[
                 ("purpose", *job),
                 ("hook", hook),
@@ -179,7 +181,7 @@ impl Scrape {
         let help = "What finrace does not see because no better hook was available for a purpose: see finrace check.";
         let mut blind =
             out.encode_descriptor("finrace_blind_spot", help, None, MetricType::Info)?;
-        for Hook { job, loses, .. } in &status.hooks {
+        for HookStatus { job, loses, .. } in &status.hooks {
             if let Some(loses) = loses {
                 blind.encode_info(&[("purpose", *job), ("not_seen", *loses)])?;
             }
@@ -192,12 +194,13 @@ impl Scrape {
         }
 
         let help = "Records read from the kernel, by kind.";
-        by_label(out, "finrace_events", help, "kind", &status.events)?;
+        by_label(out, "finrace_events", help, "kind", status.events.iter().copied())?;
         let help =
             "Records lost or refused, by reason. What they would have said is missing everywhere.";
-        by_label(out, "finrace_lost_events", help, "reason", &status.lost)?;
+        let lost = status.lost.iter().map(|(reason, count)| (reason.as_str(), *count));
+        by_label(out, "finrace_lost_events", help, "reason", lost)?;
         let help = "BPF runs that the kernel skipped, by purpose: the program was already running on that CPU.";
-        by_label(out, "finrace_program_skips", help, "purpose", &status.skipped)?;
+        by_label(out, "finrace_program_skips", help, "purpose", status.skipped.iter().copied())?;
 
         let maps = &status.maps;
         fills(
@@ -251,13 +254,13 @@ impl Scrape {
         let help = "1 while new names of processes, containers and pods are found, by source.";
         let mut up =
             out.encode_descriptor("finrace_attribution_up", help, None, MetricType::Gauge)?;
-        for Source { name, is_up, .. } in sources {
+        for SourceState { name, is_up, .. } in sources {
             up.with(&[("source", *name)], |up| up.encode_gauge(&u64::from(*is_up)))?;
         }
         let help = "When a source was last read completely, since the Unix epoch.";
         let (name, seconds) = ("finrace_attribution_last_sync_timestamp", Some(&Unit::Seconds));
         let mut synced = out.encode_descriptor(name, help, seconds, MetricType::Gauge)?;
-        for Source { name, last_sync, .. } in sources {
+        for SourceState { name, last_sync, .. } in sources {
             if let Some(time) = last_sync {
                 let time = time.as_secs_f64();
                 synced.with(&[("source", *name)], |synced| synced.encode_gauge(&time))?;
@@ -266,7 +269,7 @@ impl Scrape {
         let help = "Names that were not found and reads that failed, by source and reason.";
         let name = "finrace_attribution_errors";
         let mut errors = out.encode_descriptor(name, help, None, MetricType::Counter)?;
-        for Source { name, errors: counts, .. } in sources {
+        for SourceState { name, errors: counts, .. } in sources {
             for (reason, count) in counts {
                 sample(&mut errors, &[("source", *name), ("reason", *reason)], *count)?;
             }
@@ -274,7 +277,7 @@ impl Scrape {
         let help = "Objects that a source knows, by kind.";
         let name = "finrace_attribution_objects";
         let mut objects = out.encode_descriptor(name, help, None, MetricType::Gauge)?;
-        for Source { name, objects: counts, .. } in sources {
+        for SourceState { name, objects: counts, .. } in sources {
             for (kind, count) in counts {
                 let labels = [("source", *name), ("kind", *kind)];
                 objects.with(&labels, |objects| objects.encode_gauge(count))?;
@@ -376,7 +379,7 @@ fn encode_ports(
 }
 
 /// Suffix of the name, help, and value.
-type Timeout<'a> = (&'a str, &'a str, fn(&Population) -> f64);
+type TimeoutGauge<'a> = (&'a str, &'a str, fn(&Population) -> f64);
 
 /// What the observations amount to: timeouts, exposure, verdict.
 fn judgements(
@@ -387,7 +390,7 @@ fn judgements(
 ) -> fmt::Result {
     let judged = || lines.iter().filter_map(|line| Some((&line.labels, line.judged.as_ref()?)));
     let seconds = Some(&Unit::Seconds);
-    let timeouts: [Timeout<'_>; 3] = [
+    let timeouts: [TimeoutGauge<'_>; 3] = [
         ("", "Idle timeout of a side, estimated from its closes.", |p| p.value),
         ("_low", "Earliest close to expect at that idle timeout.", |p| p.low),
         ("_high", "Latest close seen at that idle timeout.", |p| p.high),
@@ -523,15 +526,15 @@ fn histograms(
     })
 }
 
-fn by_label(
+fn by_label<'a>(
     out: &mut DescriptorEncoder<'_>,
     name: &str,
     help: &str,
     label: &str,
-    counts: &[(&str, u64)],
+    counts: impl IntoIterator<Item = (&'a str, u64)>,
 ) -> fmt::Result {
     let mut family = out.encode_descriptor(name, help, None, MetricType::Counter)?;
-    counts.iter().try_for_each(|(value, count)| sample(&mut family, &[(label, *value)], *count))
+    counts.into_iter().try_for_each(|(value, count)| sample(&mut family, &[(label, value)], count))
 }
 
 fn fills(

@@ -6,6 +6,7 @@ mod document;
 mod draw;
 pub mod page;
 mod text;
+mod view;
 mod what_if;
 
 use std::fs;
@@ -15,7 +16,8 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, anyhow};
 
 use self::against::Before;
-use self::document::{Document, Run};
+use self::document::Document;
+use self::view::Run;
 use crate::cli::Report;
 use crate::output::{eprintln_quietly, json, print};
 use crate::probe::attach::Serving;
@@ -45,7 +47,7 @@ pub async fn run(args: &Report) -> Result<bool> {
     session.run(Some(duration), None, |_, _| Ok(ControlFlow::Continue(()))).await?;
     let mut document = document_of(&mut session);
     if let Some(before) = &before {
-        document.compare(before);
+        before.compare(&mut document);
     }
     let text = if args.json { json(&document, true)? } else { document.to_text() };
     print(&text)?;

@@ -1,6 +1,5 @@
 //! Sets up a run and drives it: one loop takes batches, requests, signals and the deadline.
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::ops::ControlFlow;
 use std::path::Path;
@@ -11,23 +10,23 @@ use finrace_ebpf::abi::{MEASURES_BYTES, RACES_BYTES, loss};
 use finrace_logic::engine::Engine;
 use finrace_logic::event::{Kind, Ticks};
 use finrace_logic::model::{Nanos, Observation};
-use finrace_logic::turn::Settings;
+use finrace_logic::turn::RunSettings;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 
 use crate::ask::{Reply, Request, Route};
-use crate::cli::Kernel;
+use crate::cli::KernelArgs;
 use crate::clock::{Clock, monotonic, wall};
 use crate::demo::Demo;
 use crate::kube::{self, Account, Pace};
-use crate::lost::CLOSED_FULL;
-use crate::metrics::{Fill, Hook, ProcessStatus, Status};
+use crate::lost::{Lost, Reason};
+use crate::metrics::{Fill, HookStatus, ProcessStatus, Status};
 use crate::output::eprintln_quietly;
 use crate::probe::attach::{Attached, Link, Serving, attach};
 use crate::probe::btf::Btf;
 use crate::probe::cgroups::Mount;
 use crate::probe::features::{Features, Roots};
-use crate::probe::layout::{Lost, Resolved, resolve};
+use crate::probe::layout::{Lacking, Resolved, resolve};
 use crate::probe::listeners;
 use crate::probe::plan::{Choice, Job};
 use crate::probe::rights;
@@ -45,8 +44,8 @@ pub struct Session {
     pub features: Features,
     pub serving: Vec<Serving>,
     /// Fields that this kernel lacks.
-    pub missing_fields: Vec<Lost>,
-    pub counts: Counts,
+    pub missing_fields: Vec<Lacking>,
+    pub counts: RecordCounts,
     /// The owners of the ends of connections.
     pub who: Who,
     has_cgroups: bool,
@@ -63,7 +62,7 @@ pub struct Session {
 
 /// What came out of the rings.
 #[derive(Debug, Default)]
-pub struct Counts {
+pub struct RecordCounts {
     pub state: u64,
     pub write: u64,
     pub reset_received: u64,
@@ -77,7 +76,7 @@ pub struct Counts {
     pub waited: [u64; loss::COUNT as usize],
 }
 
-impl Counts {
+impl RecordCounts {
     pub fn events(&self) -> [(&'static str, u64); 6] {
         [
             ("state", self.state),
@@ -139,7 +138,7 @@ pub fn usable(features: &mut Features, btf: Option<Btf>) -> Result<Resolved> {
 
 impl Session {
     /// Loads, attaches and starts to read.
-    pub fn start(kernel: &Kernel) -> Result<Self> {
+    pub fn start(kernel: &KernelArgs) -> Result<Self> {
         let (mut features, resolved) = prepare(kernel.btf.as_deref())?;
         let (_, attached) =
             attach(&mut features, resolved.layout, kernel.reuse_threshold, &kernel.hooks)?;
@@ -150,15 +149,15 @@ impl Session {
     pub fn over(
         attached: Attached,
         features: Features,
-        missing_fields: Vec<Lost>,
-        kernel: &Kernel,
+        missing_fields: Vec<Lacking>,
+        kernel: &KernelArgs,
     ) -> Result<Self> {
         let Attached { links, serving, records, skips } = attached;
         let clock = Clock { started: wall(), start: monotonic() };
         // After attaching: a port that starts listening in between is seen twice, never missed.
         let listeners = listeners::read(Path::new("/proc"));
         let is_served = |wanted| serving.iter().any(|job| job.job == wanted && job.by().is_some());
-        let settings = Settings {
+        let settings = RunSettings {
             ticks: Ticks { hz: features.hz },
             threshold: kernel.reuse_threshold,
             sees_writes: is_served(Job::Write),
@@ -180,7 +179,7 @@ impl Session {
             log::warn!("running on with capabilities that are not needed any more: {error:#}");
         }
         let mount = cgroups(kernel.cgroup_path.as_deref())?;
-        let names = kube::start(kube::Config {
+        let names = kube::start(kube::KubeSetup {
             flags: kernel.kube.clone(),
             account: Account::detect(),
             pace: Pace::default(),
@@ -197,7 +196,7 @@ impl Session {
             features,
             serving,
             missing_fields,
-            counts: Counts::default(),
+            counts: RecordCounts::default(),
             who,
             has_cgroups,
             clock,
@@ -219,17 +218,18 @@ impl Session {
     }
 
     /// Records lost, by reason.
-    pub fn lost(&self) -> BTreeMap<&'static str, u64> {
+    pub fn lost(&self) -> Lost {
         let ring = |index: u32| self.counts.rings.get(index as usize).copied().unwrap_or(0);
-        BTreeMap::from([
-            ("races_ring_full", ring(loss::RACES_FULL)),
-            ("measures_ring_full", ring(loss::MEASURES_FULL)),
-            ("malformed", self.counts.malformed),
-            ("tracker_full", self.engine.refused()),
-            ("gaps_full", self.engine.gaps_refused()),
-            (CLOSED_FULL, self.engine.forgotten()),
-            ("views_full", self.engine.untold()),
-        ])
+        let count = |reason| match reason {
+            Reason::RacesRingFull => ring(loss::RACES_FULL),
+            Reason::MeasuresRingFull => ring(loss::MEASURES_FULL),
+            Reason::Malformed => self.counts.malformed,
+            Reason::TrackerFull => self.engine.refused(),
+            Reason::GapsFull => self.engine.gaps_refused(),
+            Reason::ClosedFull => self.engine.forgotten(),
+            Reason::ViewsFull => self.engine.untold(),
+        };
+        Reason::ALL.iter().map(|reason| (*reason, count(*reason))).collect()
     }
 
     /// Updates the verdicts, and returns the current time by both clocks.
@@ -397,7 +397,7 @@ impl Session {
     }
 
     fn status(&self) -> Status {
-        let hooks = self.serving.iter().map(|job| Hook {
+        let hooks = self.serving.iter().map(|job| HookStatus {
             job: job.job.name(),
             hook: job.by().map_or("none", |choice| choice.hook.name()),
             attached_to: job.by().map_or_else(String::new, Choice::places),
@@ -411,7 +411,7 @@ impl Session {
             hooks: hooks.collect(),
             missing_fields: self.missing_fields.iter().map(|lost| lost.field.clone()).collect(),
             events: self.counts.events().to_vec(),
-            lost: self.lost().into_iter().collect(),
+            lost: self.lost(),
             skipped: self.skips.read().into_iter().map(|(job, n)| (job.name(), n)).collect(),
             maps: self
                 .engine

@@ -12,7 +12,7 @@ use finrace_logic::model::Observation;
 
 use crate::cli::Watch;
 use crate::clock::rfc3339;
-use crate::event_line::{Line, describe, ends, say};
+use crate::event_line::{EventLine, describe, ends, say};
 use crate::lost::missing;
 use crate::output::{eprintln_quietly, json, ordinary, seconds, visible};
 use crate::session::Session;
@@ -39,7 +39,7 @@ pub async fn run(args: &Watch) -> Result<()> {
                 return Ok(ControlFlow::Continue(()));
             }
             let line = if args.json {
-                json(&Line::of(observation, wall, &who), false)?
+                json(&EventLine::of(observation, wall, &who), false)?
             } else {
                 text(observation, wall, &who)
             };

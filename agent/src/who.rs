@@ -28,7 +28,7 @@ pub struct Who {
 #[derive(Debug, Default)]
 struct Owners {
     numbers: HashMap<Place, Owner>,
-    known: HashMap<Owner, Known>,
+    known: HashMap<Owner, KnownPlace>,
     /// The last number assigned; none is assigned twice.
     last: u32,
     /// Cgroups of sockets that were not found, by reason.
@@ -36,7 +36,7 @@ struct Owners {
 }
 
 #[derive(Debug)]
-struct Known {
+struct KnownPlace {
     place: Place,
     end: End,
     /// Whether all that can be known is known: it then stays, whatever happens to the pod.
@@ -45,7 +45,7 @@ struct Known {
 
 /// Where names come from, and the state of that source.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Source {
+pub struct SourceState {
     pub name: &'static str,
     /// Whether new names are found.
     pub is_up: bool,
@@ -96,7 +96,7 @@ impl Who {
         owners.last += 1;
         let owner = Owner(owners.last);
         let is_named = place.unit.is_some();
-        owners.known.insert(owner, Known { place: place.clone(), end: place.end(), is_named });
+        owners.known.insert(owner, KnownPlace { place: place.clone(), end: place.end(), is_named });
         owners.numbers.insert(place, owner);
         owner
     }
@@ -148,15 +148,15 @@ impl Who {
     }
 
     /// The state of all sources; `has_cgroups` says whether there are cgroups to find owners by.
-    pub fn sources(&self, has_cgroups: bool) -> Vec<Source> {
-        let asked = self.names.iter().flat_map(Names::status).map(Source::from);
+    pub fn sources(&self, has_cgroups: bool) -> Vec<SourceState> {
+        let asked = self.names.iter().flat_map(Names::status).map(SourceState::from);
         std::iter::once(self.cgroups(has_cgroups)).chain(asked).collect()
     }
 
-    fn cgroups(&self, has_cgroups: bool) -> Source {
+    fn cgroups(&self, has_cgroups: bool) -> SourceState {
         let owners = self.lock();
         let errors = Unnamed::ALL.into_iter().zip(owners.errors);
-        Source {
+        SourceState {
             name: "cgroup",
             is_up: has_cgroups,
             last_sync: None,
@@ -171,7 +171,7 @@ impl Who {
     }
 }
 
-impl Known {
+impl KnownPlace {
     fn ask(&mut self, names: &Names) {
         let Place { pod_uid, container_id, .. } = &self.place;
         let Some(Named { pod, container }) =
@@ -190,7 +190,7 @@ impl Known {
     }
 }
 
-impl From<SourceStatus> for Source {
+impl From<SourceStatus> for SourceState {
     fn from(status: SourceStatus) -> Self {
         let SourceStatus { source, is_up, last_sync, errors, objects } = status;
         Self {

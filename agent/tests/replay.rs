@@ -18,7 +18,7 @@ use finrace_ebpf::word;
 use finrace_logic::engine::Engine;
 use finrace_logic::event::{DecodeError, Event, Kind, Ticks, decode};
 use finrace_logic::model::{Close, Dwell, Incident, Nanos, Observation, Origin, Read, Reuse, Role};
-use finrace_logic::turn::Settings;
+use finrace_logic::turn::RunSettings;
 use serde_json::{Map, Value};
 
 const STREAMS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/streams");
@@ -236,7 +236,7 @@ fn what_may_have_been_read_is_never_called_unread() {
 
 fn engine(hz: u32) -> Engine {
     let threshold = Duration::from_millis(200);
-    let settings = Settings {
+    let settings = RunSettings {
         ticks: Ticks { hz },
         threshold,
         sees_writes: true,

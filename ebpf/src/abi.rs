@@ -1,6 +1,6 @@
 //! What the kernel programs and the agent agree on: records, layout, limits, names.
 //!
-//! Every type is `repr(C)` with fixed-width integers, because the other side may hold any bit
+//! Every type is `repr(C)` with fixed-width integers, because the other side may write any bit
 //! pattern; a kind becomes an enum only in the agent's decoder. Sizes are asserted below.
 
 /// "This field does not exist on this kernel": programs skip what needs it.
@@ -32,14 +32,14 @@ pub struct Layout {
     pub skc_v6_rcv_saddr: u32,
     /// `sock_common.skc_tw_rcv_nxt` (TIME_WAIT minisocks).
     pub skc_tw_rcv_nxt: u32,
-    /// `sock_common.skc_tw_snd_nxt` (in `skc_tw_snd_nxt`; minisocks).
+    /// `sock_common.skc_tw_snd_nxt` (TIME_WAIT minisocks).
     pub skc_tw_snd_nxt: u32,
     /// `net.ns.inum`.
     pub net_inum: u32,
     /// `sock.sk_protocol`.
     pub sk_protocol: u32,
-    /// Its width: 16 bits since 5.6 with MPTCP, whose number has the low byte of TCP's; 8 before,
-    /// and on RHEL 8.
+    /// Width of that field: 16 bits since 5.6 because of MPTCP, whose number has the same low byte as
+    /// TCP's; 8 bits before, and on RHEL 8.
     pub sk_protocol_bits: u32,
     /// `sock.sk_shutdown`: byte offset (2-bit field in the low bits before 5.6, else u8).
     pub sk_shutdown: u32,
@@ -49,7 +49,7 @@ pub struct Layout {
     pub sk_max_ack_backlog: u32,
     /// `sock.sk_cgrp_data.cgroup`, before 5.15 `sk_cgrp_data.val` (8520e224f547).
     pub sk_cgroup: u32,
-    /// Not an offset: 1 where that is `val`, a number with flags in its low bits, 0 where it is a
+    /// Not an offset: 1 if that is `val`, a number with flags in its low bits; 0 if it is a
     /// pointer.
     pub sk_cgroup_is_val: u32,
     /// `cgroup.kn`.
@@ -78,7 +78,7 @@ pub struct Layout {
     pub rcv_wup: u32,
     /// `tcp_sock.copied_seq`.
     pub copied_seq: u32,
-    /// `tcp_sock.snd_wl1` (sequence number of the latest segment that told of the peer's window).
+    /// `tcp_sock.snd_wl1` (sequence number of the latest segment that updated the peer's window).
     pub snd_wl1: u32,
     /// `tcp_sock.first_tx_mstamp` (u64).
     pub first_tx_mstamp: u32,
@@ -132,33 +132,33 @@ pub struct Layout {
     pub cb_tcp_flags: u32,
     /// `msghdr.msg_iter` `count` (bytes still to be copied).
     pub msg_count: u32,
-    /// `msghdr.msg_iter` `iov_offset` (bytes of the first buffer that are copied already).
+    /// `msghdr.msg_iter` `iov_offset` (bytes of the first buffer already copied).
     pub msg_iov_offset: u32,
-    /// `msghdr.msg_iter` `ubuf`, or `iov`, which shares its place.
+    /// `msghdr.msg_iter` `ubuf`, or `iov`, which has the same offset.
     pub msg_buffer: u32,
     /// `msghdr.msg_iter` `iter_type`, before 5.14 `type` (8cd54c1c8480).
     pub msg_iter_type: u32,
-    /// Its width: 8 bits, or 32 where it is `type`, whose lowest bit is a direction.
+    /// Width of that field: 8 bits, or 32 if it is `type`, whose lowest bit is the direction.
     pub msg_iter_type_bits: u32,
-    /// Not an offset: the number of `ITER_UBUF`, 6.0+ (fcb14cb1bdac).
+    /// Not an offset: the value of `ITER_UBUF`, 6.0+ (fcb14cb1bdac).
     pub iter_ubuf: u32,
-    /// Nor this: the number of `ITER_IOVEC`.
+    /// Not an offset either: the value of `ITER_IOVEC`.
     pub iter_iovec: u32,
     /// Not an offset: the id of `struct tcp_sock` in the kernel's BTF.
     pub tcp_sock_id: u32,
-    /// Nor this: the id of the function `bpf_rdonly_cast`, 6.2+.
+    /// Not an offset either: the id of the function `bpf_rdonly_cast`, 6.2+.
     pub rdonly_cast_id: u32,
 }
 
 impl Layout {
-    /// No field known: what the programs hold until the agent has resolved the offsets.
+    /// No field is known: what the programs hold until the agent has resolved the offsets.
     // SAFETY: `repr(C)` with nothing but `u32` fields, as the sizes show.
     pub const ABSENT: Self = unsafe {
         core::mem::transmute::<[u32; size_of::<Self>() / 4], Self>([ABSENT; size_of::<Self>() / 4])
     };
 }
 
-/// What the agent chose, frozen beside [`Layout`].
+/// Settings that the agent chose, frozen alongside [`Layout`].
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Settings {
@@ -166,13 +166,13 @@ pub struct Settings {
     pub reuse_jiffies: u32,
     /// A ring with this many unread bytes wakes its reader.
     pub wake_bytes: u32,
-    /// Whose calling convention kprobes meet: one of [`registers`].
+    /// The architecture whose calling convention kprobes see: one of [`registers`].
     pub registers: u32,
     /// Whether `bpf_probe_read_kernel` may be called: not under lockdown=confidentiality.
     pub probe_read: u32,
 }
 
-/// What [`Settings::registers`] says.
+/// Values of [`Settings::registers`].
 pub mod registers {
     /// Arguments in di, si, dx, cx.
     pub const X86_64: u32 = 0;
@@ -190,16 +190,16 @@ pub mod kind {
     pub const RESET_RECEIVED: u8 = 3;
     /// `tcp_send_reset`.
     pub const RESET_SENT: u8 = 4;
-    /// `tcp_destroy_sock`: the application has let go of a socket that was reset, or that had
-    /// something unacknowledged when it was closed.
+    /// `tcp_destroy_sock`: the application has released a socket that was reset, or that had
+    /// unacknowledged data when it was closed.
     pub const DESTROYED: u8 = 5;
     /// `tcp_retransmit_skb`: a request went unacknowledged for the third time.
     pub const RETRANSMITTED: u8 = 6;
 }
 
-/// What [`Record::opener`] says.
+/// Values of [`Record::opener`].
 pub mod opener {
-    /// The byte arithmetic gave neither 0 nor 1, or could not be made.
+    /// The byte arithmetic gave neither 0 nor 1, or was not possible.
     pub const UNKNOWN: u8 = 0;
     /// This end called `connect()`.
     pub const ACTIVE: u8 = 1;
@@ -209,23 +209,23 @@ pub mod opener {
 
 /// Bits of [`Record::flags`].
 pub mod flag {
-    /// The `tcp_sock` fields hold values (not so for minisocks and resets without a socket).
+    /// The `tcp_sock` fields are set (not for minisocks and resets without a socket).
     pub const FULL_SOCK: u8 = 1 << 0;
-    /// The current task owns the socket: `tgid` and `comm` hold values.
+    /// The current task owns the socket: `tgid` and `comm` are set.
     pub const TASK: u8 = 1 << 1;
     /// The segment at hand carried a timestamp option.
     pub const SAW_TSTAMP: u8 = 1 << 2;
     /// Timestamps were negotiated.
     pub const TSTAMP_OK: u8 = 1 << 3;
-    /// The reset answers a segment: `skb_seq`, `skb_ack` and `size` hold values.
+    /// The reset answers a segment: `skb_seq`, `skb_ack` and `size` are set.
     pub const SEGMENT: u8 = 1 << 4;
-    /// A TIME_WAIT minisock: addresses, `rcv_nxt` and `snd_nxt` hold values.
+    /// A TIME_WAIT minisock: addresses, `rcv_nxt` and `snd_nxt` are set.
     pub const TIMEWAIT: u8 = 1 << 5;
     /// Our own FIN has been sent or queued.
     pub const FIN_SENT: u8 = 1 << 6;
 }
 
-/// One event, as it leaves the kernel. Zero where a field does not apply.
+/// One event, as it leaves the kernel. Fields that do not apply are zero.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Record {
@@ -235,8 +235,8 @@ pub struct Record {
     pub sk: u64,
     /// `tcp_sock.bytes_received`.
     pub bytes_received: u64,
-    /// Id of the cgroup (v2) in which the socket was made; an accepted one has its listener's. 1 is
-    /// the root, 0 is not known.
+    /// Id of the cgroup (v2) in which the socket was created; an accepted one has its listener's. 1 is
+    /// the root, 0 means unknown.
     pub cgroup: u64,
     /// Inode number of the network namespace.
     pub netns: u32,
@@ -245,10 +245,10 @@ pub struct Record {
     /// When the first segment of the last flight went out: `first_tx_mstamp`, microseconds of
     /// `CLOCK_MONOTONIC`.
     pub sent_us: u64,
-    /// When data of ours was last acknowledged, or a flight began with nothing in it:
+    /// When our data was last acknowledged, or a flight began with nothing outstanding:
     /// `delivered_mstamp`, likewise.
     pub acked_us: u64,
-    /// When we last sent any segment, data or not: `tcp_wstamp_ns`, nanoseconds of the same.
+    /// When we last sent any segment, data or not: `tcp_wstamp_ns`, nanoseconds of the same clock.
     pub spoke_ns: u64,
     /// Name of the current task, with [`flag::TASK`].
     pub comm: [u8; 16],
@@ -264,7 +264,7 @@ pub struct Record {
     pub kind: u8,
     /// TCP state before the event.
     pub old_state: u8,
-    /// TCP state after the event (state changes only; else as `old_state`).
+    /// TCP state after the event (state changes only; otherwise the same as `old_state`).
     pub new_state: u8,
     /// `sk_shutdown`: bit 0 receive, bit 1 send.
     pub shutdown: u8,
@@ -276,7 +276,7 @@ pub struct Record {
     pub retransmits: u8,
     /// WRITE: what its first bytes are, see [`crate::word`].
     pub word: u8,
-    /// Low 32 bits of jiffies now.
+    /// Low 32 bits of the current jiffies.
     pub jiffies: u32,
     /// Jiffies of the last data sent.
     pub lsndtime: u32,
@@ -296,32 +296,32 @@ pub struct Record {
     pub copied_seq: u32,
     /// Smoothed round-trip time, microseconds.
     pub rtt_us: u32,
-    /// Segments with data sent.
+    /// Data segments sent.
     pub data_segs_out: u32,
-    /// WRITE: bytes handed over by this call. RESET_SENT with a segment: its payload.
+    /// WRITE: bytes passed to this call. RESET_SENT with a segment: bytes of its payload.
     pub size: u32,
     /// Sequence number of the segment that a reset answers.
     pub skb_seq: u32,
     /// Acknowledgement number of that segment.
     pub skb_ack: u32,
-    /// `sk_max_ack_backlog`: not 0 only on accepted sockets (copied from the listener).
+    /// `sk_max_ack_backlog`: nonzero only on accepted sockets (copied from the listener).
     pub max_ack_backlog: u32,
     /// `sk_err`, or for RESET_SENT the kernel's reason number.
     pub code: u32,
-    /// `rcv_nxt` when we last sent anything: what came since is not acknowledged yet.
+    /// `rcv_nxt` when we last sent anything: what has come since is not acknowledged yet.
     pub rcv_wup: u32,
-    /// Sequence number of the latest segment of the peer that told of its window: of any, in order.
+    /// Sequence number of the peer's latest segment that updated its window: any segment in order does.
     pub snd_wl1: u32,
-    /// `app_limited`: not zero from a write until it is acknowledged, also of one that fails since the
+    /// `app_limited`: nonzero from a write until it is acknowledged, even if the write fails because the
     /// socket was reset (`tcp_rate_check_app_limited` comes before that test, v6.12 net/ipv4/tcp.c).
     pub app_limited: u32,
-    /// Segments with data received. This, `snd_wl1` and the three times above are filled in ESTABLISHED alone.
+    /// Data segments received. This, `snd_wl1` and the three times above are only set in ESTABLISHED.
     pub data_segs_in: u32,
     /// Zero.
     pub padding: u32,
 }
 
-/// Size of a [`Record`]; a record of any other length is refused by the decoder.
+/// Size of a [`Record`]; the decoder rejects a record of any other length.
 pub const RECORD_SIZE: usize = 208;
 const _: () = assert!(size_of::<Record>() == RECORD_SIZE);
 const _: () = assert!(align_of::<Record>() == 8);

@@ -1,4 +1,4 @@
-//! What leaves the kernel, decided over plain integers; tested on the host.
+//! Decides from plain integers which events leave the kernel; tested on the host.
 
 use crate::abi::opener;
 use crate::word;
@@ -18,18 +18,18 @@ pub mod state {
     pub const NEW_SYN_RECV: u8 = 12;
 }
 
-/// What is at most as long may be anything but a request: it is worth a record where a longer write or
-/// answer is not. Never makes a class alone: `logic/turn` has what else it takes.
+/// Data of at most this length may be something other than a request, so it gets a record where a longer
+/// write or answer does not. Length alone never decides a class: see `logic/turn` for what else it takes.
 pub const FEW_BYTES: u32 = 96;
 
-/// The retransmission of a request at which it counts as hanging: with Linux's first timeout of 200 ms
-/// and more after 1.4 s and more.
+/// A request counts as hanging at this retransmission. Linux's first timeout is at least 200 ms, so this
+/// is after at least 1.4 s.
 pub const HANGS_AFTER: u8 = 3;
 
-/// The way out of the kernel for an event.
+/// The ring through which an event leaves the kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ring {
-    /// Data at risk: small, must not be pushed out.
+    /// Events with data at risk: few, and must not be crowded out.
     Races,
     /// Closes and reuses: many.
     Measures,
@@ -41,7 +41,7 @@ pub const fn distance(later: u32, earlier: u32) -> i32 {
     later.wrapping_sub(earlier).cast_signed()
 }
 
-/// Whether [`state_change`] may let this one out, before anything is read.
+/// Whether [`state_change`] may report this transition; checked before any field is read.
 #[inline(always)]
 pub const fn state_matters(old: u8, new: u8) -> bool {
     use state::{CLOSE, CLOSE_WAIT, CLOSING, ESTABLISHED, FIN_WAIT1, FIN_WAIT2, LAST_ACK, LISTEN};
@@ -54,10 +54,10 @@ pub const fn state_matters(old: u8, new: u8) -> bool {
     )
 }
 
-/// Where a state change goes, if it leaves the kernel at all.
+/// The ring that a state change goes to, if it leaves the kernel at all.
 ///
-/// `unacked` is `write_seq - snd_una`; `heard_after` is by how many jiffies the last data received
-/// is younger than the last data sent.
+/// `unacked` is `write_seq - snd_una`; `heard_after` is the number of jiffies from the last data sent
+/// to the last data received.
 #[inline(always)]
 pub const fn state_change(
     old: u8,
@@ -68,14 +68,14 @@ pub const fn state_change(
 ) -> Option<Ring> {
     use state::{CLOSE, CLOSE_WAIT, CLOSING, ESTABLISHED, FIN_WAIT1, FIN_WAIT2, LAST_ACK, LISTEN};
     match (old, new) {
-        // A FIN that leaves something of ours unacknowledged, or the end of any but a quiet close.
+        // A FIN while some of our data is unacknowledged, or an end without an orderly close.
         (ESTABLISHED, CLOSE_WAIT | FIN_WAIT1) if unacked != 0 => Some(Ring::Races),
         (ESTABLISHED | CLOSE_WAIT, CLOSE) => Some(Ring::Races),
-        // Data that came long after our last: a request into a lingering close.
+        // Data received long after we last sent any: a request that met a lingering close.
         (FIN_WAIT1 | FIN_WAIT2 | CLOSING, CLOSE) if heard_after > reuse_jiffies.cast_signed() => {
             Some(Ring::Races)
         }
-        // Ordinary ends, and listeners; not LISTEN->SYN_RECV, a child cloned from its listener.
+        // Orderly closes, and listeners; not LISTEN->SYN_RECV: that is a child cloned from its listener.
         (ESTABLISHED, CLOSE_WAIT | FIN_WAIT1)
         | (CLOSE_WAIT, LAST_ACK)
         | (LAST_ACK | LISTEN, CLOSE)
@@ -84,8 +84,8 @@ pub const fn state_change(
     }
 }
 
-/// Whether this end sent data so lately that no gap can lie between: the healthy path of nearly
-/// every write of the host. What [`is_told`] may be true for is never in use.
+/// Whether this end sent data so recently that there can be no gap: the fast path of nearly every
+/// write on the host. [`is_told`] is only asked about writes for which this is false.
 #[inline(always)]
 pub const fn is_in_use(now: u32, lsndtime: u32, reuse_jiffies: u32) -> bool {
     now.wrapping_sub(lsndtime) <= reuse_jiffies
@@ -102,33 +102,33 @@ pub const fn may_be_reuse(now: u32, lsndtime: u32, lrcvtime: u32, reuse_jiffies:
     silence >= 0 && (distance(now, lrcvtime) > threshold || silence > threshold)
 }
 
-/// What is known of a write in ESTABLISHED after a while without one.
+/// What is known about a write in ESTABLISHED that follows a pause.
 #[derive(Clone, Copy, Debug)]
 pub struct Write {
     /// See [`opener`].
     pub opener: u8,
     /// See [`word`].
     pub word: u8,
-    /// Bytes of this call.
+    /// Bytes passed to this call.
     pub size: u32,
-    /// What of the peer's is not acknowledged yet.
+    /// Bytes from the peer that we have not acknowledged yet.
     pub heard: u32,
-    /// What of the peer's the application has not read.
+    /// Bytes from the peer that the application has not read.
     pub unread: u32,
-    /// Jiffies now.
+    /// Current jiffies.
     pub now: u32,
-    /// Jiffies of our last data.
+    /// Jiffies when we last sent data.
     pub lsndtime: u32,
-    /// Jiffies of the peer's.
+    /// Jiffies when we last received data.
     pub lrcvtime: u32,
 }
 
-/// Whether it is worth a record: requests after a gap, first answers to such, and what may be a farewell,
-/// or come after one. If we spoke last, only what is no request by its own words.
+/// Whether a write gets a record: a request after a gap, the first answer to one, and whatever may be a
+/// farewell or follow one. If we sent last, only a write whose own bytes say that it is not a request.
 #[inline(always)]
 pub const fn is_told(write: Write, reuse_jiffies: u32) -> bool {
     let Write { opener, word, size, heard, unread, now, lsndtime, lrcvtime } = write;
-    // What nobody may have asked a server for: a farewell, or what may be one.
+    // What a server may send unasked: a farewell, or what may be one.
     let is_unasked = word == word::FAREWELL || (word == word::SEALED && size <= FEW_BYTES);
     if !may_be_reuse(now, lsndtime, lrcvtime, reuse_jiffies) {
         return match opener {
@@ -141,7 +141,7 @@ pub const fn is_told(write: Write, reuse_jiffies: u32) -> bool {
     let after_silence = distance(lrcvtime, lsndtime) > threshold;
     match opener {
         opener::ACTIVE => {
-            // The peer broke a silence: with an answer that took long, or with a farewell.
+            // The peer broke a silence, with either a slow answer or a farewell.
             let after_few = size <= FEW_BYTES || heard <= FEW_BYTES || unread != 0;
             after_gap || (after_silence && after_few)
         }
@@ -150,11 +150,11 @@ pub const fn is_told(write: Write, reuse_jiffies: u32) -> bool {
     }
 }
 
-/// Who opened the connection, from byte counts alone: the SYN is counted in `bytes_acked` on the
-/// active side and never in `bytes_sent`. Holds only while no FIN of ours is out.
+/// Who opened the connection, derived from byte counts alone: on the active side, the SYN is counted
+/// in `bytes_acked`, but never in `bytes_sent`. Valid only until we send a FIN.
 ///
 /// Source: `tcp_rcv_synsent_state_process` calls `tcp_ack` for the SYN (v6.12
-/// `net/ipv4/tcp_input.c`), children start with `snd_una` after it (`tcp_minisocks.c`).
+/// `net/ipv4/tcp_input.c`), and children start with `snd_una` past it (`tcp_minisocks.c`).
 #[inline(always)]
 pub const fn opener_of(
     bytes_acked: u64,
@@ -170,7 +170,7 @@ pub const fn opener_of(
     }
 }
 
-/// Whether a received reset (or data after our close) in this state concerns a race.
+/// Whether a reset received in this state (or data received after our close) may be part of a race.
 #[inline(always)]
 pub const fn reset_matters(sk_state: u8) -> bool {
     matches!(sk_state, state::ESTABLISHED | state::CLOSE_WAIT | state::LAST_ACK)
@@ -227,7 +227,7 @@ mod tests {
         };
         check(60, 0, 5, true); // answered at 5, next request at 60
         check(55, 0, 5, false); // exactly the threshold
-        check(300, 5, 0, false); // our data was last: a blocked sender, a pipelined request
+        check(300, 5, 0, false); // we sent last: a blocked sender, a pipelined request
         check(61, 0, 60, true); // a server's answer to a request after 60 ticks of silence
         check(51, 0, 50, false);
         check(52, 0, 51, true);
@@ -267,23 +267,23 @@ mod tests {
         let (active, passive) = (opener::ACTIVE, opener::PASSIVE);
         check(write(active, 200, 900, 900), true); // request after a gap of 100
         check(write(passive, 200, 900, 900), false); // slow answer or push
-        check(write(passive, 31, 900, 900), false); // so too, however short
+        check(write(passive, 31, 900, 900), false); // likewise, however short
         check(Write { word: word::FAREWELL, ..write(passive, 31, 900, 900) }, true);
-        check(Write { word: word::SEALED, ..write(passive, 39, 900, 900) }, true); // GOAWAY, maybe
+        check(Write { word: word::SEALED, ..write(passive, 39, 900, 900) }, true); // maybe GOAWAY
         check(write(passive, 200, 900, 1000), true); // answer to a request after a silence
         check(write(active, 200, 900, 1000), false); // pipelining after a slow answer
         check(write(active, 24, 900, 1000), true); // may answer the server's close_notify
         let after_few = |heard| Write { heard, ..write(active, 200, 900, 1000) };
-        check(after_few(31), true); // may come just after it
-        check(after_few(0), true); // so too, acknowledged at once
+        check(after_few(31), true); // may directly follow it
+        check(after_few(0), true); // likewise, acknowledged at once
         check(after_few(97), false); // pipelining, as above
-        check(Write { unread: 212, ..after_few(212) }, true); // nobody has read it: a 408
-        // We spoke last.
+        check(Write { unread: 212, ..after_few(212) }, true); // unread by the application: a 408
+        // We sent last.
         check(write(active, 31, 900, 890), false);
         check(Write { word: word::CONTROL, ..write(active, 17, 900, 890) }, true);
         check(Write { word: word::CONTROL, ..write(passive, 17, 900, 890) }, false);
         check(Write { word: word::FAREWELL, ..write(passive, 24, 900, 890) }, true);
-        check(Write { word: word::SEALED, ..write(passive, 39, 900, 890) }, true); // GOAWAY, maybe
+        check(Write { word: word::SEALED, ..write(passive, 39, 900, 890) }, true); // maybe GOAWAY
         check(Write { word: word::SEALED, ..write(passive, 97, 900, 890) }, false);
     }
 

@@ -1,8 +1,8 @@
-//! Digest of the sources of the BPF object, and the record beside the object that holds it.
+//! Digest of the BPF object's sources, and the record beside the object that holds this digest.
 //!
 //! Not a module of the library: `build.rs` and `cargo xtask bpf` both include this file by path,
-//! so that they cannot disagree. Only `src/**/*.rs` counts here, for the manifest is rewritten by
-//! `cargo package` and `cargo vendor`; xtask checks manifest and dependencies itself.
+//! so that they cannot disagree. Only `src/**/*.rs` counts here, because `cargo package` and
+//! `cargo vendor` rewrite the manifest; xtask checks the manifest and the dependencies itself.
 
 use std::path::{Path, PathBuf};
 use std::{fs, io};
@@ -11,12 +11,12 @@ use sha2::{Digest, Sha256};
 
 /// The committed object, in the package's directory.
 pub(crate) const OBJECT: &str = "finrace.bpf.o";
-/// What the object was built from and with, beside it.
+/// The record of what the object was built from and with, beside it.
 pub(crate) const RECORD: &str = "finrace.bpf.toml";
-/// What a user sees when they do not belong together.
+/// What a user sees if sources and object do not match.
 pub(crate) const STALE: &str = "ebpf sources and finrace.bpf.o differ: run cargo xtask bpf";
 
-/// Digest over names and contents of all sources of the package in `package`.
+/// Digest of the names and contents of all sources of the package in `package`.
 pub(crate) fn sources(package: &Path) -> io::Result<String> {
     let mut files = Vec::new();
     collect(&package.join("src"), &mut files)?;
@@ -26,7 +26,7 @@ pub(crate) fn sources(package: &Path) -> io::Result<String> {
     for file in files {
         let name = file.strip_prefix(package).unwrap_or(&file).to_string_lossy().into_owned();
         let content = fs::read(&file)?;
-        // Lengths first: no two sets of files run together into the same bytes.
+        // Lengths first, so that no two sets of files give the same bytes.
         for part in [name.as_bytes(), &content] {
             hash.update((part.len() as u64).to_le_bytes());
             hash.update(part);

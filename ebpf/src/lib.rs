@@ -11,7 +11,7 @@ pub mod word;
 
 #[cfg(feature = "user")]
 mod object {
-    //! The committed object; compressed, since most of it is names and line numbers.
+    //! The committed object, compressed because most of it is names and line numbers.
 
     use std::io::{self, Read as _};
 
@@ -21,10 +21,10 @@ mod object {
 
     const COMPRESSED: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/object.zlib"));
 
-    /// The compiled BPF object; `build.rs` proves that it belongs to its sources.
+    /// The compiled BPF object; `build.rs` proves that it matches its sources.
     ///
     /// # Errors
-    /// None but a broken executable could give.
+    /// Fails only if the executable is corrupt.
     pub fn read() -> io::Result<Vec<u8>> {
         let mut object = Vec::new();
         ZlibDecoder::new(COMPRESSED).read_to_end(&mut object)?;

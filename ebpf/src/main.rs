@@ -1,8 +1,8 @@
-//! The kernel programs of finrace. Each tracepoint has one body, generic over the way it reads
-//! ([`sock::Mem`]); the entry points at the end choose it.
+//! finrace's kernel programs. Each tracepoint has one body, generic over how it reads memory
+//! ([`sock::Mem`]); the entry points at the end of this file choose how.
 //!
-//! Nothing is kept per connection: the kernel already keeps the stamps, sequence numbers and byte
-//! counts that the decisions rest on. A healthy write reads its state and one stamp and leaves.
+//! The programs keep nothing per connection: the kernel already keeps the stamps, sequence numbers and
+//! byte counts that the decisions rest on. On a healthy write, they read the state and one stamp and return.
 
 #![no_std]
 #![no_main]
@@ -26,21 +26,21 @@ use finrace_ebpf::decide::{self, HANGS_AFTER, Ring, state};
 use crate::maps::{FR_LOSSES, FR_MEASURES, FR_RACES, frozen};
 use crate::sock::{Cast, Direct, Mem, Probe, field, netns};
 
-/// The kernel's "Dual MIT/GPL": the helpers used here are for GPL-compatible programs.
+/// The kernel's string "Dual MIT/GPL": the helpers used here require a GPL-compatible program.
 #[unsafe(link_section = "license")]
 #[unsafe(no_mangle)]
 static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
 
-/// Unreachable: no program can panic, the verifier would refuse the loop.
+/// Unreachable: no program can panic, or the verifier would reject this loop.
 #[cfg(not(test))]
 #[panic_handler]
 fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {
     loop {}
 }
 
-/// Has a record filled where the agent will read it, or counts its loss; what is not filled is not
-/// told. The reader is woken only when the ring is a quarter full: a wake-up from the traced context
-/// costs microseconds.
+/// Lets `fill` write a record directly into the ring, or counts a loss if the ring is full; if `fill`
+/// returns `None`, the record is discarded. Wakes the reader only when the ring is a quarter full: a
+/// wake-up from the traced context costs microseconds.
 #[inline(always)]
 fn tell(
     ring: Ring,
@@ -74,26 +74,26 @@ fn tell(
     told
 }
 
-/// The arguments of what is called at a write.
+/// The arguments of a hook that sees writes.
 trait Written: Copy {
     type Mem: Mem;
 
     fn socket(self) -> *const u8;
 
-    /// Bytes that are still to be taken from the caller.
+    /// Bytes still to be copied from the caller.
     fn size(self) -> u32;
 
-    /// The message, where it is one and not a page.
+    /// The message, or null if a page is written instead.
     fn message(self) -> *const u8;
 }
 
-/// The tracepoint `tcp_sendmsg_locked` (6.16+; under the socket lock, process context, once per
-/// loop turn, after the `sk_err || SEND_SHUTDOWN` test), the function of that name (likewise, once
-/// per call, before that test), `do_tcp_sendpages` (under the lock, once per page) or
+/// The tracepoint `tcp_sendmsg_locked` (6.16+; in process context, under the socket lock, once per
+/// loop iteration, after the `sk_err || SEND_SHUTDOWN` test), the function of that name (likewise, but
+/// once per call and before that test), `do_tcp_sendpages` (under the lock, once per page) or
 /// `tcp_sendmsg` (before the lock).
 ///
-/// This is on the way of every write of the host: state, one stamp, jiffies, and out. What comes
-/// then is a function of its own, so that no register is saved for it here.
+/// Every write on the host takes this path: it reads the state, one stamp and jiffies, and returns.
+/// The rest is a separate function, so that no register is saved for it here.
 #[inline(always)]
 fn write<W: Written>(call: W) {
     let sk = call.socket();
@@ -113,7 +113,7 @@ fn write<W: Written>(call: W) {
     write_after_gap::<W, W::Mem>(call);
 }
 
-/// A write that may be a reuse, or one into a half-closed connection.
+/// Handles a write that may be a reuse, or that goes into a half-closed connection.
 #[inline(never)]
 fn write_after_gap<W: Written<Mem = M>, M: Mem>(call: W) -> Option<()> {
     let sk = call.socket();
@@ -122,18 +122,18 @@ fn write_after_gap<W: Written<Mem = M>, M: Mem>(call: W) -> Option<()> {
     if tp.is_null() {
         return None;
     }
-    // Something of ours is queued or unacknowledged: a blocked sender, not a new exchange.
+    // We still have data queued or unacknowledged: a blocked sender, not a new exchange.
     if field!(M, tp, write_seq: u32) != field!(M, tp, snd_una: u32) || sock::is_mptcp::<M>(tp) {
         return None;
     }
-    // Before all else: the verifier goes through it once for each way that leads here.
+    // Comes first, because the verifier walks it once for every path that reaches it.
     let size = sock::anew(call.size().into()) as u32;
     let word = sock::word::<M>(call.message(), size);
     let sk_state = field!(M, sk, skc_state: u8);
     let (sent, received) = (field!(M, tp, lsndtime: u32), field!(M, tp, lrcvtime: u32));
     match sk_state {
         state::ESTABLISHED => {}
-        // Only the first write after the FIN, which is as old as the last acknowledgement.
+        // Only the first write after the FIN; the FIN is as old as the last ACK received.
         state::CLOSE_WAIT
             if decide::distance(received, sent) >= 0
                 || decide::distance(field!(M, tp, rcv_tstamp: u32), sent) >= 0 => {}
@@ -142,7 +142,7 @@ fn write_after_gap<W: Written<Mem = M>, M: Mem>(call: W) -> Option<()> {
     let who = sock::opener::<M>(tp);
     let ring = if sk_state == state::CLOSE_WAIT {
         if who == opener::PASSIVE {
-            return None; // a server that answers a half-closed client
+            return None; // a server answering a half-closed client
         }
         Ring::Races
     } else {
@@ -167,7 +167,7 @@ fn write_after_gap<W: Written<Mem = M>, M: Mem>(call: W) -> Option<()> {
     Some(())
 }
 
-/// The record of a write; apart from what decides on it, whose functions need the stack, too.
+/// Records a write. Kept apart from the decision, whose functions need stack space, too.
 #[inline(never)]
 fn write_recorded<M: Mem>(sk: *const u8, size: u32, word: u8, is_half_closed: bool) {
     // SAFETY: the context's socket.
@@ -189,8 +189,8 @@ fn write_recorded<M: Mem>(sk: *const u8, size: u32, word: u8, is_half_closed: bo
     });
 }
 
-/// `inet_sock_set_state(sk, old, new)`: before the store, in any context; also for SCTP, DCCP and
-/// MPTCP, which are passed over.
+/// `inet_sock_set_state(sk, old, new)`: fires before the state is stored, in any context; also for
+/// SCTP, DCCP and MPTCP, which are skipped.
 #[inline(always)]
 fn state_change<M: Mem>(sk: *const u8, old: u32, new: u32) {
     let (old, new) = (old as u8, new as u8);
@@ -214,7 +214,7 @@ fn state_recorded<M: Mem>(sk: *const u8, old: u8, new: u8) -> Option<()> {
     }
     tell(ring, kind::STATE, old, new, |record| {
         sock::fill_tcp::<M>(record, sk, tp);
-        // These two run in close() or shutdown(); so does ->CLOSE after close() has set sk_shutdown
+        // These two happen in close() or shutdown(); so does ->CLOSE after close() has set sk_shutdown
         // (`__tcp_close`, v6.12 net/ipv4/tcp.c). A received RST sets it only after the tracepoint.
         if matches!(new, state::FIN_WAIT1 | state::LAST_ACK)
             || (old == state::ESTABLISHED && new == state::CLOSE && record.shutdown == 3)
@@ -225,8 +225,9 @@ fn state_recorded<M: Mem>(sk: *const u8, old: u8, new: u8) -> Option<()> {
     })
 }
 
-/// `tcp_receive_reset(sk)`: the first statement of `tcp_reset()`, so the state is the old one and
-/// the RST's own ACK is not yet applied. Softirq, or the backlog of a task that need not own it.
+/// `tcp_receive_reset(sk)`: the first statement of `tcp_reset()`, so the state is still the old one and
+/// the RST's own ACK is not yet applied. Runs in softirq, or in the backlog of a task that need not own
+/// the socket.
 #[inline(always)]
 fn reset_received<M: Mem>(sk: *const u8) -> Option<()> {
     // SAFETY: the context's socket.
@@ -241,8 +242,8 @@ fn reset_received<M: Mem>(sk: *const u8) -> Option<()> {
     Some(())
 }
 
-/// `tcp_destroy_sock(sk)`: the last that is seen of a socket. Only one that was reset, or closed with
-/// something unacknowledged, has a write that is not accounted for; the rest leave at once.
+/// `tcp_destroy_sock(sk)`: the last event of a socket. Only a socket that was reset, or closed with data
+/// unacknowledged, has a write that is not accounted for; for all others this returns at once.
 #[inline(always)]
 fn destroyed<M: Mem>(sk: *const u8) {
     // SAFETY: the context's socket.
@@ -255,7 +256,7 @@ fn destroyed<M: Mem>(sk: *const u8) {
     }
 }
 
-/// `tcp_retransmit_skb(sk, skb[, err])`: after the segment was sent once more.
+/// `tcp_retransmit_skb(sk, skb[, err])`: fires after the segment was retransmitted.
 #[inline(always)]
 fn retransmitted<M: Mem>(sk: *const u8) {
     // SAFETY: the context's socket.
@@ -268,7 +269,7 @@ fn retransmitted<M: Mem>(sk: *const u8) {
     }
 }
 
-/// A record of a socket as it is.
+/// Records a socket in its current state.
 #[inline(never)]
 fn recorded<M: Mem>(sk: *const u8, kind: u8) {
     // SAFETY: the context's socket.
@@ -283,10 +284,10 @@ fn recorded<M: Mem>(sk: *const u8, kind: u8) {
     });
 }
 
-/// `tcp_send_reset(sk, skb[, reason])`: data that met no socket, a TIME_WAIT minisock, or a socket
-/// just aborted by it. `sk` may be null from 6.10 on (19822a980e19); minisocks have only the
-/// common fields, so the state is read first. Without `HEADERS` nothing is read by helper, and
-/// segments are passed over whose addresses only their own headers tell.
+/// `tcp_send_reset(sk, skb[, reason])`: data that found no socket, or a TIME_WAIT minisock, or a socket
+/// that it has just aborted. `sk` may be null since 6.10 (19822a980e19). Minisocks have only the common
+/// fields, so the state is read first. Without `HEADERS`, nothing is read through a helper, and segments
+/// whose addresses are only in their own headers are skipped.
 #[inline(always)]
 fn reset_sent<M: Mem, const HEADERS: bool>(
     sk: *const u8,
@@ -294,7 +295,7 @@ fn reset_sent<M: Mem, const HEADERS: bool>(
     reason: u32,
 ) -> Option<()> {
     if skb.is_null() {
-        return None; // an active reset: the state change has told it
+        return None; // an active reset: the state change reports it
     }
     let cb = |field: u32| {
         let offset = frozen!(FR_LAYOUT.skb_cb) + field;
@@ -335,7 +336,7 @@ fn reset_sent<M: Mem, const HEADERS: bool>(
                     }
                     sock::fill_tcp::<M>(record, sk, tp);
                 }
-                // No connection, but somebody listens; `skb->dev` is cleared by now.
+                // No connection, but there is a listener; `skb->dev` is already cleared.
                 state::LISTEN if HEADERS => {
                     fill_from_headers::<M>(record, skb)?;
                     record.netns = netns::<M>(field!(M, sk, skc_net: u64));
@@ -353,8 +354,8 @@ fn reset_sent<M: Mem, const HEADERS: bool>(
     })
 }
 
-/// `tcp_v4_send_reset(sk, skb)` and its sibling for IPv6, before 6.10: there the tracepoint has
-/// only full sockets (5c487bb9addd), so the others are left to be told.
+/// `tcp_v4_send_reset(sk, skb)` and its IPv6 counterpart, before 6.10: there the tracepoint fires only
+/// for full sockets (5c487bb9addd), so this reports the others.
 #[inline(always)]
 fn stray_segment(sk: *const u8, skb: *const u8) {
     if sk.is_null() || field!(Probe, sk, skc_state: u8) == state::TIME_WAIT {
@@ -362,13 +363,13 @@ fn stray_segment(sk: *const u8, skb: *const u8) {
     }
 }
 
-/// Addresses and ports of a segment that found no socket, from its own headers.
+/// Fills in the addresses and ports of a segment that found no socket, from its own headers.
 #[inline(always)]
 fn fill_from_headers<M: Mem>(record: &mut Record, skb: *const u8) -> Option<()> {
     let head = field!(M, skb, skb_head: u64) as *const u8;
     let ip = u32::from(field!(M, skb, skb_network_header: u16));
     let tcp = u32::from(field!(M, skb, skb_transport_header: u16));
-    // The headers are packet memory, of no BTF type: always read with the helper.
+    // The headers are packet memory, which has no BTF type: they are always read with the helper.
     // SAFETY: `Probe` may read any address.
     let version = unsafe { Probe::read::<u8>(head, ip) } >> 4;
     match version {
@@ -395,21 +396,21 @@ fn fill_from_headers<M: Mem>(record: &mut Record, skb: *const u8) -> Option<()> 
 
 const IPPROTO_TCP: u16 = 6;
 
-/// Flags of a segment, as in its header (RFC 9293 section 3.1). Each counts as a byte of its sequence.
+/// Control bits of the TCP header (RFC 9293 section 3.1). Each occupies one sequence number.
 const FIN: u32 = 1;
 const SYN: u32 = 2;
 
-/// Arguments of a tracepoint: `tcp_sendmsg_locked(sk, msg, skb, size_goal)`.
+/// Arguments of the tracepoint `tcp_sendmsg_locked(sk, msg, skb, size_goal)`.
 struct Traced<M>(*const u64, PhantomData<M>);
 
-/// Where a function that takes a message, its second argument, has the number of bytes.
+/// Index of the byte count among the arguments of a function whose second argument is a message.
 const OF_MESSAGE: usize = 2;
 
-/// Arguments of a function, the `SIZE`th (from 0) of which is the number of bytes.
+/// Arguments of a function; argument `SIZE` (from 0) is the byte count.
 #[derive(Clone, Copy)]
 struct Called<const SIZE: usize>(*const u64);
 
-/// The same in registers.
+/// The same, in a kprobe's registers.
 #[derive(Clone, Copy)]
 struct Probed<const SIZE: usize>(*const u64);
 
@@ -483,7 +484,7 @@ impl<const SIZE: usize> Written for Probed<SIZE> {
 /// Word `N` of a context.
 #[inline(always)]
 fn word<const N: usize>(context: *const u64) -> u64 {
-    // SAFETY: within the context; the verifier checks.
+    // SAFETY: within the context, as the verifier checks.
     unsafe { context.wrapping_add(N).read_volatile() }
 }
 
@@ -492,7 +493,7 @@ fn saturated(size: u64) -> u32 {
     size.min(u64::from(u32::MAX)) as u32
 }
 
-/// Argument `N` of the probed function. Both architectures' registers are read, at offsets that lie
+/// Argument `N` of the probed function. Reads the registers of both architectures, at offsets that are
 /// within either `pt_regs`, so that one object serves both.
 #[inline(always)]
 fn argument<const N: usize>(context: *const u64) -> u64 {
@@ -526,7 +527,7 @@ fn fr_write_fent(ctx: FEntryContext) -> i32 {
     0
 }
 
-/// Beside it before 6.5, where `sendfile` and kTLS write through
+/// In addition to it before 6.5, where `sendfile` and kTLS write through
 /// `do_tcp_sendpages(sk, page, offset, size, flags)`.
 #[fentry(function = "do_tcp_sendpages")]
 fn fr_pages_fent(ctx: FEntryContext) -> i32 {
@@ -534,14 +535,14 @@ fn fr_pages_fent(ctx: FEntryContext) -> i32 {
     0
 }
 
-/// Write, last choice: kprobe on either function.
+/// Write, last choice: a kprobe on either function.
 #[kprobe]
 fn fr_write_kpr(ctx: ProbeContext) -> u32 {
     write(Probed::<2>(ctx.as_ptr().cast_const().cast()));
     0
 }
 
-/// Beside it before 6.5.
+/// In addition to it before 6.5.
 #[kprobe]
 fn fr_pages_kpr(ctx: ProbeContext) -> u32 {
     write(Probed::<3>(ctx.as_ptr().cast_const().cast()));
@@ -604,30 +605,30 @@ fn fr_retr_raw(ctx: RawTracePointContext) -> i32 {
     0
 }
 
-/// Reset sent as tp_btf. On kernels between 6.10 and the fix that marks `sk` as nullable this
-/// crashes the node: there the verifier takes `sk` as never null and drops our test. Loaded only
-/// where [`fr_srst_proof`] was refused.
+/// Reset sent, as tp_btf. On kernels between 6.10 and the fix that marks `sk` as nullable, this
+/// crashes the node: there the verifier assumes that `sk` is never null and removes our check. Loaded
+/// only if [`fr_srst_proof`] was rejected.
 #[btf_tracepoint(function = "tcp_send_reset")]
 fn fr_srst_btf(ctx: BtfTracePointContext) -> i32 {
     reset_sent::<Direct, true>(ctx.arg(0), ctx.arg(1), ctx.arg(2));
     0
 }
 
-/// The same without any helper that reads memory: for lockdown=confidentiality.
+/// The same without any helper that reads memory, for lockdown=confidentiality.
 #[btf_tracepoint(function = "tcp_send_reset")]
 fn fr_srst_dir(ctx: BtfTracePointContext) -> i32 {
     reset_sent::<Direct, false>(ctx.arg(0), ctx.arg(1), ctx.arg(2));
     0
 }
 
-/// Loaded, never attached: dereferences argument 0 without a test. A kernel that accepts it does
-/// not know that the argument may be null.
+/// Loaded but never attached: dereferences argument 0 without a null check. A kernel that accepts this
+/// does not know that the argument may be null.
 #[btf_tracepoint(function = "tcp_send_reset")]
 fn fr_srst_proof(ctx: BtfTracePointContext) -> i32 {
     i32::from(field!(Direct, ctx.arg(0), skc_state: u8))
 }
 
-/// Reset sent, with the reason as third argument (b533fb9cf4f7, 6.10).
+/// Reset sent, with the reason as the third argument (b533fb9cf4f7, 6.10).
 #[raw_tracepoint(tracepoint = "tcp_send_reset")]
 fn fr_srst_raw3(ctx: RawTracePointContext) -> i32 {
     if reset_sent::<Probe, true>(ctx.arg(0), ctx.arg(1), ctx.arg(2)).is_some() {
@@ -636,7 +637,7 @@ fn fr_srst_raw3(ctx: RawTracePointContext) -> i32 {
     0
 }
 
-/// Reset sent before 6.10: touching a third argument would refuse the attachment.
+/// Reset sent before 6.10: reading a third argument would make the attachment fail.
 #[raw_tracepoint(tracepoint = "tcp_send_reset")]
 fn fr_srst_raw2(ctx: RawTracePointContext) -> i32 {
     reset_sent::<Probe, true>(ctx.arg(0), ctx.arg(1), 0);
@@ -657,7 +658,7 @@ fn fr_stray6_fent(ctx: FEntryContext) -> i32 {
     0
 }
 
-/// Both as kprobe.
+/// Both, as a kprobe.
 #[kprobe]
 fn fr_stray_kpr(ctx: ProbeContext) -> u32 {
     let context = ctx.as_ptr().cast_const().cast();

@@ -5,24 +5,24 @@ use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, RingBuf};
 use finrace_ebpf::abi::{Layout, MEASURES_BYTES, RACES_BYTES, Settings, loss, registers};
 
-/// FINs with data at risk, writes after a FIN, resets: few, and must not be pushed out.
+/// FINs with data at risk, writes after a FIN, resets: few, and must not be crowded out.
 #[map]
 pub(crate) static FR_RACES: RingBuf = RingBuf::with_byte_size(RACES_BYTES, 0);
 
-/// Closes and reuses: many at a reload. A ring of their own, so that they cannot crowd out a race.
+/// Closes and reuses: many at a reload. They have their own ring, so that they cannot crowd out a race.
 #[map]
 pub(crate) static FR_MEASURES: RingBuf = RingBuf::with_byte_size(MEASURES_BYTES, 0);
 
-/// Records that found their ring full, by ring. Mapped into the agent, which needs no rights to
-/// read it then (before 5.19 every call of bpf(2) asks for them: c8644cd0efe7).
+/// Records lost because their ring was full, by ring. Mapped into the agent, which thus needs no
+/// capabilities to read it (before 5.19, every bpf(2) call requires them: c8644cd0efe7).
 #[map]
 pub(crate) static FR_LOSSES: Array<u64> = Array::with_max_entries(loss::COUNT, BPF_F_MMAPABLE);
 
-/// Offsets of the running kernel; the agent overwrites and freezes it before the load.
+/// Field offsets of the running kernel; the agent overwrites and freezes this before the load.
 #[unsafe(no_mangle)]
 pub(crate) static FR_LAYOUT: Layout = Layout::ABSENT;
 
-/// The agent's settings, frozen likewise.
+/// The agent's settings, frozen in the same way.
 #[unsafe(no_mangle)]
 pub(crate) static FR_SETTINGS: Settings = Settings {
     reuse_jiffies: 50,
@@ -35,7 +35,7 @@ pub(crate) static FR_SETTINGS: Settings = Settings {
 /// not fold the placeholder.
 macro_rules! frozen {
     ($global:ident . $field:ident) => {
-        // SAFETY: a valid static, read whole; nobody writes after the load.
+        // SAFETY: a valid static, read as a whole; nothing writes to it after the load.
         unsafe { core::ptr::read_volatile(&raw const $crate::maps::$global.$field) }
     };
 }

@@ -1,30 +1,30 @@
-//! Operands that the agent puts into instructions before the load: on the way of every write even
-//! reading a frozen offset is too much.
+//! Operands that the agent patches into instructions before the load: on the path of every write,
+//! even reading a frozen offset costs too much.
 
 use crate::abi::{ABSENT, Layout, Settings};
 
-/// Offset of a load: `skc_state`. No kernel structure is as long.
+/// Placeholder for the offset of a load: `skc_state`. No kernel structure is this large.
 pub const SKC_STATE: i16 = 0x7F01;
-/// Offset of a load: `lsndtime`.
+/// Placeholder for the offset of a load: `lsndtime`.
 pub const LSNDTIME: i16 = 0x7F02;
-/// A number: `reuse_jiffies`.
+/// Placeholder for an immediate: `reuse_jiffies`.
 pub const REUSE_JIFFIES: i32 = 0x7F00_C0D1;
-/// A number: `tcp_sock_id`.
+/// Placeholder for an immediate: `tcp_sock_id`.
 pub const TCP_SOCK_ID: i32 = 0x7F00_C0D2;
-/// A function of the kernel that is called: `rdonly_cast_id`.
+/// Placeholder for the kernel function of a call: `rdonly_cast_id`.
 pub const RDONLY_CAST_ID: i32 = 0x7F00_C0D3;
 
-/// A load into a register, of any width; a move of a number; a call of a kernel function.
+/// Opcodes: a load into a register, of any width; moves of an immediate; a call of a kernel function.
 const LDX: u8 = 0x61;
 const MOVES: [u8; 2] = [0xB4, 0xB7];
 const CALL: u8 = 0x85;
 const KERNEL_FUNCTION: u8 = 2 << 4;
 
-/// Where there is no such function: the helper `bpf_skc_to_tcp_sock`.
+/// Called where that function does not exist: the helper `bpf_skc_to_tcp_sock`.
 const SKC_TO_TCP_SOCK: u32 = 137;
 
-/// Puts them in; returns how many instructions were changed. An instruction is a word of eight
-/// bytes, aligned as such in any object (v6.12 Documentation/bpf/standardization).
+/// Patches the operands in, and returns how many instructions it changed. An instruction is a word
+/// of eight bytes, aligned as one in any object (v6.12 Documentation/bpf/standardization).
 pub fn apply(object: &mut [u8], layout: &Layout, settings: &Settings) -> usize {
     let words = object.as_chunks_mut::<8>().0.iter_mut();
     let changes = words.filter_map(|word| {

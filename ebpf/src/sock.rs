@@ -1,7 +1,7 @@
-//! Reads kernel structures into a [`Record`], from one source in two ways: by direct loads where
-//! the verifier knows the pointer's type (tp_btf, fentry), by `bpf_probe_read_kernel` elsewhere.
+//! Reads kernel structures into a [`Record`]. The same code reads in two ways: by direct loads where
+//! the verifier knows the pointer's type (tp_btf, fentry), and by `bpf_probe_read_kernel` elsewhere.
 //!
-//! Offsets come from [`FR_LAYOUT`](crate::maps::FR_LAYOUT); what a kernel lacks reads as zero.
+//! Offsets come from [`FR_LAYOUT`](crate::maps::FR_LAYOUT); fields that a kernel lacks read as zero.
 
 use core::arch::asm;
 use core::mem::MaybeUninit;
@@ -16,43 +16,43 @@ use crate::maps::frozen;
 
 /// A way to read kernel memory.
 pub(crate) trait Mem {
-    /// Reads a `T` at `base + offset`, or zero where the field is absent or the read faults.
+    /// Reads a `T` at `base + offset`, or zero if the field is absent or the read faults.
     ///
     /// # Safety
-    /// `base` is a kernel pointer that this program got from its context (or read from such), and
-    /// `T` is an integer.
+    /// `base` is a kernel pointer that this program got from its context (or read through such a
+    /// pointer), and `T` is an integer.
     unsafe fn read<T: Copy>(base: *const u8, offset: u32) -> T;
 
-    /// The `tcp_sock` behind a `sock`, null if it is not a full TCP socket.
+    /// The `tcp_sock` behind a `sock`, or null if it is not a full TCP socket.
     ///
     /// # Safety
     /// `sk` is the context's `struct sock` argument.
     unsafe fn tcp_sock(sk: *const u8) -> *const u8;
 
-    /// State of a socket, as [`Mem::read`] would read it; for the way of every write.
+    /// State of a socket, as [`Mem::read`] would read it; for the path of every write.
     ///
     /// # Safety
     /// As [`Mem::read`].
     #[inline(always)]
     unsafe fn state(sk: *const u8) -> u64 {
         let offset = frozen!(FR_LAYOUT.skc_state);
-        // SAFETY: the caller's.
+        // SAFETY: upheld by the caller.
         unsafe { Self::read::<u8>(sk, offset) }.into()
     }
 
-    /// When data was last sent; likewise.
+    /// When data was last sent, read likewise.
     ///
     /// # Safety
     /// As [`Mem::read`].
     #[inline(always)]
     unsafe fn lsndtime(tp: *const u8) -> u32 {
         let offset = frozen!(FR_LAYOUT.lsndtime);
-        // SAFETY: the caller's.
+        // SAFETY: upheld by the caller.
         unsafe { Self::read(tp, offset) }
     }
 }
 
-/// A load whose offset the agent puts in.
+/// A load whose offset the agent patches in.
 macro_rules! patched_load {
     ($base:expr, $width:literal, $offset:ident) => {{
         let (base, value): (*const u8, u64);
@@ -71,18 +71,18 @@ macro_rules! patched_load {
     }};
 }
 
-/// Plain loads; the verifier checks each against BTF, the kernel protects them from faults.
+/// Plain loads; the verifier checks each against BTF, and the kernel handles faults.
 ///
-/// The way to `tcp_sock` is the function `bpf_rdonly_cast`, which the verifier makes a move of
-/// (6.2+, a35b9af4ec2c), or else the helper `bpf_skc_to_tcp_sock` (5.9+), which is null for
-/// anything but a full TCP socket; the agent puts in the one or the other.
+/// A `tcp_sock` comes from the function `bpf_rdonly_cast`, which the verifier turns into a move
+/// (6.2+, a35b9af4ec2c), or else from the helper `bpf_skc_to_tcp_sock` (5.9+), which returns null for
+/// anything but a full TCP socket; the agent patches in one or the other.
 pub(crate) struct Direct;
 
 impl Mem for Direct {
     #[inline(always)]
     unsafe fn read<T: Copy>(base: *const u8, offset: u32) -> T {
         if offset == ABSENT {
-            // SAFETY: an integer of zeroes is valid.
+            // SAFETY: all zeroes are a valid integer.
             return unsafe { MaybeUninit::zeroed().assume_init() };
         }
         // SAFETY: checked by the verifier, load by load.
@@ -104,7 +104,7 @@ impl Mem for Direct {
     #[inline(always)]
     unsafe fn tcp_sock(sk: *const u8) -> *const u8 {
         let tp: *const u8;
-        // SAFETY: a call with the arguments of either.
+        // SAFETY: the arguments are right for either function.
         unsafe {
             asm!(
                 "r2 = {id}",
@@ -124,40 +124,40 @@ impl Mem for Direct {
     }
 }
 
-/// As [`Direct`], for kernels that can only have `bpf_rdonly_cast`, whose result is never null.
+/// Like [`Direct`], for kernels where only `bpf_rdonly_cast` is possible; its result is never null.
 pub(crate) struct Cast;
 
 impl Mem for Cast {
     #[inline(always)]
     unsafe fn read<T: Copy>(base: *const u8, offset: u32) -> T {
-        // SAFETY: the caller's.
+        // SAFETY: upheld by the caller.
         unsafe { Direct::read(base, offset) }
     }
 
     #[inline(always)]
     unsafe fn tcp_sock(sk: *const u8) -> *const u8 {
-        // SAFETY: the caller's.
+        // SAFETY: upheld by the caller.
         let tp = unsafe { Direct::tcp_sock(sk) };
-        // SAFETY: where it is not so, the verifier refuses what follows.
+        // SAFETY: if this does not hold, the verifier rejects what follows.
         unsafe { core::hint::assert_unchecked(!tp.is_null()) };
         tp
     }
 
     #[inline(always)]
     unsafe fn state(sk: *const u8) -> u64 {
-        // SAFETY: the caller's.
+        // SAFETY: upheld by the caller.
         unsafe { Direct::state(sk) }
     }
 
     #[inline(always)]
     unsafe fn lsndtime(tp: *const u8) -> u32 {
-        // SAFETY: the caller's.
+        // SAFETY: upheld by the caller.
         unsafe { Direct::lsndtime(tp) }
     }
 }
 
-/// `bpf_probe_read_kernel`: 22 to 35 ns each. Its result is ignored on purpose: it zero-fills on a
-/// fault, and one branch a read makes the verifier of 5.10 and 6.1 give up.
+/// `bpf_probe_read_kernel`: 22 to 35 ns per call. Its result is ignored on purpose: it zero-fills on a
+/// fault, and one branch per read makes the verifiers of 5.10 and 6.1 give up.
 pub(crate) struct Probe;
 
 impl Mem for Probe {
@@ -166,7 +166,7 @@ impl Mem for Probe {
         let mut value = MaybeUninit::<T>::zeroed();
         if offset != ABSENT {
             let field = base.wrapping_add(offset as usize);
-            // SAFETY: writes `size_of::<T>()` bytes to `value`; any address may be asked for.
+            // SAFETY: writes `size_of::<T>()` bytes to `value`; any address may be passed.
             unsafe {
                 generated::bpf_probe_read_kernel(
                     value.as_mut_ptr().cast(),
@@ -185,7 +185,7 @@ impl Mem for Probe {
     }
 }
 
-/// Reads `$layout_field` as `$type` from `$base`.
+/// Reads the field at `FR_LAYOUT.$field` as `$type` from `$base`.
 macro_rules! field {
     ($mem:ident, $base:expr, $field:ident : $type:ty) => {{
         let (base, offset): (*const u8, u32) = ($base, $crate::maps::frozen!(FR_LAYOUT.$field));
@@ -195,16 +195,16 @@ macro_rules! field {
 }
 pub(crate) use field;
 
-/// What the first bytes of a write are, see [`word`]; of a page's, nothing is known.
+/// What the first bytes of a write are, see [`word`]; unknown if a page is written.
 ///
-/// What is in the caller's buffer decides here and stays here. Lockdown does not forbid to read that, but
-/// the loader (aya 0.14) then takes both helpers that read for one that it does forbid.
+/// The contents of the caller's buffer are used here and stay here. Lockdown does not forbid reading them,
+/// but the loader (aya 0.14) then replaces both read helpers with one that it does forbid.
 #[inline(never)]
 pub(crate) fn word<M: Mem>(msg: *const u8, size: u32) -> u8 {
     let is_known = frozen!(FR_SETTINGS.probe_read) != 0
         && frozen!(FR_LAYOUT.msg_buffer) != ABSENT
         && frozen!(FR_LAYOUT.msg_iter_type) != ABSENT;
-    // What is copied in part did not begin here.
+    // If part of the buffer is already copied, the write did not begin here.
     if msg.is_null() || size == 0 || !is_known || field!(M, msg, msg_iov_offset: u64) != 0 {
         return word::UNKNOWN;
     }
@@ -217,7 +217,7 @@ pub(crate) fn word<M: Mem>(msg: *const u8, size: u32) -> u8 {
     let base = if !wide && kind == frozen!(FR_LAYOUT.iter_ubuf) {
         buffer
     } else if kind == frozen!(FR_LAYOUT.iter_iovec) {
-        // SAFETY: `Probe` may read any address; the first word of `struct iovec`.
+        // SAFETY: `Probe` may read any address; this is the first word of `struct iovec`.
         unsafe { Probe::read::<u64>(buffer as *const u8, 0) }
     } else {
         return word::UNKNOWN;
@@ -230,7 +230,7 @@ pub(crate) fn word<M: Mem>(msg: *const u8, size: u32) -> u8 {
         unsafe { place.write_volatile(0) };
     }
     let look = |count: u32| {
-        // SAFETY: at most sixteen bytes to write to, and any address may be asked for.
+        // SAFETY: writes at most sixteen bytes, and any address may be passed.
         unsafe { generated::bpf_probe_read_user(first.cast(), count, base as *const _) };
     };
     if size >= word::LOOK as u32 {
@@ -243,8 +243,8 @@ pub(crate) fn word<M: Mem>(msg: *const u8, size: u32) -> u8 {
     fr_word(a, b, size.into()) as u8
 }
 
-/// The same number, of which the verifier forgets what the branches on it have shown: else it would go on
-/// from each of them for itself.
+/// Returns the number unchanged, but makes the verifier forget what branches have shown about it.
+/// Otherwise the verifier would follow each of those branches separately from here.
 #[inline(always)]
 pub(crate) fn anew(number: u64) -> u64 {
     let mut value = number;
@@ -255,15 +255,15 @@ pub(crate) fn anew(number: u64) -> u64 {
     value
 }
 
-/// [`word::of`] as a global function: the verifier goes through it once, by itself, and not for each way
-/// that leads to a call of it (5.6+, 51c39bb1d5d1).
+/// [`word::of`] as a global function: the verifier checks it once, on its own, and not once for each path
+/// that leads to a call (5.6+, 51c39bb1d5d1).
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub(crate) extern "C" fn fr_word(a: u64, b: u64, size: u64) -> u64 {
     word::of(a, b, size as u32).into()
 }
 
-/// A number that is below sixteen, shown to be so to the verifier, too: the compiler would leave that out.
+/// Shows the verifier that a number is below sixteen; the compiler would optimize a plain mask away.
 #[inline(always)]
 fn below_sixteen(number: u32) -> u32 {
     let mut value = u64::from(number);
@@ -284,17 +284,17 @@ pub(crate) fn protocol<M: Mem>(sk: *const u8) -> u16 {
     }
 }
 
-/// Whether this TCP socket is a subflow of MPTCP, which has clocks and closes of its own.
+/// Whether this TCP socket is a subflow of MPTCP, which has its own clocks and closes.
 #[inline(always)]
 pub(crate) fn is_mptcp<M: Mem>(tp: *const u8) -> bool {
     field!(M, tp, is_mptcp: u8) & 1 != 0
 }
 
-/// The gap that makes a write a reuse, as a number in the program itself.
+/// The gap that makes a write a reuse, as an immediate in the program itself.
 #[inline(always)]
 pub(crate) fn reuse_jiffies() -> u32 {
     let value: u64;
-    // SAFETY: sets a register.
+    // SAFETY: only sets a register.
     unsafe {
         asm!(
             "{value} = {id}",
@@ -306,14 +306,14 @@ pub(crate) fn reuse_jiffies() -> u32 {
     value as u32
 }
 
-/// Low 32 bits of jiffies, as the socket's stamps hold them.
+/// Low 32 bits of jiffies, as in the socket's stamps.
 #[inline(always)]
 pub(crate) fn jiffies() -> u32 {
     // SAFETY: no arguments.
     unsafe { bpf_jiffies64() as u32 }
 }
 
-/// Makes a record with time, kind and state, and zeroes, in its place.
+/// Initializes a record in place: sets time, kind and states, and zeroes the rest.
 #[inline(always)]
 pub(crate) fn begin(
     place: &mut MaybeUninit<Record>,
@@ -322,13 +322,13 @@ pub(crate) fn begin(
     new_state: u8,
 ) -> &mut Record {
     let words = place.as_mut_ptr().cast::<u64>();
-    // Word by word, else the compiler makes it a call of `memset`, which here is a loop over bytes.
+    // Word by word, or the compiler would emit a call to `memset`, which here is a loop over bytes.
     for word in 0..size_of::<Record>() / 8 {
         let word = words.wrapping_add(word);
         // SAFETY: within the record, which is aligned for it.
         unsafe { word.write_volatile(0) };
     }
-    // SAFETY: `Record` is integers and arrays of them, all written.
+    // SAFETY: `Record` consists of integers and arrays of them, all written.
     let record = unsafe { place.assume_init_mut() };
     // SAFETY: no arguments.
     record.time_ns = unsafe { bpf_ktime_get_ns() };
@@ -339,7 +339,7 @@ pub(crate) fn begin(
     record
 }
 
-/// Addresses, remote port and netns: the fields that minisocks have too.
+/// Fills in addresses, remote port and netns: the fields that minisocks have, too.
 #[inline(always)]
 pub(crate) fn fill_common<M: Mem>(record: &mut Record, sk: *const u8) {
     const AF_INET6: u16 = 10;
@@ -355,15 +355,15 @@ pub(crate) fn fill_common<M: Mem>(record: &mut Record, sk: *const u8) {
     record.netns = netns::<M>(field!(M, sk, skc_net: u64));
 }
 
-/// Inode number of a `struct net`, from its address.
+/// Inode number of the `struct net` at this address.
 #[inline(always)]
 pub(crate) fn netns<M: Mem>(net: u64) -> u32 {
     field!(M, net as *const u8, net_inum: u32)
 }
 
-/// Id of the cgroup of a full socket; also in softirq, where the current task is anybody.
+/// Cgroup id of a full socket; also works in softirq, where the current task is arbitrary.
 ///
-/// A socket keeps the cgroup that it was made in, an accepted one has its listener's
+/// A socket keeps the cgroup in which it was created; an accepted one has its listener's
 /// (`cgroup_sk_alloc`, `cgroup_sk_clone`, v6.12 kernel/cgroup/cgroup.c).
 #[inline(always)]
 pub(crate) fn cgroup<M: Mem>(sk: *const u8) -> u64 {
@@ -374,8 +374,8 @@ pub(crate) fn cgroup<M: Mem>(sk: *const u8) -> u64 {
     if frozen!(FR_LAYOUT.sk_cgroup_is_val) == 0 {
         return cgroup_id::<M>(cgroup);
     }
-    // Of the low bits the first says that there is no pointer but a class of net_cls, the second
-    // how it is counted (v5.10 include/linux/cgroup-defs.h). No type, so no direct loads from it.
+    // The lowest bit says that this is not a pointer but a net_cls class, the next bit how references
+    // are counted (v5.10 include/linux/cgroup-defs.h). It has no BTF type, so direct loads are out.
     if cgroup & 1 == 0 { cgroup_id::<Probe>(cgroup & !3) } else { 0 }
 }
 
@@ -385,7 +385,7 @@ fn cgroup_id<M: Mem>(cgroup: u64) -> u64 {
     field!(M, kn as *const u8, kernfs_id: u64)
 }
 
-/// An IPv6 address, word by word: the verifier wants loads within one member.
+/// Reads an IPv6 address word by word: the verifier requires each load to stay within one member.
 #[inline(always)]
 fn in6<M: Mem>(sk: *const u8, offset: u32) -> [u8; 16] {
     // SAFETY: as `field!`; one of the four words of `in6_addr`.
@@ -399,16 +399,16 @@ pub(crate) fn mapped(be: u32) -> [u8; 16] {
     bytes([0, 0, 0xffff_u32.to_be(), be])
 }
 
-/// Words as they lie in memory.
+/// The bytes of four words, in memory order.
 #[inline(always)]
 pub(crate) fn bytes(words: [u32; 4]) -> [u8; 16] {
     // SAFETY: arrays of integers of the same length.
     unsafe { core::mem::transmute(words) }
 }
 
-/// Everything of a full TCP socket, which is given twice: as a tracepoint's argument `sk` its
-/// fields are loaded without a check. `record.old_state` is set: it decides what the opener's
-/// arithmetic is worth.
+/// Fills in everything about a full TCP socket, which is passed twice: through `sk`, a tracepoint's
+/// argument, fields are loaded without a check. `record.old_state` must be set: it decides whether
+/// the opener's arithmetic is valid.
 #[inline(always)]
 pub(crate) fn fill_tcp<M: Mem>(record: &mut Record, sk: *const u8, tp: *const u8) {
     fill_common::<M>(record, sk);
@@ -433,7 +433,7 @@ pub(crate) fn fill_tcp<M: Mem>(record: &mut Record, sk: *const u8, tp: *const u8
     record.data_segs_out = field!(M, tp, data_segs_out: u32);
     record.bytes_received = field!(M, tp, bytes_received: u64);
     record.app_limited = field!(M, tp, app_limited: u32);
-    // What came before what: a question while neither side has closed.
+    // These tell the order of events, which matters only while neither side has closed.
     if record.old_state == state::ESTABLISHED {
         record.data_segs_in = field!(M, tp, data_segs_in: u32);
         record.snd_wl1 = field!(M, tp, snd_wl1: u32);
@@ -473,13 +473,13 @@ pub(crate) fn opener<M: Mem>(tp: *const u8) -> u8 {
     )
 }
 
-/// The current task, where it is known to own the socket: at a write and at a local close. Never
-/// call it from a softirq, where the task is whoever was interrupted.
+/// Fills in the current task, where it is known to own the socket: at a write and at a local close.
+/// Never call this from softirq, where the current task is whichever was interrupted.
 #[inline(always)]
 pub(crate) fn fill_task(record: &mut Record) {
     record.tgid = (bpf_get_current_pid_tgid() >> 32) as u32;
     let comm = record.comm.as_mut_ptr().cast();
-    // SAFETY: sixteen bytes to write to.
+    // SAFETY: writes at most the sixteen bytes of `comm`.
     if unsafe { generated::bpf_get_current_comm(comm, size_of_val(&record.comm) as u32) } == 0 {
         record.flags |= flag::TASK;
     }

@@ -1,28 +1,28 @@
-//! What the first bytes of a write are, where a protocol says so: a closed set, decided in the kernel,
-//! so that no byte of a payload leaves it. Pure; tested on the host.
+//! Classifies a write by its first bytes, where a protocol defines them, into a closed set. This happens
+//! in the kernel, so that no byte of a payload leaves it. Pure; tested on the host.
 //!
-//! Only what a specification makes exact is named; all else is [`UNKNOWN`], and order and habit decide
-//! about it. Each test compares the length of the write, too, where the protocol has one in its header,
-//! so that a protocol that is not known here is hardly taken for another.
+//! Only what a specification defines exactly is named; everything else is [`UNKNOWN`], and is judged by
+//! order and habit. If the protocol's header has a length, each test also compares the length of the write,
+//! so that a protocol that is not known here is hardly ever mistaken for another.
 
-/// No protocol that is known here.
+/// None of the protocols known here.
 pub const UNKNOWN: u8 = 0;
-/// The beginning of a request: an HTTP method, a command of RESP, memcached or SMTP, a query of `MySQL`
-/// or `PostgreSQL`, HEADERS of HTTP/2.
+/// The start of a request: an HTTP method, a RESP, memcached or SMTP command, a `MySQL` or `PostgreSQL`
+/// query, HTTP/2 HEADERS.
 pub const REQUEST: u8 = 1;
 /// Last words: a TLS alert, GOAWAY, QUIT, Terminate, DISCONNECT, a close frame, 408, 421.
 pub const FAREWELL: u8 = 2;
-/// Keeps the connection and asks nothing: PING, pong, `WINDOW_UPDATE`, SETTINGS, PINGREQ, a heartbeat.
+/// Maintains the connection, requests nothing: PING, pong, `WINDOW_UPDATE`, SETTINGS, PINGREQ, a heartbeat.
 pub const CONTROL: u8 = 3;
-/// A pool's test query: PING of RESP, `COM_PING`, `SELECT 1`, NOOP, version.
+/// A pool's test query: RESP's PING, `COM_PING`, `SELECT 1`, NOOP, version.
 pub const PROBE: u8 = 4;
-/// A TLS record of application data, whose content nobody can tell.
+/// A TLS record of application data, whose content cannot be read.
 pub const SEALED: u8 = 5;
 
-/// How many bytes of a write are looked at.
+/// How many bytes of a write are examined.
 pub const LOOK: usize = 16;
 
-/// A mask of the first `N` bytes of a little-endian word.
+/// A mask for the first `count` bytes of a little-endian word.
 const fn first(count: u32) -> u64 {
     if count >= 8 { u64::MAX } else { (1 << (8 * count)) - 1 }
 }
@@ -37,7 +37,7 @@ const fn text(mut bytes: &[u8]) -> u64 {
     word
 }
 
-/// 1 if `word` begins with these bytes, else 0.
+/// 1 if `$word` begins with `$bytes`, otherwise 0.
 macro_rules! begins {
     ($word:expr, $bytes:literal) => {{
         const TEXT: u64 = text($bytes);
@@ -46,14 +46,14 @@ macro_rules! begins {
     }};
 }
 
-/// 1 if `a - b` is negative, else 0, opaque to the compiler, which would make a branch of what follows: the
-/// verifier of 5.10 and 6.1 goes both ways at each, and dozens in a row are more than it takes.
+/// 1 if `a - b` is negative, otherwise 0. Opaque to the compiler, which would turn what follows into
+/// branches: the verifiers of 5.10 and 6.1 explore both sides of each, and give up on dozens in a row.
 #[inline(always)]
 fn is_less(a: u64, b: u64) -> u64 {
     #[cfg(target_arch = "bpf")]
     {
         let mut value = a;
-        // Not `pure`: in their order, these need few registers.
+        // Not `pure`: kept in order, these need few registers.
         // SAFETY: two instructions on two registers.
         unsafe {
             core::arch::asm!(
@@ -72,14 +72,14 @@ fn is_less(a: u64, b: u64) -> u64 {
     }
 }
 
-/// 1 if the two are the same, else 0.
+/// 1 if `a` equals `b`, otherwise 0.
 #[inline(always)]
 fn same(a: u64, b: u64) -> u64 {
-    // The difference has its highest bit in one of the two directions, unless it is zero.
+    // Unless it is zero, the difference has its highest bit set in one of the two directions.
     (is_less(a, b) | is_less(b, a)) ^ 1
 }
 
-/// 1 if `a` is at most `b`, else 0; of numbers below 2^63.
+/// 1 if `a` is at most `b`, otherwise 0; for numbers below 2^63.
 #[inline(always)]
 fn at_most(a: u64, b: u64) -> u64 {
     is_less(b, a) ^ 1
@@ -91,7 +91,7 @@ fn byte<const INDEX: u32>(word: u64) -> u64 {
     word >> (8 * INDEX) & 0xFF
 }
 
-/// The first of the answers that holds.
+/// The first answer that holds.
 struct Answer(u64);
 
 impl Answer {
@@ -109,8 +109,8 @@ impl Answer {
     }
 }
 
-/// What a write of `size` bytes is. `a` and `b` are its first sixteen bytes as little-endian words, zero
-/// beyond its end.
+/// Classifies a write of `size` bytes. `a` and `b` are its first sixteen bytes as little-endian words, zero
+/// past its end.
 #[inline(always)]
 pub fn of(a: u64, b: u64, size: u32) -> u8 {
     let size = u64::from(size);
@@ -126,8 +126,8 @@ pub fn of(a: u64, b: u64, size: u32) -> u8 {
     answer.0 as u8
 }
 
-/// TLS (RFC 8446 section 5): a type, version 3.x, a length. Under 1.3 an alert is application data of 19
-/// bytes: two of its own, one for the type, sixteen for the tag.
+/// TLS (RFC 8446 section 5): a type, version 3.x, a length. In 1.3, an alert is application data of 19
+/// bytes: two for the alert itself, one for the type, sixteen for the tag.
 #[inline(never)]
 fn tls(a: u64, size: u64) -> u64 {
     let mut answer = Answer::NONE;
@@ -140,7 +140,7 @@ fn tls(a: u64, size: u64) -> u64 {
     answer.0
 }
 
-/// Requests of protocols that are text: HTTP/1 (RFC 9110 section 9), SMTP (RFC 5321), memcached.
+/// Requests of text protocols: HTTP/1 (RFC 9110 section 9), SMTP (RFC 5321), memcached.
 #[inline(never)]
 fn text_of_requests(a: u64) -> u64 {
     let mut answer = Answer::NONE;
@@ -167,7 +167,7 @@ fn text_of_requests(a: u64) -> u64 {
     answer.0
 }
 
-/// RESP (Redis, Valkey): an array of bulk strings; of one, it may be PING or QUIT.
+/// RESP (Redis, Valkey): an array of bulk strings; an array of one may be PING or QUIT.
 #[inline(never)]
 fn resp(a: u64, b: u64) -> u64 {
     let mut answer = Answer::NONE;
@@ -182,7 +182,7 @@ fn resp(a: u64, b: u64) -> u64 {
     answer.0
 }
 
-/// And what is none: a server's 408 and 421, QUIT, NOOP, PING, version.
+/// Text that is not a request: a server's 408 and 421, QUIT, NOOP, PING, version.
 #[inline(never)]
 fn text_of_others(a: u64, b: u64, size: u64) -> u64 {
     let mut answer = Answer::NONE;
@@ -199,15 +199,15 @@ fn text_of_others(a: u64, b: u64, size: u64) -> u64 {
     answer.0
 }
 
-/// Whether a query is `SELECT 1`, in either case, whatever follows the number.
+/// Whether a query is `SELECT 1`, in upper or lower case, whatever follows the number.
 #[inline(always)]
 fn is_select_one(sql: u64) -> u64 {
-    // Letters differ in this bit alone.
+    // Upper and lower case differ only in this bit.
     const LOWER: u64 = 0x0020_2020_2020_2020 & first(6);
     same((sql | LOWER) & first(7), text(b"select ")) & same(sql >> 56, u64::from(b'1'))
 }
 
-/// `PostgreSQL`: a type, and a big-endian length that counts itself.
+/// `PostgreSQL`: a type, and a big-endian length that includes itself.
 #[inline(never)]
 fn postgres(a: u64, b: u64, size: u64) -> u64 {
     let mut answer = Answer::NONE;
@@ -216,10 +216,10 @@ fn postgres(a: u64, b: u64, size: u64) -> u64 {
     let is_whole = at_most(4, length) & same(length + 1, size);
     let is = |letter: u8| same(byte::<0>(a), u64::from(letter));
     answer.or(is_whole & same(size, 5) & is(b'X'), FAREWELL); // Terminate
-    // A server's error, FATAL: it closes.
+    // A server's FATAL error: it closes the connection.
     answer.or(fits & is(b'E') & same(a >> 40, text(b"SFA")), FAREWELL);
     answer.or(is_whole & same(size, 5) & is(b'S'), PROBE); // Sync
-    // A query: of nothing, of `;`, or `SELECT 1`.
+    // A query that is empty, `;` or `SELECT 1`.
     let is_test = at_most(size, 7) | (at_most(size, 15) & is_select_one(a >> 40 | b << 24));
     answer.or(is_whole & is(b'Q') & is_test, PROBE);
     answer.or(is_whole & is(b'Q'), REQUEST);
@@ -239,12 +239,12 @@ fn mysql(a: u64, b: u64, size: u64) -> u64 {
     answer.or(is(0x1F) & same(size, 5), CONTROL); // COM_RESET_CONNECTION
     answer.or(is(0x03) & at_most(size, 14) & is_select_one(a >> 40 | b << 24), PROBE);
     answer.or(is(0x03) | is(0x16) | is(0x17), REQUEST); // COM_QUERY, COM_STMT_PREPARE, _EXECUTE
-    // A server's error 4031, since 8.0.24: it closes.
+    // A server's error 4031, since 8.0.24: it closes the connection.
     answer.or(is(0xFF) & same(a >> 40 & 0xFFFF, 4031), FAREWELL);
     answer.0
 }
 
-/// HTTP/2 (RFC 9113 section 4.1): a length of 24 bits, a type, flags, a stream.
+/// HTTP/2 (RFC 9113 section 4.1): a 24-bit length, a type, flags, a stream identifier.
 #[inline(never)]
 fn http2(a: u64, b: u64, size: u64) -> u64 {
     let mut answer = Answer::NONE;
@@ -255,7 +255,7 @@ fn http2(a: u64, b: u64, size: u64) -> u64 {
     answer.or(is(7) & of_all & at_most(8, length), FAREWELL); // GOAWAY
     answer.or(is(6) & of_all & same(length, 8), CONTROL); // PING
     answer.or(is(8) & same(length, 4), CONTROL); // WINDOW_UPDATE
-    // SETTINGS: an acknowledgement, or up to four of them, of which more would be a beginning.
+    // SETTINGS: an acknowledgement, or up to three settings; more would be the start of a connection.
     let of_settings = same(length, 0) | same(length, 6) | same(length, 12) | same(length, 18);
     answer.or(is(4) & of_all & of_settings, CONTROL);
     answer.or(is(1) & (of_all ^ 1) & at_most(1, length), REQUEST); // HEADERS
@@ -267,20 +267,20 @@ fn http2(a: u64, b: u64, size: u64) -> u64 {
 fn short_frames(a: u64, size: u64) -> u64 {
     let mut answer = Answer::NONE;
     let (kind, second) = (byte::<0>(a), byte::<1>(a));
-    // Control frames, a client's masked, a server's not.
+    // Control frames: a client's are masked, a server's are not.
     let body = second & 0x7F;
     let fits = at_most(body, 125) & same(body + 2 + (second >> 7) * 4, size);
     answer.or(same(kind, 0x88) & fits, FAREWELL);
     answer.or((same(kind, 0x89) | same(kind, 0x8A)) & fits, CONTROL);
-    // DISCONNECT; PINGREQ and its answer.
+    // DISCONNECT; PINGREQ and PINGRESP.
     let is_mqtt = same(size, 2) & same(second, 0);
     answer.or(is_mqtt & same(kind, 0xE0), FAREWELL);
     answer.or(is_mqtt & (same(kind, 0xC0) | same(kind, 0xD0)), CONTROL);
     answer.0
 }
 
-/// LDAP (RFC 4511): a message of a number and an operation. AMQP 0-9-1: a heartbeat, a frame with nothing
-/// in it; each ends with 0xCE.
+/// LDAP (RFC 4511): a message with an id and an operation. AMQP 0-9-1: a heartbeat, which is an empty frame;
+/// every frame ends with 0xCE.
 #[inline(never)]
 fn ldap_or_amqp(a: u64, size: u64) -> u64 {
     let mut answer = Answer::NONE;
@@ -301,7 +301,7 @@ mod tests {
 
     use super::*;
 
-    /// What a write of these bytes is.
+    /// Classifies a write of these bytes.
     fn word(bytes: &[u8]) -> u8 {
         let mut start = [0; LOOK];
         let seen = bytes.len().min(LOOK);
@@ -391,7 +391,7 @@ mod tests {
                 &[0xFF; 40],
                 b"HTTP/1.1 200 OK\r\n",
                 b"\x16\x03\x01\0\x05hello",
-                // A header alone; a length that is another's.
+                // A header alone, or with a length that does not match.
                 b"\x15\x03\x03\0\x02\x01\0more",
                 b"QUIT\r\nMAIL",
                 b"X\0\0\0\x05",
@@ -420,7 +420,7 @@ mod tests {
                 word != UNKNOWN
             })
             .count();
-        // Random bytes are next to never taken for a protocol.
+        // Random bytes are hardly ever mistaken for a protocol.
         assert!(known < 200, "{known} of 200,000");
     }
 }

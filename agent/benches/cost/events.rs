@@ -8,7 +8,7 @@ use anyhow::Result;
 use clap::ValueEnum;
 use finrace::clock::monotonic;
 use finrace::probe::attach::attach;
-use finrace::probe::names::Names;
+use finrace::probe::names::ProcessNames;
 use finrace::probe::source::{Batch, Source};
 use finrace::session;
 use finrace::who::Who;
@@ -19,7 +19,7 @@ use finrace_logic::join::Joiner;
 use finrace_logic::merge::Merge;
 use finrace_logic::model::Nanos;
 use finrace_logic::tracker::Tracker;
-use finrace_logic::turn::Settings;
+use finrace_logic::turn::RunSettings;
 use rustix::time::{ClockId, Timespec, clock_gettime};
 use serde_json::json;
 use tokio::sync::mpsc::UnboundedReceiver;
@@ -143,7 +143,7 @@ fn attached(time: Duration) -> Result<()> {
     let (mut features, resolved) = session::prepare(None)?;
     let (_, attached) = attach(&mut features, resolved.layout, THRESHOLD, &[])?;
     let start = monotonic();
-    let settings = Settings {
+    let settings = RunSettings {
         ticks: Ticks { hz: features.hz },
         threshold: THRESHOLD,
         sees_writes: true,
@@ -186,7 +186,7 @@ struct Spent {
 fn go(records: &[Record], batch: usize, last: Stage, spent: &mut Spent) -> (usize, usize) {
     let is_timed = spent.is_timed;
     let start = Nanos(records.first().map_or(0, |record| record.time_ns));
-    let settings = Settings {
+    let settings = RunSettings {
         ticks: Ticks { hz: HZ },
         threshold: THRESHOLD,
         sees_writes: true,
@@ -195,7 +195,7 @@ fn go(records: &[Record], batch: usize, last: Stage, spent: &mut Spent) -> (usiz
     };
     let mut engine = Engine::new(settings, [], MAX_ROWS);
     let (mut tracker, mut joiner) = (Tracker::new(settings, []), Joiner::default());
-    let mut names = Names::new(Who::default());
+    let mut names = ProcessNames::new(Who::default());
     let mut merge = Merge::default();
     let (mut events, mut observations) = (0, 0);
     if last == Stage::Traffic {

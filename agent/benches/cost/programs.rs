@@ -8,7 +8,7 @@ use anyhow::{Context as _, Result};
 use aya::Ebpf;
 use finrace::probe::attach::{Attached, Forced, Kernel, Link, Records, Serving, attach};
 use finrace::probe::features::Features;
-use finrace::probe::layout::Lost;
+use finrace::probe::layout::Lacking;
 use finrace::probe::plan::{Hook, Job, Part};
 use finrace::session::prepare;
 use serde::Serialize;
@@ -135,7 +135,7 @@ impl Programs {
 pub(crate) struct Loose {
     pub(crate) attached: Attached,
     pub(crate) features: Features,
-    pub(crate) missing_fields: Vec<Lost>,
+    pub(crate) missing_fields: Vec<Lacking>,
 }
 
 impl Loose {

@@ -12,8 +12,9 @@ use aya::maps::{Array, MapData, loaded_maps};
 use aya::programs::RawTracePoint;
 use aya::{Ebpf, EbpfLoader, Pod, RawTracePointRunOptions, TestRun as _};
 use clap::ValueEnum;
-use finrace::cli::Kernel;
+use finrace::cli::KernelArgs;
 use finrace::clock::monotonic;
+use finrace::lost::Reason;
 use finrace::session::Session;
 use finrace_ebpf::abi::{MEASURES_BYTES, Record};
 use finrace_logic::model::Nanos;
@@ -64,7 +65,7 @@ pub(crate) struct Args {
     #[arg(long)]
     two: bool,
     #[command(flatten)]
-    kernel: Kernel,
+    kernel: KernelArgs,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize)]
@@ -156,7 +157,7 @@ pub(crate) fn run(args: Args) -> Result<()> {
     let own = since(before, ClockId::ProcessCPUTime).saturating_sub(done.cpu + second.cpu);
     let own = own.saturating_sub(done.warm.agent).as_secs_f64();
     let seen = session.counts.events().into_iter().map(|(_, count)| count).sum::<u64>();
-    let lost = session.lost().get("measures_ring_full").copied().unwrap_or(0);
+    let lost = session.lost().get(&Reason::MeasuresRingFull).copied().unwrap_or(0);
     #[expect(clippy::cast_precision_loss, reason = "below 2^52")]
     let per_event = (seen > 0).then(|| 1e6 * own / (seen - done.warm.records) as f64);
     let time = seconds - done.warm.time.as_secs_f64();

@@ -12,6 +12,7 @@ use super::model::Role;
 use super::numbers::short;
 use super::protocol::Protocol;
 use super::verdict::{Facts, Races, State};
+use crate::words;
 
 /// The one change that is proposed, and its alternatives.
 #[derive(Clone, Debug, PartialEq)]
@@ -41,29 +42,24 @@ pub struct Change {
 /// Another remedy, with what it costs.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Alternative {
-    pub kind: Kind,
+    pub kind: Remedy,
     pub text: String,
     pub line: Option<String>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
-    OtherSide,
-    KeepAlive,
-    Test,
-    NoReuse,
-    Retry,
-}
-
-impl Kind {
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::OtherSide => "other_side",
-            Self::KeepAlive => "keep_alive",
-            Self::Test => "test",
-            Self::NoReuse => "no_reuse",
-            Self::Retry => "retry",
-        }
+words! {
+    /// What another remedy does.
+    Remedy {
+        /// The setting of the other side.
+        OtherSide = "other_side",
+        /// TCP keep-alive probes.
+        KeepAlive = "keep_alive",
+        /// The pool tests a connection before it uses it.
+        Test = "test",
+        /// Connections are used once.
+        NoReuse = "no_reuse",
+        /// Requests that may be repeated are.
+        Retry = "retry",
     }
 }
 
@@ -137,7 +133,7 @@ fn against_timeout(facts: &Facts, state: State, low: f64, ends: Ends<'_>) -> Adv
         );
     }
     let other = other.map(|other| Alternative {
-        kind: Kind::OtherSide,
+        kind: Remedy::OtherSide,
         text: other.text,
         line: other.line,
     });
@@ -156,19 +152,19 @@ fn probes(facts: &Facts, limit: Duration) -> Option<Alternative> {
         "TCP keep-alive that probes idle connections more often than every {}",
         short(limit)
     );
-    (!facts.is_probed).then_some(Alternative { kind: Kind::KeepAlive, text, line: None })
+    (!facts.is_probed).then_some(Alternative { kind: Remedy::KeepAlive, text, line: None })
 }
 
 /// One side of a connection.
 #[derive(Clone, Copy)]
-struct End<'a> {
+struct Party<'a> {
     /// Its process, if it is on this host.
     process: Option<&'a str>,
     /// What that process is known to be.
     software: Option<&'static Software>,
 }
 
-impl<'a> End<'a> {
+impl<'a> Party<'a> {
     fn of(facts: &Facts, side: Side, ends: Ends<'a>) -> Self {
         let measured = match side {
             Side::Server => &facts.server_timeout,
@@ -262,7 +258,7 @@ pub fn middleboxes((passed, failed): (Duration, Duration)) -> Vec<&'static str> 
 
 /// Makes the requesting side close before `low`.
 fn client_change(facts: &Facts, low: f64, ends: Ends<'_>) -> Change {
-    let end = End::of(facts, Side::Client, ends);
+    let end = Party::of(facts, Side::Client, ends);
     let knob = end.knob(Side::Client);
     let spread = facts.server_timeout.as_ref().map_or(Duration::ZERO, Estimate::spread);
     let margin = (facts.rtt.unwrap_or_default() * 2 + spread).as_secs_f64().max(low / 10.0);
@@ -297,7 +293,7 @@ fn already_set(facts: &Facts, ends: Ends<'_>, change: &Change) -> Option<Change>
     if own.main.high > change.seconds + (change.seconds * NEAR).max(NEAR_SECS) {
         return None;
     }
-    let who = End::of(facts, Side::Client, ends).name(Side::Client, ends.protocol);
+    let who = Party::of(facts, Side::Client, ends).name(Side::Client, ends.protocol);
     let text = format!(
         "{who} closes idle connections after {} already, which is early enough: what is lost or closed by the \
          server beside that is from before, or belongs to a pool that is set otherwise, and has to be set as well",
@@ -308,7 +304,7 @@ fn already_set(facts: &Facts, ends: Ends<'_>, change: &Change) -> Option<Change>
 
 /// The libraries that a pool may be: for a runtime, those that run in it. For HTTP, where most pools are
 /// those of proxies, there are none without a runtime.
-fn pools(end: End<'_>, protocol: Protocol) -> impl Iterator<Item = &'static Software> {
+fn pools(end: Party<'_>, protocol: Protocol) -> impl Iterator<Item = &'static Software> {
     let runtime = end.process.filter(|name| knobs::is_runtime(name));
     let is_its_own = move |one: &&Software| {
         let is_of_runtime = runtime.is_some_and(|process| one.has_process(process));
@@ -335,7 +331,7 @@ fn such_as(names: impl Iterator<Item = String>) -> String {
 
 /// How long the client keeps idle connections, and how that is known. Its default counts only if it is longer
 /// than `least`: otherwise it is not what the client runs with, or does not matter.
-fn pool_limit(facts: &Facts, client: End<'_>, least: f64) -> Option<(f64, String)> {
+fn pool_limit(facts: &Facts, client: Party<'_>, least: f64) -> Option<(f64, String)> {
     if let Some(estimate) = &facts.client_timeout {
         let high = estimate.main.high;
         return Some((high, format!("up to {}", plain(high))));
@@ -349,8 +345,8 @@ fn pool_limit(facts: &Facts, client: End<'_>, least: f64) -> Option<(f64, String
 /// Makes the answering side outlast the pools of its clients. None where those may keep connections for ever,
 /// as most pools other than proxies do: no server outlasts that.
 fn server_change(facts: &Facts, ends: Ends<'_>) -> Option<Change> {
-    let end = End::of(facts, Side::Server, ends);
-    let client = End::of(facts, Side::Client, ends);
+    let end = Party::of(facts, Side::Server, ends);
+    let client = Party::of(facts, Side::Client, ends);
     let knob = end.knob(Side::Server);
     let is_http = ends.protocol.is_http();
     let own = facts.server_timeout.as_ref().map_or(0.0, |estimate| estimate.main.high);
@@ -441,7 +437,7 @@ fn change(
 
 /// What the requesting side can do instead.
 fn of_client(facts: &Facts, ends: Ends<'_>) -> Vec<Alternative> {
-    let end = End::of(facts, Side::Client, ends);
+    let end = Party::of(facts, Side::Client, ends);
     let line = |of: fn(&Software) -> &'static str| {
         end.software.map(of).filter(|line| !line.is_empty()).map(str::to_owned)
     };
@@ -450,7 +446,7 @@ fn of_client(facts: &Facts, ends: Ends<'_>) -> Vec<Alternative> {
         .filter_map(|pool| Some(format!("`{}` of {}", knobs::test_of(pool.name)?, pool.name)));
     let tests = such_as(tests);
     let test = (!tests.is_empty()).then(|| Alternative {
-        kind: Kind::Test,
+        kind: Remedy::Test,
         text: format!(
             "A test of each connection before it is used{tests}: then only a close within the next \
              round trip loses {requests}"
@@ -464,7 +460,7 @@ fn of_client(facts: &Facts, ends: Ends<'_>) -> Vec<Alternative> {
     let mut alternatives: Vec<_> = test.into_iter().collect();
     alternatives.extend([
         Alternative {
-            kind: Kind::NoReuse,
+            kind: Remedy::NoReuse,
             text: format!(
                 "No reuse{no_reuse}, for at least {:.1} more connects a second",
                 facts.reuses_per_second
@@ -472,7 +468,7 @@ fn of_client(facts: &Facts, ends: Ends<'_>) -> Vec<Alternative> {
             line: line(|software| software.no_reuse),
         },
         Alternative {
-            kind: Kind::Retry,
+            kind: Remedy::Retry,
             text: if facts.may_be_read {
                 format!("Retries, of {requests} that may be repeated: some may have been acted on")
             } else {
@@ -590,7 +586,7 @@ mod tests {
         let advice = of(&client, "nginx");
         assert_eq!(advice.change.line.as_deref(), Some("keepalive_timeout 216s;"));
         assert!(advice.change.text.contains("before what is between does"), "{advice:?}");
-        assert_eq!(kinds(&advice)[..2], [Kind::OtherSide, Kind::KeepAlive]);
+        assert_eq!(kinds(&advice)[..2], [Remedy::OtherSide, Remedy::KeepAlive]);
         let [between, probes, ..] = &*advice.alternatives else { panic!("{advice:?}") };
         assert!(between.text.starts_with("Let what is between keep idle connections for"));
         assert!(between.text.contains("Azure"), "{}", between.text);
@@ -605,7 +601,7 @@ mod tests {
             let ends = Ends::new(facts.role, Some(34567), Some("nginx"), None);
             let state = if facts.drops > 0 { State::Dropping } else { State::Exposed };
             let has_probes = |facts: &Facts| {
-                kinds(&advise(facts, state, ends).expect("advice")).contains(&Kind::KeepAlive)
+                kinds(&advise(facts, state, ends).expect("advice")).contains(&Remedy::KeepAlive)
             };
             assert!(has_probes(&facts) && !has_probes(&Facts { is_probed: true, ..facts }));
         }
@@ -798,7 +794,7 @@ mod tests {
         assert_eq!(advice.change.side, Side::Client);
         let kinds: Vec<_> = advice.alternatives.iter().map(|other| other.kind).collect();
         // No server outlasts a pool that keeps connections for ever.
-        assert_eq!(kinds, [Kind::Test, Kind::NoReuse, Kind::Retry]);
+        assert_eq!(kinds, [Remedy::Test, Remedy::NoReuse, Remedy::Retry]);
         let text = &advice.alternatives.last().unwrap().text;
         assert_eq!(
             text,
@@ -864,7 +860,7 @@ mod tests {
         // A client on this host can be changed here; what the server would have to do is the alternative.
         let longer = |process| advice(Some(process)).alternatives.swap_remove(0);
         let caddy = longer("caddy");
-        assert!(caddy.kind == Kind::OtherSide && caddy.text.contains("for 130 s"), "{caddy:?}");
+        assert!(caddy.kind == Remedy::OtherSide && caddy.text.contains("for 130 s"), "{caddy:?}");
         assert!(caddy.text.contains("Caddy keeps them for 120 s by default"), "{caddy:?}");
         assert_eq!(advice(Some("caddy")).change.side, Side::Client);
         // One that keeps less may have been set to more, and a name that is not known says nothing.
@@ -874,7 +870,7 @@ mod tests {
         assert_eq!(advice(None).change.line.as_deref(), Some("--keep-alive 65"));
         // From the client's end it is the same.
         let other = of(&facts(Role::Client, 5.0), "caddy").alternatives.swap_remove(0);
-        assert!(other.kind == Kind::OtherSide && other.text.contains("for 130 s"), "{other:?}");
+        assert!(other.kind == Remedy::OtherSide && other.text.contains("for 130 s"), "{other:?}");
         // A use after a longer gap refutes the default.
         let late = Facts { longest_gap: Duration::from_secs(200), ..facts(Role::Client, 5.0) };
         let other = of(&late, "caddy").alternatives.swap_remove(0);

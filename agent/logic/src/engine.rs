@@ -6,7 +6,7 @@ use super::model::{Incident, Nanos, Observation};
 use super::peer::RowKey;
 use super::table::Table;
 use super::tracker::Tracker;
-use super::turn::{self, Settings};
+use super::turn::{self, RunSettings};
 
 pub struct Engine {
     tracker: Tracker,
@@ -16,7 +16,7 @@ pub struct Engine {
 
 impl Engine {
     pub fn new(
-        settings: Settings,
+        settings: RunSettings,
         listeners: impl IntoIterator<Item = (u32, u16)>,
         max_rows: usize,
     ) -> Self {

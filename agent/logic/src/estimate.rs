@@ -13,6 +13,7 @@ use std::time::Duration;
 pub use crowd::populations;
 
 use super::gaps::Bucket;
+use crate::words;
 
 /// Closes that must agree before anything is said.
 pub const MIN_CLOSES: u32 = 5;
@@ -69,24 +70,15 @@ pub struct Population {
     pub share: f64,
 }
 
-/// How sure an estimate is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Confidence {
-    /// Less.
-    Low,
-    /// Ten closes that agree.
-    Medium,
-    /// Twenty that agree, and most of all.
-    High,
-}
-
-impl Confidence {
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Low => "low",
-            Self::Medium => "medium",
-            Self::High => "high",
-        }
+words! {
+    /// How sure an estimate is.
+    Confidence {
+        /// Less.
+        Low = "low",
+        /// Ten closes that agree.
+        Medium = "medium",
+        /// Twenty that agree, and most of all.
+        High = "high",
     }
 }
 

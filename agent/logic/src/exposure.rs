@@ -59,7 +59,7 @@ pub struct Exposure {
 
 /// What would happen if the requesting side closed idle connections after a given time.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Choice {
+pub struct Forecast {
     /// Per hour.
     pub races: f64,
     /// New connections a second, in place of those that were closed.
@@ -141,7 +141,7 @@ impl Grounds {
 
     /// What an idle timeout on the requesting side would give if it fired on time; without one, how things
     /// are now. Nothing is known of ages that are never reached: none beyond the longest idle time.
-    pub fn choice(&self, timeout: Option<Duration>) -> Option<Choice> {
+    pub fn forecast(&self, timeout: Option<Duration>) -> Option<Forecast> {
         let limit = timeout.map_or(f64::INFINITY, |timeout| timeout.as_secs_f64());
         let longest = self.ends().map(|end| end.high).fold(0.0, f64::max);
         if self.length.is_zero() || (timeout.is_some() && limit > longest) {
@@ -154,7 +154,7 @@ impl Grounds {
         let (part, of) = if all > 0.0 { (computed, all) } else { (closed, total(&self.by_server)) };
         let share = if of > 0.0 { part / of } else { 0.0 };
         let cut: f64 = self.uses.iter().filter(|gap| gap.mean > limit).map(count).sum();
-        Some(Choice {
+        Some(Forecast {
             races: self.in_light_of_losses(all) * share,
             connects: (total(&self.by_server) + total(&self.by_client) + cut)
                 / self.length.as_secs_f64(),
@@ -367,21 +367,21 @@ mod tests {
         let (uses, by_server) = uniform();
         let rtt = Duration::from_millis(10);
         let grounds = Grounds { rtt, ..grounds(&uses, &by_server, 20) };
-        let of = |seconds| grounds.choice(Some(Duration::from_secs_f64(seconds)));
+        let of = |seconds| grounds.forecast(Some(Duration::from_secs_f64(seconds)));
         let [half, one, near] = [0.5, 1.0, 1.995].map(|seconds| of(seconds).expect("known"));
         assert_eq!((half.races, one.races), (0.0, 0.0));
         // Half of the round trip before the close.
         assert!(is_near(near.races, 10.3), "{near:?}");
         // 200 closes as before, and 150 or 100 gaps that were longer.
-        let [half, one] = [half, one].map(|choice| choice.connects * 3600.0);
+        let [half, one] = [half, one].map(|forecast| forecast.connects * 3600.0);
         assert!(is_near(half, 350.0) && is_near(one, 300.0), "{half} {one}");
         // Never reached.
         assert_eq!((of(2.5), of(60.0)), (None, None));
         // With the timeout that the client already has, if later than the server's, nothing changes.
         let (uses, by_server) = (&uses, &[by_server, buckets([4.0])].concat());
         let with_own = Grounds { rtt, ..self::grounds(uses, by_server, 20) };
-        let last = with_own.choice(Some(Duration::from_secs(3))).unwrap();
-        assert_eq!(Some(last), with_own.choice(None));
+        let last = with_own.forecast(Some(Duration::from_secs(3))).unwrap();
+        assert_eq!(Some(last), with_own.forecast(None));
         assert!(is_near(last.races, with_own.exposure().unwrap().races), "{last:?}");
     }
 }

@@ -37,7 +37,7 @@ enum Cells {
 /// Six bytes.
 #[derive(Clone, Copy, Debug)]
 struct Cell {
-    place: Place,
+    place: CellIndex,
     newer: u16,
     older: u16,
 }
@@ -45,14 +45,14 @@ struct Cell {
 /// Four bytes.
 #[derive(Clone, Copy, Debug)]
 struct SmallCell {
-    place: Place,
+    place: CellIndex,
     newer: u8,
     older: u8,
 }
 
 /// A bucket and, in the lowest bits, where in it the values are on average.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Place(u16);
+struct CellIndex(u16);
 
 /// `count` values from `low` to `high` seconds.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -63,7 +63,7 @@ pub struct Bucket {
     pub count: u32,
 }
 
-impl Place {
+impl CellIndex {
     /// Enough to tell 5 s from 5.002 s, which is finer than the kernel's tick.
     const BITS: u32 = 5;
     const STEPS: f64 = (1 << Self::BITS) as f64;
@@ -95,7 +95,7 @@ impl Cell {
         let older = self.older.checked_add(other.older)?;
         let share = f64::from(other.count()) / f64::from(self.count() + other.count()).max(1.0);
         let (from, to) = (self.place.part(), other.place.part());
-        let place = Place::new(self.place.bucket(), from + (to - from) * share);
+        let place = CellIndex::new(self.place.bucket(), from + (to - from) * share);
         Some(Self { place, newer, older })
     }
 }
@@ -246,10 +246,10 @@ impl Gaps {
         low + cell.place.part() * (high - low)
     }
 
-    fn place(&self, gap: f64) -> Place {
+    fn place(&self, gap: f64) -> CellIndex {
         let bucket = bucket(gap) >> self.wide;
         let (low, high) = self.bounds(bucket);
-        Place::new(bucket, (gap - low) / (high - low))
+        CellIndex::new(bucket, (gap - low) / (high - low))
     }
 
     fn bounds(&self, bucket: u16) -> (f64, f64) {

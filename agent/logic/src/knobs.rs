@@ -15,6 +15,7 @@ mod stores;
 mod tcp;
 
 use super::protocol::Protocol;
+use crate::words;
 
 /// Version of the table: the day it was last checked against its sources.
 pub const CHECKED: &str = "2026-11-29";
@@ -89,24 +90,15 @@ impl Software {
     }
 }
 
-/// Which connections a setting applies to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Side {
-    /// Its own pool of connections to servers.
-    Client,
-    /// Connections that its clients opened.
-    Server,
-    /// Connections through it: it forgets them, or resets them, and sends no FIN.
-    Middlebox,
-}
-
-impl Side {
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Client => "client",
-            Self::Server => "server",
-            Self::Middlebox => "middlebox",
-        }
+words! {
+    /// Which connections a setting applies to.
+    Side {
+        /// Its own pool of connections to servers.
+        Client = "client",
+        /// Connections that its clients opened.
+        Server = "server",
+        /// Connections through it: it forgets them, or resets them, and sends no FIN.
+        Middlebox = "middlebox",
     }
 }
 

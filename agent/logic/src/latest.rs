@@ -7,12 +7,12 @@ use super::model::Nanos;
 /// At most `SIZE` values, with a limited share for each second: a thousand connections that a reload closes
 /// at once do not push out what was known before.
 #[derive(Clone, Debug, Default)]
-pub struct Latest<const SIZE: u8 = 128>(Option<Box<Ring>>);
+pub struct Latest<const SIZE: u8 = 128>(Option<Box<Deltas>>);
 
 /// The first entry, and how each of the others differs from the one before it. Entries are near each
 /// other, and there may be thousands of rings: a difference takes two to five bytes.
 #[derive(Clone, Debug)]
-struct Ring {
+struct Deltas {
     first: Entry,
     last: Entry,
     len: u8,
@@ -29,7 +29,7 @@ struct Entry {
     value: u32,
 }
 
-impl Ring {
+impl Deltas {
     const fn new(entry: Entry) -> Self {
         Self { first: entry, last: entry, len: 1, in_second: 1, steps: Vec::new() }
     }
@@ -108,7 +108,7 @@ impl<const SIZE: u8> Latest<SIZE> {
         let value = u32::try_from(value.as_nanos() / Self::UNIT.as_nanos()).unwrap_or(u32::MAX);
         let entry = Entry { second, value };
         let Some(ring) = &mut self.0 else {
-            self.0 = Some(Box::new(Ring::new(entry)));
+            self.0 = Some(Box::new(Deltas::new(entry)));
             return true;
         };
         if ring.last.second == second && ring.in_second >= Self::PER_SECOND {

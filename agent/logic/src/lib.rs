@@ -26,3 +26,4 @@ pub mod tracker;
 pub mod turn;
 pub mod verdict;
 pub mod window;
+pub mod words;

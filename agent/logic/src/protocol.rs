@@ -1,6 +1,6 @@
 //! The protocols whose settings and words are known.
 
-use super::model::words;
+use crate::words;
 
 words! {
     Protocol {

@@ -29,7 +29,7 @@ pub use counts::{Counts, Example, Keeps, Kinds, Measure, Tally};
 pub use export::{Collection, Export, Left, Level, OF_OTHERS, Shown};
 pub use pair::Told;
 use pair::{Pairing, Pairs};
-use shares::{Place, Shares};
+use shares::{Shares, Standing};
 use stats::RecentCloses;
 pub use stats::{Advised, IdleTimes, Stats};
 pub use survey::{Badness, Picture, Survey};
@@ -107,7 +107,7 @@ pub struct Port {
 }
 
 impl Port {
-    const fn place(&self, key: PortKey) -> Place<PortKey> {
+    const fn place(&self, key: PortKey) -> Standing<PortKey> {
         (Rank::Telling, self.since, key)
     }
 }
@@ -126,7 +126,7 @@ pub struct Table {
     rows: Vec<Box<Row>>,
     pairs: Pairs,
     /// Every row by rank, then by age.
-    order: BTreeSet<Place<usize>>,
+    order: BTreeSet<Standing<usize>>,
     /// The same by holder: one of the largest share has to leave.
     shares: Shares<usize>,
     other_client: Stats,
@@ -263,12 +263,12 @@ impl Table {
         self.pair(slot, origin);
     }
 
-    fn note_place(&mut self, key: &RowKey, place: Place<usize>) {
+    fn note_place(&mut self, key: &RowKey, place: Standing<usize>) {
         self.order.insert(place);
         self.shares.insert(&key.port(), place);
     }
 
-    fn forget_place(&mut self, key: &RowKey, place: &Place<usize>) {
+    fn forget_place(&mut self, key: &RowKey, place: &Standing<usize>) {
         self.order.remove(place);
         self.shares.remove(&key.port(), place);
     }
@@ -392,7 +392,7 @@ impl Table {
     ///
     /// First those that have been quiet for an hour. Then, within the largest share, the fleeting, the
     /// telling, and those that race: a flood of what seems to matter takes no more than its own.
-    fn victim(&self, newcomer: &PortKey, now: Nanos, is_race: bool) -> Option<Place<usize>> {
+    fn victim(&self, newcomer: &PortKey, now: Nanos, is_race: bool) -> Option<Standing<usize>> {
         let first = |rank| self.order.range((rank, Nanos(0), 0)..).next().copied();
         let quiet = [Rank::Racing, Rank::Telling].into_iter().filter_map(first);
         let mut quiet = quiet.filter(|(_, since, _)| now.since(*since) >= KEPT);

@@ -24,7 +24,7 @@ use super::event::{Event, Kind, SockKey, Tuple};
 use super::model::{Close, Endpoint, Evidence, How, Nanos, Observation, Origin, Process, Role};
 use super::owner::Owner;
 use super::recent::Recent;
-use super::turn::{self, Asked, AtRisk, Ended, Known, ServerEnd, Settings};
+use super::turn::{self, Asked, AtRisk, Ended, Known, RunSettings, ServerEnd};
 
 /// How long a small write is held back, in addition to two round trips: a farewell if our FIN follows.
 const HOLD: Duration = Duration::from_millis(100);
@@ -169,7 +169,7 @@ enum Timer {
 
 #[derive(Debug)]
 pub struct Tracker {
-    settings: Settings,
+    settings: RunSettings,
     followed: Recent<SockKey, Followed>,
     asked: Recent<SockKey, Asked>,
     /// A server's last answer after a silence.
@@ -195,7 +195,7 @@ pub struct Tracker {
 }
 
 impl Tracker {
-    pub fn new(settings: Settings, listeners: impl IntoIterator<Item = (u32, u16)>) -> Self {
+    pub fn new(settings: RunSettings, listeners: impl IntoIterator<Item = (u32, u16)>) -> Self {
         let mut known: HashMap<_, Listening> = HashMap::default();
         for listener in listeners {
             known.entry(listener).or_default().sockets += 1;
@@ -397,7 +397,7 @@ impl Tracker {
             && event.time > self.lost_until
             && event.time.since(since) > sent_ago;
         let server = if role == Role::Client { self.server_end(event) } else { None };
-        let settings = Settings { sees_writes, ..self.settings };
+        let settings = RunSettings { sees_writes, ..self.settings };
         Known { role, asked, server, settings }
     }
 

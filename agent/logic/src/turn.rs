@@ -44,7 +44,7 @@ use super::model::{
 };
 use super::owner::Owner;
 pub use after_fin::{
-    End, client_gone, late_write, outcome, read_by, reset_of_unfollowed, unseen_write,
+    Ending, client_gone, late_write, outcome, read_by, reset_of_unfollowed, unseen_write,
 };
 pub use our_close::{AtOurClose, hangs, how, our_abort, our_fin, timed_out};
 pub use peer_fin::{AtFin, peer_fin};
@@ -67,7 +67,7 @@ const IDLE_MESSAGE_BYTES: u32 = 192;
 
 /// What holds for a whole run.
 #[derive(Clone, Copy, Debug)]
-pub struct Settings {
+pub struct RunSettings {
     pub ticks: Ticks,
     /// A gap longer than this makes a write a reuse.
     pub threshold: Duration,
@@ -149,11 +149,11 @@ pub fn is_goaway(word: Word, bytes: u32) -> bool {
 }
 
 /// A request that was written past the peer's farewell, which had this many bytes.
-fn past_farewell(word: Word, farewell: u32, gap: Duration, certainty: Certainty) -> Told {
+fn past_farewell(word: Word, farewell: u32, gap: Duration, certainty: Certainty) -> Ruling {
     if is_goaway(word, farewell) {
-        Told::inferred(Class::AfterGoaway, Some(gap))
+        Ruling::inferred(Class::AfterGoaway, Some(gap))
     } else {
-        Told::new(Class::StaleWrite, certainty, Some(gap))
+        Ruling::new(Class::StaleWrite, certainty, Some(gap))
     }
 }
 
@@ -271,7 +271,7 @@ pub struct Known<'a> {
     pub asked: Option<&'a Asked>,
     /// The server's end as it closed, where that is on this host.
     pub server: Option<ServerEnd>,
-    pub settings: Settings,
+    pub settings: RunSettings,
 }
 
 /// How far a server had got when it closed.
@@ -358,7 +358,7 @@ pub struct Ended {
 
 /// What happened to bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Told {
+pub struct Ruling {
     pub class: Class,
     pub certainty: Certainty,
     pub read: Read,
@@ -367,7 +367,7 @@ pub struct Told {
     pub doubt: Option<Duration>,
 }
 
-impl Told {
+impl Ruling {
     const fn new(class: Class, certainty: Certainty, gap: Option<Duration>) -> Self {
         Self { class, certainty, read: Read::Unknown, gap, doubt: None }
     }

@@ -9,8 +9,9 @@ use std::time::Duration;
 use super::estimate::{Estimate, MIN_CLOSES};
 use super::exposure::Exposure;
 use super::knobs::Side;
-use super::model::{Cause, Role, words};
+use super::model::{Cause, Role};
 use super::numbers::{plural, short};
+use crate::words;
 
 words! {
     /// One for each peer and role; the worst first.

@@ -32,7 +32,7 @@ const HEADERS: [(&str, &[&str]); 5] = [
 
 /// The checked file. No `Debug`: it contains secrets.
 #[derive(Default)]
-pub(super) struct Config {
+pub(super) struct WebConfig {
     pub tls: Option<Tls>,
     pub headers: Vec<(HeaderName, HeaderValue)>,
     /// Bcrypt hashes by user name; none: no basic auth.
@@ -150,7 +150,7 @@ struct RateSection {
 }
 
 /// Relative paths in `text` are relative to `directory`, where the file is.
-pub(super) fn parse(text: &str, directory: &Path) -> Result<Config> {
+pub(super) fn parse(text: &str, directory: &Path) -> Result<WebConfig> {
     // An error that quotes the file could show a key.
     let options = serde_saphyr::options! { with_snippet: false };
     let file: Option<File> = serde_saphyr::from_str_with_options(text, options)?;
@@ -164,7 +164,7 @@ pub(super) fn parse(text: &str, directory: &Path) -> Result<Config> {
     let headers = file.http_server_config.and_then(|section| section.headers);
     let users = file.basic_auth_users.unwrap_or_default();
     users.iter().try_for_each(|(user, hash)| check_user(user, hash)).context("basic_auth_users")?;
-    Ok(Config {
+    Ok(WebConfig {
         tls,
         headers: self::headers(headers.unwrap_or_default())
             .context("http_server_config: headers")?,

@@ -24,7 +24,7 @@ use super::fair::Places;
 use super::host::is_meant;
 use super::logins::Login;
 use super::security::{Current, Rarely, Security};
-use super::{Answer, TEXT, answer, response};
+use super::{HttpResponse, TEXT, answer, response};
 use crate::ask::{Reply, Route};
 
 /// Time for the TLS handshake, and then again for the header.
@@ -38,7 +38,7 @@ const HEADERS: usize = 64;
 pub(super) const SILENT_MAX: usize = 64;
 
 /// What all connections share.
-pub(super) struct Shared {
+pub(super) struct Common {
     pub security: Arc<Security>,
     pub offers_protobuf: bool,
     /// Permits for requests being answered.
@@ -93,7 +93,7 @@ impl Silent {
 pub(super) async fn serve_one<H, F>(
     stream: TcpStream,
     from: SocketAddr,
-    shared: Arc<Shared>,
+    shared: Arc<Common>,
     has_asked: Arc<AtomicBool>,
     handler: H,
 ) where
@@ -145,7 +145,7 @@ struct Service<'a, H> {
     from: SocketAddr,
     /// Whether it came to a loopback address.
     is_local: bool,
-    shared: &'a Shared,
+    shared: &'a Common,
     has_asked: Arc<AtomicBool>,
     handler: H,
 }
@@ -194,7 +194,7 @@ where
     }
 
     /// The refusal of a request, if it is not allowed.
-    async fn refuse(&self, request: &Request<Incoming>) -> Option<Answer> {
+    async fn refuse(&self, request: &Request<Incoming>) -> Option<HttpResponse> {
         let security = &self.shared.security;
         if !security.admits(self.current) {
             let status = StatusCode::TOO_MANY_REQUESTS;
@@ -224,13 +224,13 @@ where
     }
 }
 
-fn misdirected() -> Answer {
+fn misdirected() -> HttpResponse {
     let text = "this is not the host that the request names: ask for localhost, for the address, or for the \
                 host's own name, or set passwords or TLS by --web.config.file\n";
     response(StatusCode::MISDIRECTED_REQUEST, TEXT, text)
 }
 
-fn misplaced() -> Answer {
+fn misplaced() -> HttpResponse {
     let text = "this is an HTTPS port, and the request was HTTP\n";
     response(StatusCode::BAD_REQUEST, TEXT, text)
 }

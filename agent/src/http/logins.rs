@@ -65,7 +65,7 @@ impl Logins {
         {
             return Login::Right;
         }
-        let Some(_place) = Place::of(self, network(from)) else { return Login::Busy };
+        let Some(_place) = Waiting::of(self, network(from)) else { return Login::Busy };
         // The semaphore is never closed.
         let turn = Arc::clone(&self.turn).acquire_owned().await.ok();
         let (is_known, right) = (known.is_some(), Arc::clone(&self.right));
@@ -89,12 +89,12 @@ impl Logins {
 }
 
 /// A network's place in the queue, for as long as it waits.
-struct Place<'a> {
+struct Waiting<'a> {
     logins: &'a Logins,
     network: IpAddr,
 }
 
-impl<'a> Place<'a> {
+impl<'a> Waiting<'a> {
     /// None if the network already has one, or if none is left.
     fn of(logins: &'a Logins, network: IpAddr) -> Option<Self> {
         let mut waiting = logins.waiting.lock().unwrap_or_else(PoisonError::into_inner);
@@ -103,7 +103,7 @@ impl<'a> Place<'a> {
     }
 }
 
-impl Drop for Place<'_> {
+impl Drop for Waiting<'_> {
     fn drop(&mut self) {
         let mut waiting = self.logins.waiting.lock().unwrap_or_else(PoisonError::into_inner);
         waiting.remove(&self.network);

@@ -18,7 +18,7 @@ use rustls::ServerConfig;
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
-use super::config::{self, ClientAuth, Config, Pem, RateLimit};
+use super::config::{self, ClientAuth, Pem, RateLimit, WebConfig};
 use super::logins::Logins;
 use super::tls::{self, Pems};
 
@@ -28,7 +28,7 @@ const FILE_MAX: u64 = 1 << 20;
 /// The configuration that applies to a connection.
 #[derive(Default)]
 pub(super) struct Current {
-    config: Config,
+    config: WebConfig,
     tls: Option<Arc<ServerConfig>>,
     /// What it was made from, to detect a change.
     text: String,
@@ -41,7 +41,7 @@ pub struct Security {
     path: Option<PathBuf>,
     state: Mutex<State>,
     pub(super) logins: Logins,
-    bucket: StdMutex<Option<Bucket>>,
+    bucket: StdMutex<Option<TokenBucket>>,
 }
 
 struct State {
@@ -116,7 +116,7 @@ impl Security {
         };
         let now = Instant::now();
         let known = bucket.take_if(|bucket| bucket.limit == limit);
-        let bucket = bucket.insert(known.unwrap_or(Bucket { limit, full: now }));
+        let bucket = bucket.insert(known.unwrap_or(TokenBucket { limit, full: now }));
         bucket.take(now)
     }
 }
@@ -199,12 +199,12 @@ fn contents(path: &Path) -> Result<Vec<u8>> {
 }
 
 /// A token bucket, stored as the time at which it is full again.
-struct Bucket {
+struct TokenBucket {
     limit: RateLimit,
     full: Instant,
 }
 
-impl Bucket {
+impl TokenBucket {
     fn take(&mut self, now: Instant) -> bool {
         let full = self.full.max(now) + self.limit.interval;
         let is_room = full - now <= self.limit.interval.saturating_mul(self.limit.burst);

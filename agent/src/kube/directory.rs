@@ -19,8 +19,8 @@ pub(super) struct Generation(u32);
 
 #[derive(Debug)]
 pub(super) struct Directory<K, V> {
-    objects: HashMap<Uid, Object<K>>,
-    entries: HashMap<K, Entry<V>>,
+    objects: HashMap<Uid, Applied<K>>,
+    entries: HashMap<K, Kept<V>>,
     /// Keys with the time at which they went, oldest first. Stale if the key is back.
     gone: VecDeque<(Instant, K)>,
     generation: Generation,
@@ -28,13 +28,13 @@ pub(super) struct Directory<K, V> {
 }
 
 #[derive(Debug)]
-struct Object<K> {
+struct Applied<K> {
     keys: Box<[K]>,
     generation: Generation,
 }
 
 #[derive(Debug)]
-struct Entry<V> {
+struct Kept<V> {
     value: V,
     owner: Uid,
     gone: Option<Instant>,
@@ -81,7 +81,7 @@ impl<K: Clone + Eq + Hash, V> Directory<K, V> {
                 refused += 1;
                 continue;
             }
-            self.entries.insert(key.clone(), Entry { value, owner: uid, gone: None });
+            self.entries.insert(key.clone(), Kept { value, owner: uid, gone: None });
             keys.push(key);
         }
         for key in old {
@@ -91,7 +91,7 @@ impl<K: Clone + Eq + Hash, V> Directory<K, V> {
         }
         if !keys.is_empty() {
             let generation = self.generation;
-            self.objects.insert(uid, Object { keys: keys.into(), generation });
+            self.objects.insert(uid, Applied { keys: keys.into(), generation });
         }
         refused
     }

@@ -10,7 +10,7 @@ use serde::de::Error as _;
 
 use super::feed::Object;
 use super::names::{Address, LocalKey, Named, Pod, Remote, hex, is_hash, number_of};
-use super::workload::{Origin, workload};
+use super::workload::{PodOrigin, workload};
 
 #[derive(Deserialize)]
 struct PodObject<'a> {
@@ -33,13 +33,13 @@ struct Metadata<'a> {
     uid: Cow<'a, str>,
     resource_version: Option<String>,
     creation_timestamp: Option<String>,
-    labels: Option<Labels>,
+    labels: Option<TemplateHash>,
     annotations: Option<Annotations>,
-    owner_references: Option<Vec<Owner>>,
+    owner_references: Option<Vec<OwnerReference>>,
 }
 
 #[derive(Deserialize)]
-struct Labels {
+struct TemplateHash {
     #[serde(rename = "pod-template-hash")]
     deployment: Option<String>,
     #[serde(rename = "rollouts-pod-template-hash")]
@@ -54,7 +54,7 @@ struct Annotations {
 }
 
 #[derive(Deserialize)]
-struct Owner {
+struct OwnerReference {
     kind: String,
     name: String,
     #[serde(default)]
@@ -114,11 +114,11 @@ struct ServiceSpec {
     cluster_ips: Option<Vec<String>>,
     #[serde(rename = "externalIPs")]
     external_ips: Option<Vec<String>>,
-    ports: Option<Vec<Port>>,
+    ports: Option<Vec<ServicePort>>,
 }
 
 #[derive(Deserialize)]
-struct Port {
+struct ServicePort {
     port: u16,
     protocol: Option<String>,
 }
@@ -140,7 +140,7 @@ struct Ingress {
 }
 
 impl PodObject<'_> {
-    fn owner(&self) -> Option<&Owner> {
+    fn owner(&self) -> Option<&OwnerReference> {
         let mut owners = self.metadata.owner_references.iter().flatten();
         owners.find(|owner| owner.controller == Some(true))
     }
@@ -159,7 +159,7 @@ impl PodObject<'_> {
         let template_hash = self.metadata.labels.as_ref();
         let template_hash = template_hash
             .and_then(|labels| labels.deployment.as_deref().or(labels.rollout.as_deref()));
-        workload(&Origin {
+        workload(&PodOrigin {
             pod: &self.metadata.name,
             owner: self.owner().map(|owner| (owner.kind.as_str(), owner.name.as_str())),
             template_hash,
@@ -231,7 +231,8 @@ pub(super) fn service(json: &str) -> serde_json::Result<Object<Address, Arc<Remo
     let listed = [spec.cluster_ips, spec.external_ips].into_iter().flatten().flatten();
     let ingress = status.load_balancer.and_then(|balancer| balancer.ingress);
     let ingress = ingress.into_iter().flatten().filter_map(|ingress| ingress.ip);
-    let is_tcp = |port: &Port| port.protocol.as_deref().is_none_or(|protocol| protocol == "TCP");
+    let is_tcp =
+        |port: &ServicePort| port.protocol.as_deref().is_none_or(|protocol| protocol == "TCP");
     let ports: Vec<u16> =
         spec.ports.into_iter().flatten().filter(is_tcp).map(|port| port.port).collect();
     let names = addresses(spec.cluster_ip.into_iter().chain(listed).chain(ingress))

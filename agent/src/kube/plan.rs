@@ -10,7 +10,7 @@ use tokio::sync::{oneshot, watch};
 use super::access::{Access, Verify};
 use super::follow::{Follower, Selection};
 use super::names::{Feeds, LocalPods, Names, Remotes};
-use super::{Config, Kube, Pace, RemoteNames, Source, kubelet, object};
+use super::{Kube, KubeSetup, NameSource, Pace, RemoteNames, kubelet, object};
 use crate::usage::Usage;
 
 const PODS: &str = "/api/v1/pods";
@@ -36,31 +36,31 @@ enum Local {
 }
 
 /// None if there is no source to ask and names were not requested.
-pub(super) fn plan(config: &Config) -> Result<Option<Plan>> {
-    let Config { flags, account, .. } = config;
+pub(super) fn plan(config: &KubeSetup) -> Result<Option<Plan>> {
+    let KubeSetup { flags, account, .. } = config;
     let api = match (&flags.config, account) {
         (Some(path), _) => Some(Access::Kubeconfig(path.clone())),
         (None, Some(account)) => Some(Access::Account(account.clone())),
         (None, None) => None,
     };
     let local = match (flags.source, &api) {
-        (Source::ApiServer | Source::Kubelet, None) => bail!(Usage(
+        (NameSource::ApiServer | NameSource::Kubelet, None) => bail!(Usage(
             "--kube.source: not in a pod with a service account; name a kubeconfig: \
              --kube.config FILE"
                 .to_owned()
         )),
-        (Source::Auto, Some(_)) if flags.node.is_none() => {
+        (NameSource::Auto, Some(_)) if flags.node.is_none() => {
             log::warn!(
                 "in a pod, but the node's name is not known: no names of pods; give it by \
                  --kube.node, or FINRACE_KUBE_NODE from spec.nodeName"
             );
             None
         }
-        (Source::Auto | Source::ApiServer, Some(_)) => {
+        (NameSource::Auto | NameSource::ApiServer, Some(_)) => {
             Some(Local::ApiServer { node: node(flags)? })
         }
-        (Source::Kubelet, Some(api)) => Some(Local::Kubelet(kubelet_access(flags, api)?)),
-        (Source::None, _) | (Source::Auto, None) => None,
+        (NameSource::Kubelet, Some(api)) => Some(Local::Kubelet(kubelet_access(flags, api)?)),
+        (NameSource::None, _) | (NameSource::Auto, None) => None,
     };
     let (Some(local), Some(api)) = (local, api) else {
         if flags.remote != RemoteNames::None {
@@ -125,7 +125,7 @@ fn default_url(ip: IpAddr) -> String {
 
 impl Plan {
     /// Starts learning, on a thread of its own, until the last copy of the names is dropped.
-    pub(super) fn start(self, config: &Config) -> Result<Names> {
+    pub(super) fn start(self, config: &KubeSetup) -> Result<Names> {
         let pace = config.pace;
         let changed = Arc::new(watch::Sender::new(()));
         let remote = |kind, decode| {

@@ -4,7 +4,7 @@ use std::time::{Duration, UNIX_EPOCH};
 
 /// What a pod says about where it comes from.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Origin<'a> {
+pub(super) struct PodOrigin<'a> {
     pub pod: &'a str,
     /// Kind and name of the owner that controls it.
     pub owner: Option<(&'a str, &'a str)>,
@@ -21,7 +21,7 @@ const LATE: Duration = Duration::from_hours(24 * 31);
 /// Clocks differ.
 const EARLY: Duration = Duration::from_mins(2);
 
-pub(super) fn workload<'a>(origin: &Origin<'a>) -> &'a str {
+pub(super) fn workload<'a>(origin: &PodOrigin<'a>) -> &'a str {
     if let Some(node) = origin.static_on {
         return without_suffix(origin.pod, node).unwrap_or(origin.pod);
     }
@@ -58,17 +58,17 @@ fn cron_job<'a>(job: &'a str, created: Option<&str>) -> Option<&'a str> {
 mod tests {
     use super::*;
 
-    fn check(origin: Origin<'_>, expected: &str) {
+    fn check(origin: PodOrigin<'_>, expected: &str) {
         assert_eq!(workload(&origin), expected, "{origin:?}");
     }
 
     #[test]
     fn a_deployment_is_known_by_the_hash_of_its_replica_set() {
-        let owned = |name, template_hash| Origin {
+        let owned = |name, template_hash| PodOrigin {
             pod: "web-5d4f8c7b9-x2x4z",
             owner: Some(("ReplicaSet", name)),
             template_hash,
-            ..Origin::default()
+            ..PodOrigin::default()
         };
         check(owned("web-5d4f8c7b9", Some("5d4f8c7b9")), "web");
         check(owned("web-frontend-5d4f8c7b9", Some("5d4f8c7b9")), "web-frontend");
@@ -81,24 +81,24 @@ mod tests {
 
     #[test]
     fn others_are_their_owner_or_themselves() {
-        let owned = |kind, name| Origin {
+        let owned = |kind, name| PodOrigin {
             pod: "db-0",
             owner: Some((kind, name)),
             template_hash: Some("abc"),
-            ..Origin::default()
+            ..PodOrigin::default()
         };
         check(owned("StatefulSet", "db"), "db");
         check(owned("DaemonSet", "log-abc"), "log-abc");
-        check(Origin { pod: "debug", ..Origin::default() }, "debug");
+        check(PodOrigin { pod: "debug", ..PodOrigin::default() }, "debug");
     }
 
     #[test]
     fn a_static_pod_loses_its_nodes_name() {
-        let on = |pod, node| Origin {
+        let on = |pod, node| PodOrigin {
             pod,
             owner: Some(("Node", node)),
             static_on: Some(node),
-            ..Origin::default()
+            ..PodOrigin::default()
         };
         check(on("kube-apiserver-cp-1", "cp-1"), "kube-apiserver");
         check(on("etcd-cp-1", "1"), "etcd-cp");
@@ -108,11 +108,11 @@ mod tests {
     #[test]
     fn a_cron_job_is_known_by_the_minute_of_its_job() {
         // Noon was 29_381_040 minutes after the start of 1970.
-        let job = |name, created| Origin {
+        let job = |name, created| PodOrigin {
             pod: "x",
             owner: Some(("Job", name)),
             created,
-            ..Origin::default()
+            ..PodOrigin::default()
         };
         let created = Some("2025-11-11T12:00:03Z");
         check(job("backup-29380800", created), "backup");

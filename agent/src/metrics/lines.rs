@@ -76,7 +76,7 @@ impl Naming {
         self.remember_all(&mut past, mem::take(&mut export.ports.left));
     }
 
-    fn remember_all<K: Called>(&self, past: &mut HashMap<Labels, Counts>, left: Vec<Left<K>>) {
+    fn remember_all<K: Keyed>(&self, past: &mut HashMap<Labels, Counts>, left: Vec<Left<K>>) {
         for Left { key, counts, process, process_owner, .. } in left {
             let labels = self.labels_of(&key, process, process_owner);
             past.entry(labels).or_default().absorb(&counts);
@@ -84,7 +84,7 @@ impl Naming {
     }
 
     /// Which labels identify a row or a port: its name, the peer's address, the server's port.
-    fn named<K: Called>(&self) -> [bool; 3] {
+    fn named<K: Keyed>(&self) -> [bool; 3] {
         if K::NAME == RowKey::NAME {
             [Label::Peer, Label::PeerIp, Label::ServerPort].map(|label| self.has(label))
         } else {
@@ -93,7 +93,7 @@ impl Naming {
         }
     }
 
-    fn labels_of<K: Called>(&self, key: &K, process: Option<Name>, of_process: Owner) -> Labels {
+    fn labels_of<K: Keyed>(&self, key: &K, process: Option<Name>, of_process: Owner) -> Labels {
         let ends = self.who.ends(key.role(), key.owner().or(of_process), key.remote());
         let [client, server] = ends.map(|end| self.chosen(end));
         let [is_named, has_ip, has_port] = self.named::<K>();
@@ -113,7 +113,7 @@ impl Naming {
     }
 
     /// The labels for the sum of what has no series of its own.
-    fn labels_of_others<K: Called>(&self, role: &'static str) -> Labels {
+    fn labels_of_others<K: Keyed>(&self, role: &'static str) -> Labels {
         let named = self.named::<K>();
         let [value, ip, port] = named.map(|is_there| is_there.then(|| "other".into()));
         Labels {
@@ -230,7 +230,7 @@ pub(super) struct Judged {
 pub(super) type Lines<'a> = [Line<'a>];
 
 /// What a row or a port is called.
-pub(super) trait Called {
+pub(super) trait Keyed {
     const NAME: &'static str;
 
     fn role(&self) -> Role;
@@ -242,7 +242,7 @@ pub(super) trait Called {
     fn server_port(&self) -> u16;
 }
 
-impl Called for RowKey {
+impl Keyed for RowKey {
     const NAME: &'static str = "peer";
 
     fn role(&self) -> Role {
@@ -270,7 +270,7 @@ impl Called for RowKey {
     }
 }
 
-impl Called for PortKey {
+impl Keyed for PortKey {
     const NAME: &'static str = "server_port";
 
     fn role(&self) -> Role {
@@ -299,7 +299,7 @@ impl Called for PortKey {
 }
 
 /// The lines that are shown, in order, and the sums of the others; no two with the same labels.
-pub(super) fn lines<'a, K: Called>(level: &'a Level<K>, naming: &Naming) -> Vec<Line<'a>> {
+pub(super) fn lines<'a, K: Keyed>(level: &'a Level<K>, naming: &Naming) -> Vec<Line<'a>> {
     let shown = level.shown.iter().map(|row| {
         let Shown { key, counts, process, process_owner, .. } = row;
         let labels = naming.labels_of(key, *process, *process_owner);
@@ -327,7 +327,7 @@ pub(super) fn lines<'a, K: Called>(level: &'a Level<K>, naming: &Naming) -> Vec<
 
 /// Adds the counts of those that have left; counts under labels that no longer exist go to the
 /// others.
-fn add_past<K: Called>(lines: &mut [Line<'_>], naming: &Naming) {
+fn add_past<K: Keyed>(lines: &mut [Line<'_>], naming: &Naming) {
     let mut past = naming.past.lock();
     let ended =
         past.extract_if(|labels, _| labels.name == K::NAME && find(lines, labels).is_none());

@@ -16,11 +16,11 @@ use std::time::Duration;
 
 use finrace_logic::native::{Native, ZERO_THRESHOLD};
 
-use super::Scrape;
+use super::Exposition;
 use super::encoding::{DescriptorEncoder, Distribution, Exemplar, MetricType, Unit};
-use super::stream::{BLOCK, Out};
+use super::out::{BLOCK, Out};
 
-pub(super) fn encode(scrape: &Scrape, out: &mut Out<'_>) -> fmt::Result {
+pub(super) fn encode(scrape: &Exposition, out: &mut Out<'_>) -> fmt::Result {
     let said = scrape.lines();
     let mut lengths = Lengths::default();
     scrape.say(&said, &mut DescriptorEncoder::Protobuf(&mut lengths))?;

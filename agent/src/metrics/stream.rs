@@ -12,13 +12,11 @@ use prometheus_client::encoding::{DescriptorEncoder, text};
 use prometheus_client::registry::Registry;
 
 use super::format::{Format, ToText004};
-use super::{Naming, Scrape, Status, encoding, protobuf};
+use super::out::{BLOCK, Out};
+use super::{Exposition, Naming, Status, encoding, protobuf};
 
 /// The size of the pieces that are sent.
 pub const CHUNK: usize = 64 * 1024;
-
-/// Encoded text is converted and compressed in pieces of about this size.
-pub(super) const BLOCK: usize = 8 * 1024;
 
 /// Writes all of it, one chunk after another, until `send` accepts no more.
 pub fn write(
@@ -30,7 +28,7 @@ pub fn write(
 ) -> io::Result<()> {
     let mut chunks = Chunks { buffer: Vec::with_capacity(CHUNK), send };
     naming.remember(&mut table);
-    let scrape = Scrape { table, status, naming, format };
+    let scrape = Exposition { table, status, naming, format };
     if is_gzip {
         let mut gzip = GzEncoder::new(chunks, Compression::fast());
         encode(scrape, &mut gzip)?;
@@ -57,26 +55,13 @@ pub(super) fn to_bytes(table: Export, status: Status, naming: Naming, format: Fo
     bytes
 }
 
-fn encode(scrape: Scrape, writer: &mut dyn Write) -> io::Result<()> {
-    let mut out = Out { writer, error: Ok(()) };
+fn encode(scrape: Exposition, writer: &mut dyn Write) -> io::Result<()> {
+    let mut out = Out::to(writer);
     let encoded = match scrape.format {
         Format::Protobuf => protobuf::encode(&scrape, &mut out),
         Format::OpenMetrics | Format::Text004 => Sink::new(scrape.format, &mut out).encode(scrape),
     };
-    out.error.and(encoded.map_err(io::Error::other))
-}
-
-/// Where the output goes, and the error that ended it, which encoders do not pass on.
-pub(super) struct Out<'a> {
-    writer: &'a mut dyn Write,
-    error: io::Result<()>,
-}
-
-impl Out<'_> {
-    pub(super) fn pass_on(&mut self, bytes: &[u8]) -> fmt::Result {
-        self.error = self.writer.write_all(bytes);
-        if self.error.is_ok() { Ok(()) } else { Err(fmt::Error) }
-    }
+    out.finish().and(encoded.map_err(io::Error::other))
 }
 
 /// Takes the encoder's text, and passes on whole lines in the requested format.
@@ -94,7 +79,7 @@ impl<'a, 'b> Sink<'a, 'b> {
         Self { text, to_text004, converted: String::new(), out }
     }
 
-    fn encode(mut self, scrape: Scrape) -> fmt::Result {
+    fn encode(mut self, scrape: Exposition) -> fmt::Result {
         let mut registry = Registry::default();
         registry.register_collector(Box::new(scrape));
         text::encode(&mut self, &registry)?;
@@ -125,7 +110,7 @@ impl fmt::Write for Sink<'_, '_> {
     }
 }
 
-impl Collector for Scrape {
+impl Collector for Exposition {
     fn encode(&self, encoder: DescriptorEncoder<'_>) -> fmt::Result {
         self.say(&self.lines(), &mut encoding::DescriptorEncoder::Text(encoder))
     }

@@ -13,6 +13,7 @@ use finrace_logic::table::Keeps;
 use flate2::read::GzDecoder;
 
 use super::*;
+use crate::lost::Reason;
 use crate::who::Who;
 
 fn empty() -> (Table, Status) {
@@ -99,7 +100,7 @@ pub(super) fn busy_keeping(keeps: Keeps) -> (Table, Status) {
         version: "1.2.3",
         revision: "0123abc",
         rustc: "1.95.0",
-        hooks: vec![Hook {
+        hooks: vec![HookStatus {
             job: "close",
             hook: "tp_btf",
             attached_to: "inet_sock_set_state".into(),
@@ -109,10 +110,10 @@ pub(super) fn busy_keeping(keeps: Keeps) -> (Table, Status) {
         missing_fields: vec!["tcp_sock.rcv_wup".to_owned()],
         events: vec![("close", 10), ("reset", 2)],
         skipped: vec![("write", 3)],
-        lost: vec![("ring_full", 0), ("decode", 1)],
+        lost: [(Reason::RacesRingFull, 0), (Reason::Malformed, 1)].into(),
         maps: vec![fill("FR_SOCKS", 3, 8192)],
         rings: vec![fill("FR_RACES", 128, 262_144), fill("FR_STATS", 0, 1_048_576)],
-        sources: vec![Source {
+        sources: vec![SourceState {
             name: "apiserver",
             is_up: true,
             last_sync: Some(Duration::from_millis(1_700_000_100_500)),

@@ -22,7 +22,7 @@ use super::losses::Losses;
 use super::plan::{Choice, Hook, Job, JobPlan, Part, may_probe_read, plan};
 use super::rights;
 use super::skips::Skips;
-use super::verifier::{self, Answer};
+use super::verifier::{self, Loading};
 
 /// Loaded where it must be refused; see `ebpf/src/main.rs`.
 const PROOF: Part = Part { program: "fr_srst_proof", attach_to: "tcp_send_reset" };
@@ -275,7 +275,7 @@ impl Kernel {
     /// Finds out whether the verifier knows that the sk of `tcp_send_reset` may be NULL.
     fn prove(&mut self, features: &mut Features) {
         if features.has_kernel_btf && features.tracepoints.tcp_send_reset == Some(3) {
-            features.reset_sk_nullable = Answer::from(self.load(Hook::TpBtf, PROOF)).knows_null();
+            features.reset_sk_nullable = Loading::from(self.load(Hook::TpBtf, PROOF)).knows_null();
         }
     }
 

@@ -17,12 +17,12 @@ const OPTIONS: [&str; 4] = [
 
 /// Which of [`OPTIONS`] are built in.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Config {
+pub struct KernelConfig {
     pub path: PathBuf,
     on: Vec<&'static str>,
 }
 
-impl Config {
+impl KernelConfig {
     /// Reads it from the kernel itself, or else from where distributions put it.
     pub fn read(proc: &Path, boot: &Path, release: &str) -> Option<Self> {
         let embedded = proc.join("config.gz");
@@ -57,7 +57,7 @@ mod tests {
     fn what_is_off_or_unknown_is_lacking() {
         let text = "# comment\nCONFIG_KPROBE_EVENTS=y\n# CONFIG_BPF_EVENTS is not set\n\
                     CONFIG_DEBUG_INFO_BTF_MODULES=y\n";
-        let config = Config::parse(PathBuf::from("x"), text);
+        let config = KernelConfig::parse(PathBuf::from("x"), text);
         assert!(!config.lacks("CONFIG_KPROBE_EVENTS"));
         assert!(config.lacks("CONFIG_BPF_EVENTS"));
         assert!(config.lacks("CONFIG_DEBUG_INFO_BTF"));

@@ -11,7 +11,7 @@ use anyhow::{Context as _, Result, ensure};
 use rustix::time::{ClockId, clock_getres};
 
 use super::btf::Btf;
-use super::config::Config;
+use super::config::KernelConfig;
 use super::trials::Trials;
 
 /// Where the kernel's file systems are mounted; tests put a directory in their place.
@@ -45,7 +45,7 @@ pub struct Features {
     pub functions: Vec<&'static str>,
     pub has_kprobes: bool,
     /// `None`: found neither in the kernel nor in the file system.
-    pub config: Option<Config>,
+    pub config: Option<KernelConfig>,
     pub trials: Trials,
     pub lockdown: Lockdown,
     /// Effective capabilities, one bit each.
@@ -133,7 +133,7 @@ impl Features {
             |path| -> Option<u8> { text(&roots.proc.join("sys").join(path)).ok()?.parse().ok() };
         let tick = clock_getres(ClockId::MonotonicCoarse);
         let features = Self {
-            config: Config::read(roots.proc, roots.boot, &release),
+            config: KernelConfig::read(roots.proc, roots.boot, &release),
             release,
             arch: std::env::consts::ARCH,
             btf_path,

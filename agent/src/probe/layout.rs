@@ -13,12 +13,12 @@ use super::btf::Btf;
 pub struct Resolved {
     pub layout: Layout,
     /// Optional fields that this kernel lacks.
-    pub lost: Vec<Lost>,
+    pub lost: Vec<Lacking>,
 }
 
 /// An optional field that this kernel lacks, and what cannot be seen without it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Lost {
+pub struct Lacking {
     pub field: String,
     pub loses: &'static str,
 }
@@ -131,7 +131,7 @@ pub fn resolve(btf: &Btf) -> Result<Resolved> {
 struct Resolver<'a> {
     btf: &'a Btf,
     missing: Vec<String>,
-    lost: Vec<Lost>,
+    lost: Vec<Lacking>,
 }
 
 impl Resolver<'_> {
@@ -206,7 +206,7 @@ impl Resolver<'_> {
     }
 
     fn lose(&mut self, field: String, loses: &'static str) -> u32 {
-        self.lost.push(Lost { field, loses });
+        self.lost.push(Lacking { field, loses });
         ABSENT
     }
 }

@@ -24,22 +24,22 @@ const MOST: usize = 50;
 
 /// Names of processes by id, at most a few seconds old. A process that is gone, or is hidden in
 /// another pid namespace, keeps the name of its thread.
-pub struct Names {
+pub struct ProcessNames {
     /// Whether the kernel's process ids are those of our `/proc`.
     in_first_namespace: bool,
-    known: HashMap<u32, Process>,
+    known: HashMap<u32, ProcEntry>,
     since: Nanos,
     who: Who,
 }
 
 /// What `/proc` says about a process.
-struct Process {
+struct ProcEntry {
     name: Option<[u8; 16]>,
     /// Set once it has been asked for.
     owner: Option<Owner>,
 }
 
-impl Names {
+impl ProcessNames {
     pub fn new(who: Who) -> Self {
         let namespace = fs::metadata("/proc/self/ns/pid").map(|namespace| namespace.ino());
         let in_first_namespace = namespace.is_ok_and(|inode| inode == PROC_PID_INIT_INO);
@@ -62,7 +62,7 @@ impl Names {
             if self.known.len() == most && !self.known.contains_key(&tgid) {
                 continue;
             }
-            let new = || Process { name: name(tgid), owner: None };
+            let new = || ProcEntry { name: name(tgid), owner: None };
             let process = self.known.entry(tgid).or_insert_with(new);
             if let Some(name) = process.name {
                 event.raw.comm = name;

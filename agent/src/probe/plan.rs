@@ -397,7 +397,7 @@ pub(super) mod tests {
     use std::path::PathBuf;
 
     use super::*;
-    use crate::probe::config::Config;
+    use crate::probe::config::KernelConfig;
     use crate::probe::features::{FUNCTIONS, Tracepoints};
     use crate::probe::trials::Trials;
 
@@ -599,7 +599,7 @@ pub(super) mod tests {
         let refused = "this kernel refuses raw tracepoint programs";
         check_why(&features, "fr_state_raw", "inet_sock_set_state", refused);
 
-        let off = Config::parse(PathBuf::from("config"), "CONFIG_KPROBE_EVENTS=y");
+        let off = KernelConfig::parse(PathBuf::from("config"), "CONFIG_KPROBE_EVENTS=y");
         let features = Features { config: Some(off), ..linux_6_18() };
         let why = "this kernel was built without CONFIG_DYNAMIC_FTRACE_WITH_DIRECT_CALLS";
         check_why(&features, "fr_write_fent", "tcp_sendmsg", why);

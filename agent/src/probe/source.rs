@@ -23,7 +23,7 @@ use tokio::sync::mpsc;
 
 use super::attach::Records;
 use super::cgroups::{Cgroups, Mount};
-use super::names::Names;
+use super::names::ProcessNames;
 use crate::clock::monotonic;
 use crate::memory;
 use crate::who::Who;
@@ -95,7 +95,7 @@ impl Source {
         let stop = eventfd(0, EventfdFlags::CLOEXEC).context("creating an eventfd")?;
         let wakeups = Wakeups::new([&records.races, &records.measures], &stop)
             .context("setting up epoll for the rings")?;
-        let names = (Cgroups::new(mount, who.clone()), Names::new(who));
+        let names = (Cgroups::new(mount, who.clone()), ProcessNames::new(who));
         let thread = std::thread::Builder::new()
             .name("finrace-rings".to_owned())
             .spawn(move || read(records, &wakeups, &sender, names))
@@ -159,7 +159,7 @@ fn read(
     mut records: Records,
     wakeups: &Wakeups,
     sender: &mpsc::UnboundedSender<Batch>,
-    (mut cgroups, mut names): (Cgroups, Names),
+    (mut cgroups, mut names): (Cgroups, ProcessNames),
 ) {
     let mut reader = Reader::default();
     let mut wait = TICK;
@@ -195,11 +195,11 @@ fn read(
 }
 
 /// Where records come from.
-trait Ring {
+trait RecordSource {
     fn next<T>(&mut self, take: impl FnOnce(&[u8]) -> T) -> Option<T>;
 }
 
-impl Ring for RingBuf<MapData> {
+impl RecordSource for RingBuf<MapData> {
     fn next<T>(&mut self, take: impl FnOnce(&[u8]) -> T) -> Option<T> {
         self.next().map(|record| take(&record))
     }
@@ -249,7 +249,7 @@ impl Reader {
     }
 
     /// Takes from each ring what is there at `now`, or what a turn allows; returns whether that is all.
-    fn turn<R: Ring>(&mut self, rings: [&mut R; RINGS], now: Nanos) -> bool {
+    fn turn<R: RecordSource>(&mut self, rings: [&mut R; RINGS], now: Nanos) -> bool {
         let mut reached = now;
         let mut is_all = true;
         for (index, (ring, fill)) in rings.into_iter().zip(&mut self.fills).enumerate() {
@@ -314,7 +314,7 @@ mod tests {
     #[derive(Default)]
     struct Queue(VecDeque<u64>);
 
-    impl Ring for Queue {
+    impl RecordSource for Queue {
         fn next<T>(&mut self, take: impl FnOnce(&[u8]) -> T) -> Option<T> {
             let mut bytes = [0; RECORD_SIZE];
             let time = self.0.pop_front()?;

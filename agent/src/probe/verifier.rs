@@ -5,7 +5,7 @@ use aya::programs::ProgramError;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 /// How an attempt to load a program ended.
-pub(super) enum Answer {
+pub(super) enum Loading {
     Accepted,
     /// With the verifier's log.
     Refused(String),
@@ -13,7 +13,7 @@ pub(super) enum Answer {
     Failed,
 }
 
-impl From<Result<()>> for Answer {
+impl From<Result<()>> for Loading {
     fn from(loaded: Result<()>) -> Self {
         let Err(error) = loaded else { return Self::Accepted };
         match error.downcast_ref() {
@@ -25,7 +25,7 @@ impl From<Result<()>> for Answer {
     }
 }
 
-impl Answer {
+impl Loading {
     /// For a program that dereferences a pointer without checking it: whether the verifier knows that
     /// it may be NULL. `None`: refused for another reason, which proves nothing.
     pub(super) fn knows_null(&self) -> Option<bool> {
@@ -54,17 +54,17 @@ pub(super) fn instructions(load: impl FnOnce() -> Result<()>) -> Result<Option<u
     let before = getrlimit(Resource::Nofile);
     let none = Rlimit { current: Some(0), ..before };
     setrlimit(Resource::Nofile, none).context("lowering the limit of file descriptors")?;
-    let answer = Answer::from(load());
+    let answer = Loading::from(load());
     setrlimit(Resource::Nofile, before).context("restoring the limit of file descriptors")?;
     Ok(answer.instructions())
 }
 
 #[cfg(test)]
 mod tests {
-    use super::Answer;
+    use super::Loading;
 
-    fn refused(log: &str) -> Answer {
-        Answer::Refused(log.to_owned())
+    fn refused(log: &str) -> Loading {
+        Loading::Refused(log.to_owned())
     }
 
     #[test]
@@ -76,12 +76,12 @@ mod tests {
         );
         assert_eq!(knows.knows_null(), Some(true));
         // It assumes that the argument is never NULL: the crash that this is about.
-        assert_eq!(Answer::Accepted.knows_null(), Some(false));
+        assert_eq!(Loading::Accepted.knows_null(), Some(false));
         // Refused for another reason, or never seen: this proves nothing.
         let other = refused("access beyond struct sock at off 1644 size 4\nprocessed 2 insns");
         assert_eq!(other.knows_null(), None);
         assert_eq!(refused("").knows_null(), None);
-        assert_eq!(Answer::Failed.knows_null(), None);
+        assert_eq!(Loading::Failed.knows_null(), None);
     }
 
     #[test]
@@ -90,6 +90,6 @@ mod tests {
                    max_states_per_insn 0 total_states 0 peak_states 0 mark_read 0\n";
         assert_eq!(refused(log).instructions(), Some(1234));
         assert_eq!(refused("R1 type=ctx expected=fp").instructions(), None);
-        assert_eq!(Answer::Accepted.instructions(), None);
+        assert_eq!(Loading::Accepted.instructions(), None);
     }
 }

@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 
 use finrace_logic::verdict::{State, TURNED};
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 
-use super::document::{PeerReport, SCHEMA};
+use super::document::{Document, SCHEMA};
+use super::view::{Against, PeerView, Status};
 
 /// The parts of an earlier report that a later one is compared with.
 #[derive(Debug, Deserialize)]
@@ -38,14 +39,6 @@ struct OrderBefore {
     server_first: u32,
 }
 
-/// What has become of a peer.
-#[derive(Debug, Serialize, PartialEq)]
-pub(super) struct Against {
-    pub(super) status: &'static str,
-    pub(super) before: String,
-    pub(super) text: String,
-}
-
 impl Before {
     /// # Errors
     /// If it is not JSON, or not a report of a version that has verdicts.
@@ -58,9 +51,17 @@ impl Before {
         Ok(serde_json::from_str(text)?)
     }
 
+    /// Says of each peer what has become of it.
+    pub(super) fn compare(&self, now: &mut Document) {
+        let seconds = now.seconds;
+        for peer in now.peers.iter_mut().chain(&mut now.ports) {
+            peer.against = self.of_peer(peer, seconds);
+        }
+    }
+
     /// None for a peer that was not in the earlier report.
-    pub(super) fn compare(&self, now: &PeerReport, seconds: f64) -> Option<Against> {
-        let fits = |b: &&PeerBefore| b.role == now.role && b.peer == now.peer;
+    fn of_peer(&self, now: &PeerView, seconds: f64) -> Option<Against> {
+        let fits = |b: &&PeerBefore| b.role == now.role.as_str() && b.peer == now.peer;
         let all = || self.peers.iter().chain(&self.ports).filter(fits);
         let before = all().find(|b| b.netns == now.netns).or_else(|| all().next())?;
         Some(judge(before, self.seconds, &Now::of(now, seconds)))
@@ -78,9 +79,9 @@ struct Now<'a> {
 }
 
 impl<'a> Now<'a> {
-    fn of(peer: &'a PeerReport, seconds: f64) -> Self {
+    fn of(peer: &'a PeerView, seconds: f64) -> Self {
         Self {
-            state: peer.state,
+            state: peer.verdict,
             seconds,
             client_first: peer.order.client_first,
             server_first: peer.order.server_first,
@@ -94,12 +95,12 @@ fn judge(before: &PeerBefore, seconds_before: f64, now: &Now<'_>) -> Against {
     let was = State::ALL.iter().find(|state| state.as_str() == before.verdict);
     let was_bad = was.is_some_and(|state| state.is_bad());
     let (status, text) = match (was_bad, now.state.is_bad()) {
-        (false, true) => ("worse", format!("It was {} before", before.verdict)),
-        (false, false) => ("unchanged", format!("It was {} before, too", before.verdict)),
-        (true, true) => ("not_fixed", still_bad(before, now)),
+        (false, true) => (Status::Worse, format!("It was {} before", before.verdict)),
+        (false, false) => (Status::Unchanged, format!("It was {} before, too", before.verdict)),
+        (true, true) => (Status::NotFixed, still_bad(before, now)),
         (true, false) if now.state == State::Safe => turned(before, seconds_before, now),
         (true, false) => {
-            ("not_proven", format!("It was {} before. {}", before.verdict, now.missing))
+            (Status::NotProven, format!("It was {} before. {}", before.verdict, now.missing))
         }
     };
     Against { status, before: before.verdict.clone(), text }
@@ -130,7 +131,7 @@ fn still_bad(before: &PeerBefore, now: &Now<'_>) -> String {
 ///
 /// With n closes, all by the client, the server's share is under 1 - 0.05^(1/n), 19 times in 20.
 /// With races at a rate of r, the probability of none in time t by chance is e^-rt.
-fn turned(before: &PeerBefore, seconds_before: f64, now: &Now<'_>) -> (&'static str, String) {
+fn turned(before: &PeerBefore, seconds_before: f64, now: &Now<'_>) -> (Status, String) {
     let races_before = before.causes.get("idle").copied().unwrap_or(0);
     #[expect(clippy::cast_precision_loss, reason = "a count of races")]
     let seen_per_hour = races_before as f64 * 3600.0 / seconds_before.max(1.0);
@@ -155,12 +156,12 @@ fn turned(before: &PeerBefore, seconds_before: f64, now: &Now<'_>) -> (&'static 
         } else {
             format!("{} closes by the server are left", now.server_first)
         };
-        ("fixed", format!("{order}; {races}. {sure}"))
+        (Status::Fixed, format!("{order}; {races}. {sure}"))
     } else if now.races > 0 {
-        ("not_fixed", format!("{order}; but {races}"))
+        (Status::NotFixed, format!("{order}; but {races}"))
     } else {
         let more = TURNED.saturating_sub(now.client_first);
-        ("not_proven", format!("{order}; {races}. {more} more idle closes would prove it"))
+        (Status::NotProven, format!("{order}; {races}. {more} more idle closes would prove it"))
     }
 }
 
@@ -185,7 +186,7 @@ mod tests {
         state: State,
         closes: (u32, u32),
         races: u64,
-        status: &str,
+        status: Status,
         text: &str,
     ) {
         let now = Now {
@@ -209,25 +210,25 @@ mod tests {
             State::Safe,
             (58, 0),
             0,
-            "fixed",
+            Status::Fixed,
             "58 of 58 idle connections; before, the server did, 40 of 40; 0 races where 6.0 were to be expected. The server closes first in less than 5 % of cases",
         );
-        check(&racing, State::Safe, (6, 0), 0, "fixed", "less than 39 %");
-        check(&racing, State::Safe, (58, 1), 1, "not_fixed", "but 1 races where 6.0");
+        check(&racing, State::Safe, (6, 0), 0, Status::Fixed, "less than 39 %");
+        check(&racing, State::Safe, (58, 1), 1, Status::NotFixed, "but 1 races where 6.0");
         check(
             &racing,
             State::Exposed,
             (2, 30),
             0,
-            "not_fixed",
+            Status::NotFixed,
             "30 of 32 idle connections, 40 of 40 before",
         );
-        check(&racing, State::Unknown, (2, 0), 0, "not_proven", "3 more closes to go");
+        check(&racing, State::Unknown, (2, 0), 0, Status::NotProven, "3 more closes to go");
         let exposed = before("exposed", 40, 0);
-        check(&exposed, State::Safe, (6, 0), 0, "not_proven", "14 more idle closes");
-        check(&exposed, State::Safe, (20, 0), 0, "fixed", "less than 14 %");
-        check(&before("safe", 0, 0), State::Exposed, (0, 9), 0, "worse", "safe before");
-        check(&before("safe", 0, 0), State::Safe, (9, 0), 0, "unchanged", "safe before");
+        check(&exposed, State::Safe, (6, 0), 0, Status::NotProven, "14 more idle closes");
+        check(&exposed, State::Safe, (20, 0), 0, Status::Fixed, "less than 14 %");
+        check(&before("safe", 0, 0), State::Exposed, (0, 9), 0, Status::Worse, "safe before");
+        check(&before("safe", 0, 0), State::Safe, (9, 0), 0, Status::Unchanged, "safe before");
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use finrace_logic::numbers::short;
 
-use super::document::Buckets;
+use super::view::Buckets;
 
 /// Columns.
 const WIDTH: usize = 60;

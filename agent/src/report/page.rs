@@ -21,7 +21,7 @@ use finrace_logic::table::{Picture, Survey, Table};
 use crate::ask::{Ask, Form, Reply, Request};
 use crate::clock::Clock;
 use crate::metrics::Status;
-use crate::report::document::Run;
+use crate::report::view::Run;
 use crate::who::Who;
 pub use html::SECURITY_POLICY;
 pub use incidents::Incidents;

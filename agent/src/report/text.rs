@@ -4,12 +4,13 @@ use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use finrace_logic::model::Read;
+use finrace_logic::model::{Closer, Read, Role};
 use finrace_logic::numbers::number;
 use finrace_logic::verdict::State;
 
-use super::document::{Document, ExposureReport, PeerReport};
+use super::document::Document;
 use super::draw::{self, Mark};
+use super::view::{ExposureView, PeerView};
 use crate::lost::missing;
 use crate::output::{seconds, visible};
 
@@ -28,10 +29,10 @@ const WIDTH: usize = 98;
 impl Document {
     pub(super) fn to_text(&self) -> String {
         let lost = missing(&self.lost);
-        let races: u64 = self.peers.iter().map(PeerReport::total_races).sum();
+        let races: u64 = self.peers.iter().map(PeerView::total_races).sum();
         let mut by_state: BTreeMap<State, usize> = BTreeMap::new();
         for peer in self.peers.iter().filter(|peer| peer.other_end.is_none()) {
-            *by_state.entry(peer.state).or_default() += 1;
+            *by_state.entry(peer.verdict).or_default() += 1;
         }
         let states: Vec<_> = by_state.iter().map(|(state, n)| format!("{n} {state}")).collect();
         let count = format!("{races} race{}", if races == 1 { "" } else { "s" });
@@ -52,10 +53,10 @@ impl Document {
         }
         let (told, quiet): (Vec<_>, Vec<_>) =
             self.peers.iter().partition(|peer| peer.deserves_block() && peer.other_end.is_none());
-        blocks.extend(told.into_iter().map(PeerReport::to_block));
+        blocks.extend(told.into_iter().map(PeerView::to_block));
         let (known, unknown): (Vec<_>, Vec<_>) =
             quiet.into_iter().partition(|peer| peer.deserves_block());
-        let mut lines: Vec<_> = known.into_iter().map(PeerReport::to_other_end).collect();
+        let mut lines: Vec<_> = known.into_iter().map(PeerView::to_other_end).collect();
         lines.extend(unknown.iter().take(UNKNOWN_SHOWN).map(|peer| peer.to_line()));
         if unknown.len() > UNKNOWN_SHOWN {
             lines.push(format!(
@@ -70,9 +71,9 @@ impl Document {
     }
 }
 
-impl PeerReport {
+impl PeerView {
     fn deserves_block(&self) -> bool {
-        !matches!(self.state, State::Unknown)
+        self.verdict != State::Unknown
             || self.total_races() > 0
             || self.against.is_some()
             || !self.notes.is_empty()
@@ -82,8 +83,10 @@ impl PeerReport {
     fn title(&self) -> String {
         let process = self.process.as_deref();
         match self.role {
-            "server" => [&visible(process.unwrap_or("server")), &*self.peer].join(" "),
-            _ => format!("{} -> {}", visible(process.unwrap_or("client")), self.peer),
+            Role::Server => [&visible(process.unwrap_or("server")), &*self.peer].join(" "),
+            Role::Client | Role::Unknown => {
+                format!("{} -> {}", visible(process.unwrap_or("client")), self.peer)
+            }
         }
     }
 
@@ -102,14 +105,18 @@ impl PeerReport {
 
     fn to_other_end(&self) -> String {
         let client = self.other_end.as_ref().map_or("", |client| &client.peer);
-        format!("{:<9}{}: the other end of -> {client}", self.verdict.to_uppercase(), self.title())
+        format!(
+            "{:<9}{}: the other end of -> {client}",
+            self.verdict.as_str().to_uppercase(),
+            self.title()
+        )
     }
 
     fn to_line(&self) -> String {
         let incidents =
             self.other_incidents().map_or_else(String::new, |text| format!("; incidents: {text}"));
         let (title, sentence) = (self.title(), visible(&self.sentence));
-        format!("{:<9}{title}: {sentence}{incidents}", self.verdict.to_uppercase())
+        format!("{:<9}{title}: {sentence}{incidents}", self.verdict.as_str().to_uppercase())
     }
 
     /// What is no race, the most frequent first.
@@ -122,7 +129,8 @@ impl PeerReport {
     }
 
     fn to_block(&self) -> String {
-        let mut lines = vec![format!("{:<9}{}", self.verdict.to_uppercase(), self.title())];
+        let mut lines =
+            vec![format!("{:<9}{}", self.verdict.as_str().to_uppercase(), self.title())];
         let mut say = |label: &str, text: &str| lines.extend(wrapped(label, text));
         say("", &format!("{}.", self.sentence));
         for (label, end) in [("client", &self.client), ("server", &self.server)] {
@@ -130,7 +138,7 @@ impl PeerReport {
                 say(label, &name);
             }
         }
-        if let Some(timeout) = self.idle_timeout.get(self.server_closer())
+        if let Some(timeout) = self.idle_timeout.get(&self.server_closer())
             && let Some(software) = timeout.guess()
         {
             say("", &format!("{:.2} s is the default of {software} (a guess).", timeout.seconds));
@@ -139,17 +147,18 @@ impl PeerReport {
             say("", &format!("Such a limit have {} (a guess).", limit.default_of.join(", ")));
         }
         if let Some(against) = &self.against {
-            let status = against.status.replace('_', " ").to_uppercase();
+            let status = against.status.as_str().replace('_', " ").to_uppercase();
             say("against", &format!("{status}. {}.", against.text));
         }
         let names = [self.server_closer(), self.client_closer()];
-        let whose = names.map(|closer| if closer == "peer" { "the peer" } else { "this side" });
+        let whose =
+            names.map(|closer| if closer == Closer::Peer { "the peer" } else { "this side" });
         let marks: Vec<_> = ['S', 'C']
             .into_iter()
             .zip(names)
             .zip(whose)
             .filter_map(|((sign, closer), whose)| {
-                let seconds = self.idle_timeout.get(closer)?.seconds;
+                let seconds = self.idle_timeout.get(&closer)?.seconds;
                 Some(Mark { sign, seconds, whose })
             })
             .collect();
@@ -165,7 +174,7 @@ impl PeerReport {
                 format!("{class} {count}{last}")
             });
             say("races", &classes.collect::<Vec<_>>().join(", "));
-            if let Some(never) = self.read.get(Read::Never.as_str()) {
+            if let Some(never) = self.read.get(&Read::Never) {
                 let all = self.total_races();
                 let text = format!(
                     "{never} of {all} were never read: those may be sent again, whatever their method"
@@ -214,18 +223,9 @@ impl PeerReport {
         }
         lines.join("\n")
     }
-
-    /// Whose closes reveal the idle timeout of the side that answers.
-    pub(super) fn server_closer(&self) -> &'static str {
-        if self.role == "server" { "local" } else { "peer" }
-    }
-
-    pub(super) fn client_closer(&self) -> &'static str {
-        if self.role == "server" { "peer" } else { "local" }
-    }
 }
 
-impl ExposureReport {
+impl ExposureView {
     /// Details to go with the number of races expected per hour.
     pub(super) fn to_text(&self, per_hour: f64, gaps: u64) -> String {
         let window = seconds(Duration::try_from_secs_f64(self.window_seconds).unwrap_or_default());

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use finrace_logic::exposure::{Choice, Grounds};
+use finrace_logic::exposure::{Forecast, Grounds};
 use finrace_logic::numbers::{number, short};
 use serde::Serialize;
 
@@ -20,7 +20,7 @@ const SHORTER: usize = 3;
 pub(super) struct WhatIf {
     pub(super) as_it_is: Given,
     /// By timeout.
-    pub(super) timeouts: Vec<Row>,
+    pub(super) timeouts: Vec<WhatIfRow>,
     /// The other side's earliest close.
     #[serde(skip)]
     first_step: f64,
@@ -34,7 +34,7 @@ pub(super) struct Given {
 }
 
 #[derive(Debug, Serialize)]
-pub(super) struct Row {
+pub(super) struct WhatIfRow {
     pub(super) seconds: f64,
     #[serde(flatten)]
     pub(super) given: Given,
@@ -43,8 +43,8 @@ pub(super) struct Row {
     pub(super) advised: bool,
 }
 
-impl From<Choice> for Given {
-    fn from(Choice { races, connects }: Choice) -> Self {
+impl From<Forecast> for Given {
+    fn from(Forecast { races, connects }: Forecast) -> Self {
         Self { races_per_hour: races, connects_per_second: connects }
     }
 }
@@ -67,12 +67,12 @@ impl WhatIf {
         seconds.sort_by(f64::total_cmp);
         seconds.dedup_by(|next, kept| *next - *kept < 1e-6);
         let row = |seconds: f64| {
-            let given = grounds.choice(Duration::try_from_secs_f64(seconds).ok())?.into();
+            let given = grounds.forecast(Duration::try_from_secs_f64(seconds).ok())?.into();
             let advised = advised.is_some_and(|advised| (advised - seconds).abs() < 1e-6);
-            Some(Row { seconds, given, advised })
+            Some(WhatIfRow { seconds, given, advised })
         };
         let timeouts: Vec<_> = seconds.into_iter().filter_map(row).collect();
-        let as_it_is = grounds.choice(None)?.into();
+        let as_it_is = grounds.forecast(None)?.into();
         (!timeouts.is_empty()).then_some(Self { as_it_is, timeouts, first_step })
     }
 
@@ -86,7 +86,7 @@ impl WhatIf {
         let shorter = usual.rev().filter(|row| row.seconds < limit).take(SHORTER);
         let mut rows: Vec<_> = proposed.into_iter().chain(shorter).collect();
         rows.reverse();
-        let of = |row: &&Row| {
+        let of = |row: &&WhatIfRow| {
             let sign = if row.advised { " (proposed)" } else { "" };
             let after = short(Duration::try_from_secs_f64(row.seconds).unwrap_or_default());
             format!("{after:<9} {}{sign}", row.given.to_text())

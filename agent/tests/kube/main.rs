@@ -8,7 +8,7 @@ use std::net::IpAddr;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use clap::Parser;
-use finrace::kube::{self, Account, Config, Kube, Names, Pace, Reason, SourceStatus};
+use finrace::kube::{self, Account, Kube, KubeSetup, Names, Pace, Reason, SourceStatus};
 use serde_json::{Value, json};
 
 mod apiserver;
@@ -46,12 +46,12 @@ struct Flags {
 }
 
 /// The configuration that a line of flags gives.
-fn config(line: &str, account: Option<Account>) -> Config {
+fn config(line: &str, account: Option<Account>) -> KubeSetup {
     let flags = Flags::try_parse_from(["finrace"].into_iter().chain(line.split_whitespace()));
-    Config { flags: flags.expect("flags").kube, account, pace: quick(), wall_clock: clock }
+    KubeSetup { flags: flags.expect("flags").kube, account, pace: quick(), wall_clock: clock }
 }
 
-fn start(config: Config) -> Names {
+fn start(config: KubeSetup) -> Names {
     kube::start(config).expect("a start").expect("names")
 }
 
@@ -60,7 +60,7 @@ fn names_of(files: &Files, more: &str, pace: Pace) -> Names {
     let file = files.0.join("config");
     let line =
         format!("--kube.source apiserver --kube.node {NODE} --kube.config {}", file.display());
-    start(Config { pace, ..config(&format!("{line} {more}"), None) })
+    start(KubeSetup { pace, ..config(&format!("{line} {more}"), None) })
 }
 
 /// An API server, and the names that an agent asks it for.

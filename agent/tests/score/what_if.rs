@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use finrace_logic::exposure::{Choice, Grounds};
+use finrace_logic::exposure::{Forecast, Grounds};
 use finrace_logic::model::{Nanos, Role};
 
 use crate::agent::Agent;
@@ -20,8 +20,8 @@ const MANY: f64 = 100.0;
 struct Trial {
     setting: String,
     timeout: f64,
-    said: Choice,
-    given: Choice,
+    said: Forecast,
+    given: Forecast,
 }
 
 impl Trial {
@@ -62,13 +62,13 @@ fn try_out(setting: &Setting) -> Vec<Trial> {
     let of = |part: f64| {
         let timeout = server.timeout * part;
         let is_known = timeout > 0.25 && server.timeout - timeout > 2.0 * setting.rtt;
-        let said = grounds.choice(Some(Duration::from_secs_f64(timeout))).filter(|_| is_known)?;
+        let said = grounds.forecast(Some(Duration::from_secs_f64(timeout))).filter(|_| is_known)?;
         let mut other = setting.clone();
         for pool in &mut other.pools {
             pool.timer = Some(Timer { timeout, late: Late::Exact, jitter: 0.0 });
         }
         let after = watch(&other)?;
-        let given = after.choice(None)?;
+        let given = after.forecast(None)?;
         let is_enough = given.connects * after.length.as_secs_f64() >= MANY;
         is_enough.then(|| Trial { setting: setting.to_string(), timeout, said, given })
     };

@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::counts::{Counts, Measure};
-use super::stats::{Advised, Place, Stats, Weight};
+use super::stats::{Advised, Showing, Stats, Weight};
 use super::{Port, Row, Table, Told, of_role};
 use crate::estimate::Population;
 use crate::model::{Cause, Class, Closer, Evidence, How, Name, Nanos, Read, Role};
@@ -164,14 +164,14 @@ impl<K> Level<K> {
         let Some(room) = self.room.checked_sub(needed) else {
             self.left_out += 1;
             other.absorb(&stats.counts);
-            (stats.place, stats.base, stats.shown_since) = (Place::LeftOut, None, None);
+            (stats.place, stats.base, stats.shown_since) = (Showing::LeftOut, None, None);
             return None;
         };
         self.room = room;
-        if stats.place == Place::LeftOut {
+        if stats.place == Showing::LeftOut {
             stats.base = Some(Arc::clone(&stats.counts));
         }
-        stats.place = Place::Shown;
+        stats.place = Showing::Shown;
         let counts = match &stats.base {
             Some(base) => {
                 other.absorb(base);

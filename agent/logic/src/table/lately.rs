@@ -34,7 +34,7 @@ pub(super) struct Lately {
     by_peer: Gaps,
     by_us: Gaps,
     /// Most rows never lose a request.
-    losses: Window<Option<Box<Losses>>>,
+    losses: Window<Option<Box<LatelyLost>>>,
     order: Order,
     pool: Pool,
     /// For sockets that nothing was written to: enough for a median.
@@ -60,7 +60,7 @@ struct Traffic {
 }
 
 #[derive(Clone, Debug, Default)]
-struct Losses {
+struct LatelyLost {
     races: Races,
     /// Those that count at the client's row.
     seen: Races,
@@ -97,7 +97,7 @@ struct Undecided {
     rtt: Duration,
 }
 
-impl Losses {
+impl LatelyLost {
     /// The most that are remembered until an estimate tells.
     const UNDECIDED: usize = 64;
 
@@ -316,12 +316,12 @@ impl Lately {
         is_refuted_by(count(&self.gaps(), most..=f64::INFINITY), ended)
     }
 
-    fn losses(&self) -> impl Iterator<Item = &Losses> {
+    fn losses(&self) -> impl Iterator<Item = &LatelyLost> {
         self.losses.spans().into_iter().flatten().map(|losses| &**losses)
     }
 
     /// A sum over both spans of losses.
-    fn lost(&self, of: impl Fn(&Losses) -> u32) -> u32 {
+    fn lost(&self, of: impl Fn(&LatelyLost) -> u32) -> u32 {
         self.losses().map(of).fold(0, u32::saturating_add)
     }
 
@@ -397,7 +397,7 @@ impl Lately {
             server_timeout.as_ref().is_some_and(reaches)
         };
         let by_cause = |is_seen| {
-            let of = |span: &Losses| span.by_cause(is_seen, is_idle);
+            let of = |span: &LatelyLost| span.by_cause(is_seen, is_idle);
             self.losses().map(of).fold(Races::default(), Races::plus)
         };
         // A few among many others, and nothing agrees on a timeout any longer: there was none.
@@ -409,7 +409,7 @@ impl Lately {
             }
         };
         let (races, seen) = (settled(by_cause(false)), settled(by_cause(true)));
-        let ago = |of: fn(&Losses) -> Option<Nanos>| {
+        let ago = |of: fn(&LatelyLost) -> Option<Nanos>| {
             self.losses().filter_map(of).max().map(|last| now.since(last))
         };
         let grounds = self.grounds(role, now, races.plus(seen));

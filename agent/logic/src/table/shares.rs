@@ -14,7 +14,7 @@ use crate::owner::Owner;
 use crate::peer::PortKey;
 
 /// Where something stands in the order of leaving: the lowest goes first.
-pub(super) type Place<K> = (Rank, Nanos, K);
+pub(super) type Standing<K> = (Rank, Nanos, K);
 
 type Holder = (u32, Owner);
 
@@ -28,7 +28,7 @@ pub(super) struct Shares<K> {
 #[derive(Clone, Debug)]
 struct Share<K> {
     size: usize,
-    ports: HashMap<PortKey, BTreeSet<Place<K>>>,
+    ports: HashMap<PortKey, BTreeSet<Standing<K>>>,
     by_size: BTreeSet<(usize, PortKey)>,
 }
 
@@ -49,7 +49,7 @@ const fn holder(port: &PortKey) -> Holder {
 }
 
 impl<K: Copy + Ord> Shares<K> {
-    pub(super) fn insert(&mut self, port: &PortKey, place: Place<K>) {
+    pub(super) fn insert(&mut self, port: &PortKey, place: Standing<K>) {
         let share = self.holders.entry(holder(port)).or_default();
         let places = share.ports.entry(*port).or_default();
         let before = places.len();
@@ -61,7 +61,7 @@ impl<K: Copy + Ord> Shares<K> {
         share.size = size;
     }
 
-    pub(super) fn remove(&mut self, port: &PortKey, place: &Place<K>) {
+    pub(super) fn remove(&mut self, port: &PortKey, place: &Standing<K>) {
         let Some(share) = self.holders.get_mut(&holder(port)) else { return };
         let Some(places) = share.ports.get_mut(port) else { return };
         let before = places.len();
@@ -81,7 +81,7 @@ impl<K: Copy + Ord> Shares<K> {
 
     /// The share that must lose one to make room for another at this port: the one that would then be the
     /// largest. That is the newcomer's own share if it is as large as any.
-    pub(super) fn largest(&self, newcomer: &PortKey) -> Option<&BTreeSet<Place<K>>> {
+    pub(super) fn largest(&self, newcomer: &PortKey) -> Option<&BTreeSet<Standing<K>>> {
         let own = self.holders.get(&holder(newcomer));
         let own_size = own.map_or(0, |share| share.size);
         let (size, largest) = self.by_size.last()?;

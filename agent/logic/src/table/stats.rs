@@ -34,15 +34,15 @@ pub struct Stats {
     pub counts: Arc<Counts>,
     /// What the series of this row do not show, since those of `other` do.
     pub(super) base: Option<Arc<Counts>>,
-    pub(super) place: Place,
+    pub(super) place: Showing,
     /// When a scrape showed it first.
     pub(super) shown_since: Option<Nanos>,
     closed_by_peer: IdleTimes,
     closed_by_us: IdleTimes,
     lately: Lately,
-    process: Label<(Name, Owner)>,
+    process: Vote<(Name, Owner)>,
     /// Among the processes that share this row, the one that loses requests.
-    loser: Option<Box<Label<Name>>>,
+    loser: Option<Box<Vote<Name>>>,
     /// Judged by what was seen at this end, and with what the other end says.
     own: Option<Assessment>,
     said: Option<Assessment>,
@@ -57,7 +57,7 @@ pub(super) type Weight = Reverse<(bool, bool, u64)>;
 
 /// What the last scrape did with a row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Place {
+pub(super) enum Showing {
     /// There was none.
     New,
     /// It had series of its own.
@@ -178,12 +178,12 @@ impl Stats {
         Self {
             counts: Arc::new(Counts::keeping(keeps)),
             base: None,
-            place: Place::New,
+            place: Showing::New,
             shown_since: None,
             closed_by_peer: IdleTimes::default(),
             closed_by_us: IdleTimes::default(),
             lately: Lately::new(start),
-            process: Label::default(),
+            process: Vote::default(),
             loser: None,
             own: None,
             said: None,
@@ -323,17 +323,17 @@ impl Stats {
     /// What series of its own show of it, and the rest.
     pub(super) fn parts(&self) -> (Option<Arc<Counts>>, Option<Arc<Counts>>) {
         match (self.place, &self.base) {
-            (Place::Shown, None) => (Some(Arc::clone(&self.counts)), None),
-            (Place::Shown, Some(base)) => {
+            (Showing::Shown, None) => (Some(Arc::clone(&self.counts)), None),
+            (Showing::Shown, Some(base)) => {
                 (Some(Arc::new(self.counts.since(base))), Some(Arc::clone(base)))
             }
-            (Place::New | Place::LeftOut, _) => (None, Some(Arc::clone(&self.counts))),
+            (Showing::New | Showing::LeftOut, _) => (None, Some(Arc::clone(&self.counts))),
         }
     }
 
     /// How much it matters that this has series of its own.
     pub(super) fn weight(&self) -> Weight {
-        let is_shown = self.place == Place::Shown;
+        let is_shown = self.place == Showing::Shown;
         Reverse((self.lately.has_losses(), is_shown, self.counts.total()))
     }
 
@@ -418,18 +418,18 @@ impl Stats {
 
 /// The name seen most often, slow to change: it is a label, and a new label is a new series.
 #[derive(Clone, Debug)]
-pub(super) struct Label<T> {
+pub(super) struct Vote<T> {
     current: Option<T>,
     votes: Vec<(T, u32)>,
 }
 
-impl<T> Default for Label<T> {
+impl<T> Default for Vote<T> {
     fn default() -> Self {
         Self { current: None, votes: Vec::new() }
     }
 }
 
-impl<T: Copy + Eq> Label<T> {
+impl<T: Copy + Eq> Vote<T> {
     /// Names remembered at a time; a newcomer takes the place of the rarest.
     const CANDIDATES: usize = 4;
     /// Votes by which a challenger must lead, over twice the votes of the present name.

@@ -20,7 +20,7 @@ pub(super) enum Doubt {
     /// It was idle: whether a request is written on it anyway.
     Idle,
     /// Whether this was a request after all.
-    Told(Box<Finding>),
+    Ruling(Box<Finding>),
     /// Likewise, past the peer's FIN.
     Past(Box<Followed>),
 }
@@ -59,8 +59,8 @@ impl Tracker {
                 self.say(Observation::Incident(incident), None);
             }
             // An error that was not fetched was not waited for.
-            Doubt::Told(finding) if event.raw.code != 0 => self.say_farewell(*finding),
-            Doubt::Told(finding) => self.findings.push(*finding),
+            Doubt::Ruling(finding) if event.raw.code != 0 => self.say_farewell(*finding),
+            Doubt::Ruling(finding) => self.findings.push(*finding),
             Doubt::Past(followed) => {
                 let has_noticed = Some(event.has_read_fin());
                 self.end_followed(*followed, &reset, Outcome::Reset, has_noticed);
@@ -74,7 +74,7 @@ impl Tracker {
         let (doubt, reset) = (std::mem::replace(&mut dead.doubt, Doubt::Idle), dead.reset);
         match doubt {
             Doubt::Idle => return,
-            Doubt::Told(finding) => self.findings.push(*finding),
+            Doubt::Ruling(finding) => self.findings.push(*finding),
             Doubt::Past(followed) => {
                 self.end_followed(*followed, &reset, Outcome::Reset, Some(true));
             }

@@ -8,7 +8,7 @@ use finrace_ebpf::decide::{FEW_BYTES, state};
 use super::{Lost, OurClose, Tracker, listener};
 use crate::event::{Event, Word};
 use crate::model::{Certainty, Class, How, Incident, Observation, Origin, Outcome, Read, Role};
-use crate::turn::{self, Asked, Ended, Told};
+use crate::turn::{self, Asked, Ended, Ruling};
 
 impl Tracker {
     pub(super) fn our_fin(&mut self, event: &Event) {
@@ -30,7 +30,13 @@ impl Tracker {
     }
 
     /// A request that we closed on, without an answer.
-    fn say_unanswered(&mut self, event: &Event, origin: Origin, told: Told, asked: Option<&Asked>) {
+    fn say_unanswered(
+        &mut self,
+        event: &Event,
+        origin: Origin,
+        told: Ruling,
+        asked: Option<&Asked>,
+    ) {
         let raw = &event.raw;
         let timed_out = raw.new_state == state::CLOSE;
         let outcome = if timed_out { Outcome::Unanswered } else { Outcome::ClosedByUs };

@@ -9,7 +9,7 @@ use crate::event::{Event, Kind, SockKey};
 use crate::model::{
     Class, Dwell, Evidence, How, Incident, Nanos, Observation, Origin, Outcome, Read, Role,
 };
-use crate::turn::{self, Asked, AtRisk, End, Told};
+use crate::turn::{self, Asked, AtRisk, Ending, Ruling};
 
 impl Tracker {
     pub(super) fn peer_fin(&mut self, event: &Event) {
@@ -50,7 +50,7 @@ impl Tracker {
         self.set_timer(event.time + OUTCOME + 8 * event.rtt(), Timer::Outcome, event.key);
     }
 
-    fn say_at_fin(&mut self, event: &Event, origin: Origin, told: Told, asked: Option<&Asked>) {
+    fn say_at_fin(&mut self, event: &Event, origin: Origin, told: Ruling, asked: Option<&Asked>) {
         let incident = Incident {
             gap: told.gap,
             bytes: Some(event.unacked()).filter(|bytes| *bytes != 0),
@@ -235,14 +235,14 @@ impl Tracker {
         event: &Event,
         outcome: Outcome,
         has_noticed: Option<bool>,
-    ) -> Option<Told> {
+    ) -> Option<Ruling> {
         let bytes = followed.bytes(event);
         let read = if outcome == Outcome::Reset {
             turn::read_by(event, followed.start, followed.segs_out)
         } else {
             Read::Unknown
         };
-        let end = End {
+        let end = Ending {
             bytes,
             outcome,
             has_noticed,

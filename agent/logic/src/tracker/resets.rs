@@ -41,12 +41,12 @@ impl Tracker {
             let is_habit = self.habits.asks(&event.key, bytes);
             let is_acked = event.raw.app_limited == 0 && asked.is_some();
             if at.is_doubtful && !is_habit && self.settings.sees_ends && !is_acked {
-                doubt = Doubt::Told(Box::new(finding));
+                doubt = Doubt::Ruling(Box::new(finding));
             } else {
                 self.findings.push(finding);
             }
         }
-        if at.told.is_none() || matches!(doubt, Doubt::Told(_)) {
+        if at.told.is_none() || matches!(doubt, Doubt::Ruling(_)) {
             self.await_end(event, origin, doubt);
         }
         // Its ->CLOSE follows and has nothing to add.

@@ -5,7 +5,7 @@ use std::time::Duration;
 use finrace_ebpf::abi::flag;
 use finrace_ebpf::decide::{FEW_BYTES, distance};
 
-use super::{AtRisk, Ended, Known, Settings, Stamps, Told, may_be_words, past_farewell};
+use super::{AtRisk, Ended, Known, Ruling, RunSettings, Stamps, may_be_words, past_farewell};
 use crate::event::{Event, Ticks, Word};
 use crate::model::{Certainty, Class, Evidence, Outcome, Read, Role};
 
@@ -16,7 +16,7 @@ pub fn late_write(
     ended: Option<Ended>,
     known: Known<'_>,
 ) -> AtRisk {
-    let Settings { ticks, threshold, .. } = known.settings;
+    let RunSettings { ticks, threshold, .. } = known.settings;
     let word = event.word();
     let raw = &event.raw;
     if word == Word::Farewell {
@@ -69,7 +69,7 @@ pub fn late_write(
 /// Bytes written after the FIN that no hook saw: the sequence numbers tell that they exist, the stamps when
 /// the last were sent.
 pub fn unseen_write(event: &Event, fin: &Event, ended: Option<Ended>, known: Known<'_>) -> AtRisk {
-    let Settings { ticks, threshold, sees_writes, .. } = known.settings;
+    let RunSettings { ticks, threshold, sees_writes, .. } = known.settings;
     let under_way = distance(fin.raw.lsndtime, fin.raw.lrcvtime) > 0
         && ended.is_none_or(|ended| ended.evidence != Evidence::Idle);
     let since = match ended {
@@ -93,7 +93,7 @@ pub fn unseen_write(event: &Event, fin: &Event, ended: Option<Ended>, known: Kno
 
 /// How what was at risk past a FIN came out.
 #[derive(Clone, Copy, Debug)]
-pub struct End {
+pub struct Ending {
     /// Bytes that were at risk.
     pub bytes: u32,
     pub outcome: Outcome,
@@ -107,33 +107,33 @@ pub struct End {
 }
 
 /// What it was; `None` while only the application's next step can tell.
-pub fn outcome(at_risk: AtRisk, end: End) -> Option<Told> {
+pub fn outcome(at_risk: AtRisk, end: Ending) -> Option<Ruling> {
     let told = match at_risk {
-        AtRisk::Farewell => Told::certain(Class::Farewell, None),
-        AtRisk::Probe => Told::certain(Class::StaleProbe, None),
+        AtRisk::Farewell => Ruling::certain(Class::Farewell, None),
+        AtRisk::Probe => Ruling::certain(Class::StaleProbe, None),
         AtRisk::Request { class, certainty, gap, word, is_doubtful } => {
             let may_part = is_doubtful && end.bytes <= FEW_BYTES && !end.is_habit;
             match end.has_noticed {
                 // Followed by our own close with nothing in between: last words.
-                Some(false) if may_part => Told::inferred(Class::Farewell, gap),
+                Some(false) if may_part => Ruling::inferred(Class::Farewell, gap),
                 None if may_part => return None,
                 _ => {
                     let certainty =
                         if word == Word::Request { Certainty::Certain } else { certainty };
-                    Told { read: end.read, ..Told::new(class, certainty, gap) }
+                    Ruling { read: end.read, ..Ruling::new(class, certainty, gap) }
                 }
             }
         }
         AtRisk::Continued if end.outcome == Outcome::Acked && end.is_known => {
-            Told::certain(Class::HalfClose, None)
+            Ruling::certain(Class::HalfClose, None)
         }
         AtRisk::Continued if end.has_noticed == Some(false) && end.bytes <= FEW_BYTES => {
-            Told::inferred(Class::Farewell, None)
+            Ruling::inferred(Class::Farewell, None)
         }
         AtRisk::Continued if end.outcome == Outcome::Reset => {
-            Told::inferred(Class::EarlyResponse, None)
+            Ruling::inferred(Class::EarlyResponse, None)
         }
-        AtRisk::Continued | AtRisk::None => Told::inferred(Class::Unknown, None),
+        AtRisk::Continued | AtRisk::None => Ruling::inferred(Class::Unknown, None),
     };
     Some(told)
 }
@@ -159,7 +159,7 @@ pub fn client_gone(
     fin: &Event,
     ticks: Ticks,
     serves: impl FnOnce(u32) -> Option<bool>,
-) -> Option<Told> {
+) -> Option<Ruling> {
     let stamps = Stamps::of(fin, ticks);
     let unacked = event.unacked().saturating_sub(event.has(flag::FIN_SENT).into());
     // Both spoke within a tick: then the side that says much is answering.
@@ -169,15 +169,16 @@ pub fn client_gone(
         || (is_tie && unacked > FEW_BYTES);
     let heard = fin.unread(true).max(fin.last_heard().saturating_sub(1));
     let may_be_farewell = unacked <= FEW_BYTES && heard <= FEW_BYTES && serves(heard) != Some(true);
-    (was_open && unacked > 0 && !may_be_farewell).then_some(Told::certain(Class::ClientGone, None))
+    (was_open && unacked > 0 && !may_be_farewell)
+        .then_some(Ruling::certain(Class::ClientGone, None))
 }
 
 /// RST after a FIN that was not seen: only stamps tell what was written.
-pub fn reset_of_unfollowed(event: &Event, bytes: u32, settings: &Settings) -> Option<Told> {
+pub fn reset_of_unfollowed(event: &Event, bytes: u32, settings: &RunSettings) -> Option<Ruling> {
     let raw = &event.raw;
     let gap = settings.ticks.between(raw.lrcvtime, raw.lsndtime);
     let is_request = event.role() == Role::Client && bytes > FEW_BYTES && gap > settings.threshold;
     let after_fin = distance(raw.lsndtime, raw.rcv_tstamp) > 0;
     let class = if after_fin { Class::StaleWrite } else { Class::FinCrossed };
-    is_request.then(|| Told::inferred(class, Some(gap)))
+    is_request.then(|| Ruling::inferred(class, Some(gap)))
 }

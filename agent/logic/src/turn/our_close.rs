@@ -5,8 +5,8 @@ use std::time::Duration;
 use finrace_ebpf::decide::{FEW_BYTES, distance};
 
 use super::{
-    AT_ONCE, Answer, Asked, AskedKind, Ended, IDLE_MESSAGE_BYTES, Known, Settings, Stamps, Told,
-    is_first_answer, parted, past_farewell,
+    AT_ONCE, Answer, Asked, AskedKind, Ended, IDLE_MESSAGE_BYTES, Known, Ruling, RunSettings,
+    Stamps, is_first_answer, parted, past_farewell,
 };
 use crate::event::{Event, Word};
 use crate::model::{Certainty, Class, Closer, Evidence, How, Role};
@@ -22,7 +22,7 @@ const UNREACHABLE: [u32; 3] = [101, 112, 113];
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct AtOurClose {
     pub ended: Ended,
-    pub told: Option<Told>,
+    pub told: Option<Ruling>,
     /// A few last bytes before the FIN were a farewell, not a request.
     pub is_farewell: bool,
 }
@@ -35,7 +35,7 @@ impl AtOurClose {
 
 /// Our own FIN, ESTABLISHED->FIN_WAIT1; not queued yet, so `write_seq` does not count it.
 pub fn our_fin(event: &Event, known: Known<'_>) -> AtOurClose {
-    let Known { role, asked, settings: Settings { ticks, threshold, .. }, .. } = known;
+    let Known { role, asked, settings: RunSettings { ticks, threshold, .. }, .. } = known;
     let stamps = Stamps::of(event, ticks);
     let raw = &event.raw;
     let ended = |closer, evidence, idle| Ended { closer, evidence, idle };
@@ -155,19 +155,19 @@ fn farewelled(event: &Event, known: Known<'_>, stamps: &Stamps) -> Option<AtOurC
         }
         (Answer::None, AskedKind::Reply(silence)) if at_once && asked.last_heard <= FEW_BYTES => {
             if event.raw.snd_una == asked.start {
-                let told = Told::inferred(Class::FinCrossed, Some(gap));
+                let told = Ruling::inferred(Class::FinCrossed, Some(gap));
                 return Some(lost(told, Closer::Peer, Evidence::Unanswered, gap));
             }
-            let told = Told::inferred(Class::ReadAndClosed, Some(gap));
-            let told = Told { doubt: Some(silence), ..told };
+            let told = Ruling::inferred(Class::ReadAndClosed, Some(gap));
+            let told = Ruling { doubt: Some(silence), ..told };
             Some(lost(told, Closer::Local, Evidence::AfterData, stamps.idle()))
         }
         (Answer::Alert, AskedKind::Gap(_)) => {
-            let told = Told::certain(Class::ReadAndClosed, Some(gap));
+            let told = Ruling::certain(Class::ReadAndClosed, Some(gap));
             Some(lost(told, Closer::Peer, Evidence::Unanswered, gap))
         }
         (Answer::Parting, AskedKind::Gap(_)) => {
-            let told = Told::certain(Class::FinCrossed, Some(gap));
+            let told = Ruling::certain(Class::FinCrossed, Some(gap));
             Some(lost(told, Closer::Peer, Evidence::Unanswered, gap))
         }
         _ => None,
@@ -176,7 +176,7 @@ fn farewelled(event: &Event, known: Known<'_>, stamps: &Stamps) -> Option<AtOurC
 
 /// Whether a client's request after a gap was never acknowledged, although it was sent again. The
 /// gap is known only from its record: a retransmission touches `lsndtime`.
-fn gave_up(event: &Event, known: Known<'_>, stamps: &Stamps) -> Option<Told> {
+fn gave_up(event: &Event, known: Known<'_>, stamps: &Stamps) -> Option<Ruling> {
     let Known { role, asked, settings, .. } = known;
     let raw = &event.raw;
     if role != Role::Client || event.unacked() == 0 || raw.retransmits == 0 {
@@ -190,11 +190,11 @@ fn gave_up(event: &Event, known: Known<'_>, stamps: &Stamps) -> Option<Told> {
             && distance(raw.lrcvtime, raw.rcv_tstamp) >= 0
             && stamps.sent_after > settings.threshold
     };
-    untouched.then(|| Told::inferred(Class::SilentDrop, asked.and_then(Asked::gap)))
+    untouched.then(|| Ruling::inferred(Class::SilentDrop, asked.and_then(Asked::gap)))
 }
 
 /// A request that hangs: sent for the fourth time, and nothing came.
-pub fn hangs(event: &Event, known: Known<'_>) -> Option<Told> {
+pub fn hangs(event: &Event, known: Known<'_>) -> Option<Ruling> {
     gave_up(event, known, &Stamps::of(event, known.settings.ticks))
         .filter(|told| told.gap.is_some())
 }
@@ -214,7 +214,7 @@ pub fn timed_out(event: &Event, known: Known<'_>) -> Option<AtOurClose> {
 /// Our own abortive close in task context, ESTABLISHED->CLOSE: unread data or `SO_LINGER` 0. Comes with
 /// `Some(idle)` if it threw away a client's request that came after a silence over the threshold.
 pub fn our_abort(event: &Event, known: Known<'_>) -> (Option<Duration>, Ended) {
-    let Known { role, settings: Settings { ticks, threshold, .. }, .. } = known;
+    let Known { role, settings: RunSettings { ticks, threshold, .. }, .. } = known;
     let stamps = Stamps::of(event, ticks);
     let unread = event.unread(false);
     if let Some(ended) = parting_words(event, known, &stamps) {

@@ -6,7 +6,7 @@ use finrace_ebpf::decide::FEW_BYTES;
 
 use super::{
     AT_ONCE, Answer, Asked, AskedKind, AtRisk, Ended, Had, IDLE_MESSAGE_BYTES, Known, REACTION,
-    Settings, Stamps, Told, is_first_answer, parted,
+    Ruling, RunSettings, Stamps, is_first_answer, parted,
 };
 use crate::event::{Event, Word};
 use crate::model::{Certainty, Class, Closer, Evidence, Role};
@@ -18,11 +18,11 @@ pub struct AtFin {
     /// What is waiting for its outcome.
     pub at_risk: AtRisk,
     /// What is decided already.
-    pub told: Option<Told>,
+    pub told: Option<Ruling>,
 }
 
 pub fn peer_fin(event: &Event, known: Known<'_>) -> AtFin {
-    let Known { role, asked, settings: Settings { ticks, threshold, .. }, .. } = known;
+    let Known { role, asked, settings: RunSettings { ticks, threshold, .. }, .. } = known;
     let stamps = Stamps::of(event, ticks);
     let ended = |evidence, idle| Ended { closer: Closer::Peer, evidence, idle };
     if let Some(ended) = last_words(event, known, &stamps) {
@@ -77,7 +77,7 @@ fn asks_nothing(event: &Event, asked: &Asked, stamps: &Stamps, threshold: Durati
         ended: Ended { closer: Closer::Peer, evidence, idle },
         at_risk: if event.unacked() != 0 { AtRisk::Probe } else { AtRisk::None },
         told: (met_the_close && event.unacked() == 0)
-            .then_some(Told::certain(Class::StaleProbe, Some(before))),
+            .then_some(Ruling::certain(Class::StaleProbe, Some(before))),
     }
 }
 
@@ -87,7 +87,7 @@ fn crossed(event: &Event, known: Known<'_>, open: Option<&Asked>, stamps: &Stamp
     let early = |idle| AtFin {
         ended: Ended { closer: Closer::Peer, evidence: Evidence::Unanswered, idle },
         at_risk: AtRisk::Continued,
-        told: Some(Told::certain(Class::EarlyResponse, None)),
+        told: Some(Ruling::certain(Class::EarlyResponse, None)),
     };
     let request = |class, certainty, gap: Option<Duration>, word: Word, is_doubtful| AtFin {
         ended: Ended {
@@ -138,28 +138,28 @@ fn crossed(event: &Event, known: Known<'_>, open: Option<&Asked>, stamps: &Stamp
 }
 
 /// A request that was acknowledged and not answered, and the peer's FIN.
-fn unanswered(event: &Event, known: Known<'_>, asked: &Asked) -> Told {
+fn unanswered(event: &Event, known: Known<'_>, asked: &Asked) -> Ruling {
     let gap = asked.gap();
     if !asked.is_used {
-        return Told::certain(Class::PrematureClose, gap);
+        return Ruling::certain(Class::PrematureClose, gap);
     }
     if asked.came_after_words() {
-        return Told::certain(Class::StaleWrite, gap);
+        return Ruling::certain(Class::StaleWrite, gap);
     }
     let at_once = event.time.since(asked.time) <= event.rtt() + AT_ONCE;
     match known.had(asked.start, asked.start.wrapping_add(asked.bytes)) {
         // On the wire it looks as if it had been read.
-        Some(Had::Unread) if at_once => Told::certain(Class::ReadAndClosed, gap),
-        Some(Had::Unread) => Told::certain(Class::UnreadClose, gap),
+        Some(Had::Unread) if at_once => Ruling::certain(Class::ReadAndClosed, gap),
+        Some(Had::Unread) => Ruling::certain(Class::UnreadClose, gap),
         // At the peer's timeout or not: the table knows its estimate.
-        _ if at_once => Told { doubt: gap, ..Told::inferred(Class::ReadAndClosed, gap) },
-        _ => Told::certain(Class::PrematureClose, gap),
+        _ if at_once => Ruling { doubt: gap, ..Ruling::inferred(Class::ReadAndClosed, gap) },
+        _ => Ruling::certain(Class::PrematureClose, gap),
     }
 }
 
 /// We spoke last, without a gap that was recorded, and the FIN acknowledges it.
 fn spoke_last(event: &Event, known: Known<'_>, stamps: &Stamps) -> AtFin {
-    let Settings { ticks, threshold, .. } = known.settings;
+    let RunSettings { ticks, threshold, .. } = known.settings;
     let gap = known.unseen_gap(stamps);
     let ended = |evidence| Ended { closer: Closer::Peer, evidence, idle: stamps.sent_ago };
     let at_once = event.rtt() + ticks.duration(2);
@@ -171,9 +171,9 @@ fn spoke_last(event: &Event, known: Known<'_>, stamps: &Stamps) -> AtFin {
         return AtFin { ended: ended(evidence), at_risk: AtRisk::None, told: None };
     }
     let told = if gap.is_some() && stamps.sent_ago <= event.rtt() + AT_ONCE {
-        Told { doubt: gap, ..Told::inferred(Class::ReadAndClosed, gap) }
+        Ruling { doubt: gap, ..Ruling::inferred(Class::ReadAndClosed, gap) }
     } else {
-        Told::inferred(Class::PrematureClose, gap)
+        Ruling::inferred(Class::PrematureClose, gap)
     };
     AtFin { ended: ended(Evidence::Unanswered), at_risk: AtRisk::None, told: Some(told) }
 }
@@ -195,7 +195,7 @@ fn last_words(event: &Event, known: Known<'_>, stamps: &Stamps) -> Option<Ended>
 
 /// A FIN from the peer with nothing at risk: is it an idle close?
 fn quiet_fin(event: &Event, known: Known<'_>, stamps: &Stamps) -> Ended {
-    let Settings { threshold, .. } = known.settings;
+    let RunSettings { threshold, .. } = known.settings;
     let raw = &event.raw;
     let ended = |evidence, idle| Ended { closer: Closer::Peer, evidence, idle };
     // `bytes_received` counts the FIN.

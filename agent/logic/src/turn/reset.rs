@@ -6,8 +6,8 @@ use finrace_ebpf::abi::flag;
 use finrace_ebpf::decide::{FEW_BYTES, distance};
 
 use super::{
-    AT_ONCE, Answer, Asked, AskedKind, Ended, Had, Known, REACTION, Settings, Stamps, Told, parted,
-    past_farewell, read_by,
+    AT_ONCE, Answer, Asked, AskedKind, Ended, Had, Known, REACTION, Ruling, RunSettings, Stamps,
+    parted, past_farewell, read_by,
 };
 use crate::event::{Event, Word};
 use crate::model::{Certainty, Class, Closer, Evidence, Read, Role};
@@ -16,7 +16,7 @@ use crate::model::{Certainty, Class, Closer, Evidence, Read, Role};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct AtReset {
     pub ended: Ended,
-    pub told: Option<Told>,
+    pub told: Option<Ruling>,
     /// Only what the application does next tells whether it asked anything: if it lets go of the socket
     /// without looking, those were last words.
     pub is_doubtful: bool,
@@ -27,7 +27,7 @@ pub struct AtReset {
 /// `tcp_send_active_reset`, v6.12 net/ipv4). One without it that answers nothing of ours comes from neither:
 /// something in between has made it up, as balancers and firewalls do at their idle timeout.
 pub fn reset(event: &Event, known: Known<'_>) -> AtReset {
-    let Known { role, asked, settings: Settings { ticks, threshold, .. }, .. } = known;
+    let Known { role, asked, settings: RunSettings { ticks, threshold, .. }, .. } = known;
     let stamps = Stamps::of(event, ticks);
     let raw = &event.raw;
     let ended = |evidence, idle| Ended { closer: Closer::Peer, evidence, idle };
@@ -37,11 +37,11 @@ pub fn reset(event: &Event, known: Known<'_>) -> AtReset {
         // Our reply to the peer's farewell met a close that would not wait for it.
         let is_reply = matches!(asked.kind, AskedKind::Reply(_)) && asked.gap().is_none();
         if asked.word == Word::Farewell || (is_reply && asked.is_doubtful()) {
-            return at(Told::certain(Class::Farewell, None), parted(asked));
+            return at(Ruling::certain(Class::Farewell, None), parted(asked));
         }
         if !asked.word.may_ask() {
             let idle = asked.silence.max(stamps.heard_ago);
-            return at(Told::certain(Class::StaleProbe, None), ended(Evidence::Unanswered, idle));
+            return at(Ruling::certain(Class::StaleProbe, None), ended(Evidence::Unanswered, idle));
         }
     }
     if role == Role::Client
@@ -64,7 +64,7 @@ pub fn reset(event: &Event, known: Known<'_>) -> AtReset {
         let ended = Ended { closer, evidence: Evidence::Idle, idle: stamps.idle() };
         AtReset { ended, told: None, is_doubtful: false }
     } else {
-        at(Told::certain(class, None), ended(Evidence::AfterData, stamps.idle()))
+        at(Ruling::certain(class, None), ended(Evidence::AfterData, stamps.idle()))
     }
 }
 
@@ -74,7 +74,7 @@ fn reset_of_request(
     known: Known<'_>,
     open: Option<&Asked>,
     stamps: &Stamps,
-) -> Option<(Told, Duration)> {
+) -> Option<(Ruling, Duration)> {
     let raw = &event.raw;
     let (gap, since) = if let Some(asked) = open.filter(|asked| !asked.continues()) {
         (asked.gap()?, event.time.since(asked.time))
@@ -89,24 +89,24 @@ fn reset_of_request(
         (known.unseen_gap(stamps).filter(|_| !acked_between)?, stamps.sent_ago)
     };
     if open.is_some_and(|asked| !asked.is_used) {
-        return Some((Told::inferred(Class::MidStreamReset, Some(gap)), gap));
+        return Some((Ruling::inferred(Class::MidStreamReset, Some(gap)), gap));
     }
     if let Some(asked) = open.filter(|asked| asked.came_after_words()) {
         return Some((past_farewell(asked.word, asked.unread, gap, Certainty::Certain), gap));
     }
     let start = open.map_or(raw.snd_una, |asked| asked.start);
-    let never = |told| Told { read: Read::Never, ..told };
+    let never = |told| Ruling { read: Read::Never, ..told };
     let told = match open.and_then(|_| known.had(start, raw.write_seq)) {
         Some(Had::Nothing) if known.server.is_some_and(|server| server.is_fin_lost) => {
-            never(Told::certain(Class::FinCrossed, Some(gap)))
+            never(Ruling::certain(Class::FinCrossed, Some(gap)))
         }
         // Nothing told the client of that close.
-        Some(Had::Nothing) => never(Told::certain(Class::SilentDrop, Some(gap))),
-        Some(Had::Unread) => never(Told::certain(Class::UnreadClose, Some(gap))),
-        Some(Had::Part | Had::All) => Told::certain(Class::MidStreamReset, Some(gap)),
-        None if event.is_stateless() => Told {
+        Some(Had::Nothing) => never(Ruling::certain(Class::SilentDrop, Some(gap))),
+        Some(Had::Unread) => never(Ruling::certain(Class::UnreadClose, Some(gap))),
+        Some(Had::Part | Had::All) => Ruling::certain(Class::MidStreamReset, Some(gap)),
+        None if event.is_stateless() => Ruling {
             read: open.map_or(Read::Unknown, |asked| read_by(event, start, asked.segs_out)),
-            ..Told::certain(Class::SilentDrop, Some(gap))
+            ..Ruling::certain(Class::SilentDrop, Some(gap))
         },
         // Long after it was acknowledged: worked on, unless the peer's timeout was due by then.
         None => {
@@ -114,14 +114,14 @@ fn reset_of_request(
             let class = if is_live { Class::UnreadClose } else { Class::ResetAfterReuse };
             let is_late = since > event.rtt() + AT_ONCE;
             let doubt = is_late.then_some(stamps.heard_ago);
-            Told { doubt, ..Told::inferred(class, Some(gap)) }
+            Ruling { doubt, ..Ruling::inferred(class, Some(gap)) }
         }
     };
     Some((told, gap))
 }
 
 /// A socket that an RST had ended, as its owner lets go of it. `reset` is the record of the RST.
-pub fn write_after_reset(event: &Event, reset: &Event, known: Known<'_>) -> Option<Told> {
+pub fn write_after_reset(event: &Event, reset: &Event, known: Known<'_>) -> Option<Ruling> {
     let ticks = known.settings.ticks;
     // Only a write sets it, even one that fails: the RST had left it as it was.
     let has_written = event.raw.app_limited != reset.raw.app_limited;
@@ -130,6 +130,6 @@ pub fn write_after_reset(event: &Event, reset: &Event, known: Known<'_>) -> Opti
     let gap = ticks.between(reset.raw.lrcvtime, event.raw.jiffies);
     let certainty = if dwell > AT_ONCE { Certainty::Certain } else { Certainty::Inferred };
     let told =
-        Told { read: Read::Never, ..Told::new(Class::WriteAfterReset, certainty, Some(gap)) };
+        Ruling { read: Read::Never, ..Ruling::new(Class::WriteAfterReset, certainty, Some(gap)) };
     (has_written && dwell > REACTION).then_some(told)
 }

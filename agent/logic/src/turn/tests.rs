@@ -65,7 +65,7 @@ fn asked(ago_ms: u64, change: impl FnOnce(&mut Record)) -> Asked {
 }
 
 fn known(asked: Option<&Asked>, server: Option<ServerEnd>) -> Known<'_> {
-    let settings = Settings {
+    let settings = RunSettings {
         ticks: TICKS,
         threshold: Duration::from_millis(200),
         sees_writes: true,
@@ -75,7 +75,7 @@ fn known(asked: Option<&Asked>, server: Option<ServerEnd>) -> Known<'_> {
     Known { role: Role::Client, asked, server, settings }
 }
 
-fn text(told: Option<Told>) -> String {
+fn text(told: Option<Ruling>) -> String {
     told.map_or_else(
         || "nothing".to_owned(),
         |told| format!("{} {} {}", told.class, told.certainty, told.read),
@@ -168,7 +168,7 @@ fn only_the_next_step_tells_a_few_bytes() {
         word,
         is_doubtful: word == Word::Unknown,
     };
-    let end = End {
+    let end = Ending {
         bytes: 27,
         outcome: Outcome::Reset,
         has_noticed: None,
@@ -179,18 +179,18 @@ fn only_the_next_step_tells_a_few_bytes() {
     let check = |at_risk, end, expected: &str| assert_eq!(text(outcome(at_risk, end)), expected);
     let unknown = request(Word::Unknown);
     check(unknown, end, "nothing"); // waits
-    check(unknown, End { has_noticed: Some(true), ..end }, "stale_write certain never");
-    let unnoticed = End { has_noticed: Some(false), ..end };
+    check(unknown, Ending { has_noticed: Some(true), ..end }, "stale_write certain never");
+    let unnoticed = Ending { has_noticed: Some(false), ..end };
     check(unknown, unnoticed, "farewell inferred unknown");
-    check(unknown, End { is_habit: true, ..unnoticed }, "stale_write certain never");
-    check(unknown, End { bytes: 97, ..unnoticed }, "stale_write certain never");
+    check(unknown, Ending { is_habit: true, ..unnoticed }, "stale_write certain never");
+    check(unknown, Ending { bytes: 97, ..unnoticed }, "stale_write certain never");
     check(request(Word::Request), unnoticed, "stale_write certain never");
     check(AtRisk::Farewell, end, "farewell certain unknown");
     check(AtRisk::Probe, end, "stale_probe certain unknown");
     check(AtRisk::Continued, end, "early_response inferred unknown");
-    let acked = End { outcome: Outcome::Acked, ..end };
+    let acked = Ending { outcome: Outcome::Acked, ..end };
     check(AtRisk::Continued, acked, "half_close certain unknown");
-    check(AtRisk::Continued, End { is_known: false, ..acked }, "unknown inferred unknown");
+    check(AtRisk::Continued, Ending { is_known: false, ..acked }, "unknown inferred unknown");
 }
 
 #[test]

@@ -2,7 +2,7 @@ use super::*;
 
 const HASH: &str = "$2y$10$X0h1gDsPszWURQaxFh.zoubFi6DXncSjhoQNJgRrnGs7EsimhC7zG";
 
-fn read(text: &str) -> Result<Config> {
+fn read(text: &str) -> Result<WebConfig> {
     parse(&text.replace("HASH", HASH), Path::new("/etc/finrace"))
 }
 
@@ -16,7 +16,7 @@ fn check(text: &str, expected: &str) {
     assert!(!said.contains("$2y$"), "a secret: {said}");
 }
 
-fn show(config: &Config) -> String {
+fn show(config: &WebConfig) -> String {
     let pem = |pem: &Pem| match pem {
         Pem::File { path, .. } => path.display().to_string(),
         Pem::Inline { text, .. } => format!("`{}`", text.trim()),

@@ -241,7 +241,7 @@ async fn headers_are_added_and_requests_limited() {
 #[tokio::test(start_paused = true)]
 async fn the_rate_limit_fills_again() {
     let (interval, now) = (Duration::from_secs(1), Instant::now());
-    let mut bucket = Bucket { limit: RateLimit { interval, burst: 3 }, full: now };
+    let mut bucket = TokenBucket { limit: RateLimit { interval, burst: 3 }, full: now };
     let mut take = |seconds: f64| bucket.take(now + Duration::from_secs_f64(seconds));
     let times = [0.0, 0.0, 0.0, 0.0, 0.9, 1.0, 1.0, 3.0, 3.0, 3.0, 99.0, 99.0, 99.0, 99.0];
     let taken = times.map(|time| if take(time) { '+' } else { '-' });

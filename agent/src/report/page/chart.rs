@@ -11,8 +11,8 @@ use finrace_logic::numbers::{number, short};
 use maud::{Markup, html};
 
 use super::text::count;
-use crate::report::document::{Buckets, PeerReport};
 use crate::report::draw::Scale;
+use crate::report::view::{Buckets, PeerView};
 use crate::report::what_if::{Given, WhatIf};
 
 /// Bars across a chart.
@@ -104,7 +104,7 @@ struct Mark {
 
 /// None if nothing was seen. `id` is the peer's on the page. What other timeouts would result in is
 /// drawn if `has_curves`.
-pub(super) fn chart(peer: &PeerReport, id: &str, name: &str, has_curves: bool) -> Option<Markup> {
+pub(super) fn chart(peer: &PeerView, id: &str, name: &str, has_curves: bool) -> Option<Markup> {
     let sides = [("server", peer.server_closer()), ("client", peer.client_closer())];
     let mut marks: Vec<_> = sides
         .iter()
@@ -131,7 +131,7 @@ pub(super) fn chart(peer: &PeerReport, id: &str, name: &str, has_curves: bool) -
         buckets: &peer.reuse.lost,
     });
     for (side, closer) in sides {
-        if let Some(closes) = peer.closes.get(closer) {
+        if let Some(closes) = peer.closes.get(&closer) {
             let title = format!("{} by the {side}", count(number(&closes.buckets), "close"));
             panels.push(Panel { title, class: side, buckets: &closes.buckets });
         }

@@ -16,7 +16,7 @@ use crate::ask::{Ask, LIMIT_MAX};
 use crate::clock::rfc3339;
 use crate::lost::missing;
 use crate::output::visible;
-use crate::report::document::PeerReport;
+use crate::report::view::PeerView;
 
 const STYLE: &str = include_str!("style.css");
 
@@ -34,7 +34,7 @@ struct View<'a> {
     ask: Ask,
     picture: &'a Picture,
     now: SystemTime,
-    peers: Vec<PeerReport>,
+    peers: Vec<PeerView>,
 }
 
 /// None if a single peer was requested and does not exist.
@@ -130,12 +130,12 @@ impl View<'_> {
         let bad: Vec<_> = self
             .peers
             .iter()
-            .filter(|peer| peer.state.is_bad() && peer.other_end.is_none())
+            .filter(|peer| peer.verdict.is_bad() && peer.other_end.is_none())
             .collect();
         let others: Vec<_> = self
             .peers
             .iter()
-            .filter(|peer| !peer.state.is_bad() || peer.other_end.is_some())
+            .filter(|peer| !peer.verdict.is_bad() || peer.other_end.is_some())
             .collect();
         let all = self.picture.rows_now;
         html! {
@@ -196,7 +196,7 @@ impl View<'_> {
         }
     }
 
-    fn lede(&self, bad: &[&PeerReport]) -> Markup {
+    fn lede(&self, bad: &[&PeerView]) -> Markup {
         let last = self.about.incidents.last_race();
         let ago = last.and_then(|last| self.now.duration_since(last).ok()).unwrap_or_default();
         let is_nothing_known = bad.is_empty() && !self.picture.states.contains_key(&State::Safe);
@@ -220,7 +220,7 @@ impl View<'_> {
         let status = &self.about.status;
         let blind = status.hooks.iter().filter(|hook| hook.loses.is_some()).count()
             + status.missing_fields.len();
-        let lost = missing(status.lost.iter().map(|(reason, count)| (reason, count)));
+        let lost = missing(&status.lost);
         let mut texts = Vec::new();
         texts.extend((blind > 0).then(|| count(blind as u64, "blind spot")));
         texts.extend((lost > 0).then(|| format!("{} lost", count(lost, "record"))));
@@ -234,7 +234,7 @@ impl View<'_> {
     }
 
     /// The client's row that belongs to a server's.
-    fn other_end(&self, peer: &PeerReport) -> Option<&PeerReport> {
+    fn other_end(&self, peer: &PeerView) -> Option<&PeerView> {
         let client = peer.other_end.as_ref()?;
         self.peers
             .iter()
@@ -242,9 +242,9 @@ impl View<'_> {
     }
 
     /// Peers with a verdict, then those of which too little was seen.
-    fn others(&self, peers: &[&PeerReport], is_rest: bool) -> Markup {
-        let (unknown, known): (Vec<&PeerReport>, Vec<_>) =
-            peers.iter().partition(|peer| peer.state == State::Unknown);
+    fn others(&self, peers: &[&PeerView], is_rest: bool) -> Markup {
+        let (unknown, known): (Vec<&PeerView>, Vec<_>) =
+            peers.iter().partition(|peer| peer.verdict == State::Unknown);
         html! {
             section aria-labelledby="others" {
                 h2 id="others" { @if is_rest { "Other peers" } @else { "Peers" } }
@@ -261,7 +261,7 @@ impl View<'_> {
         }
     }
 
-    fn lines(&self, caption: &str, peers: &[&PeerReport]) -> Markup {
+    fn lines(&self, caption: &str, peers: &[&PeerView]) -> Markup {
         html! {
             table {
                 caption class="unseen" { (caption) }
@@ -298,7 +298,7 @@ impl View<'_> {
 }
 
 /// For when there are many: each on a line, with what to set.
-fn overview(bad: &[&PeerReport]) -> Markup {
+fn overview(bad: &[&PeerView]) -> Markup {
     html! {
         section aria-labelledby="overview" {
             h2 id="overview" { "What to change" }
@@ -318,7 +318,7 @@ fn overview(bad: &[&PeerReport]) -> Markup {
                                     @match &advice.line {
                                         Some(line) => {
                                             code { (line) } " in "
-                                            (advice.software.unwrap_or(advice.side))
+                                            (advice.software.unwrap_or(advice.side.as_str()))
                                         }
                                         None => (advice.text)
                                     }

@@ -9,8 +9,10 @@ use serde::Serialize;
 use super::About;
 use super::incidents::Which;
 use crate::ask::Ask;
+use crate::by_word;
 use crate::clock::rfc3339;
-use crate::event_line::Line;
+use crate::event_line::EventLine;
+use crate::lost::Lost;
 use crate::output;
 use crate::report::document::Document;
 
@@ -29,7 +31,8 @@ struct StatusReport<'a> {
     missing_fields: &'a [String],
     /// Records read, by kind.
     records: BTreeMap<&'static str, u64>,
-    lost: BTreeMap<&'static str, u64>,
+    #[serde(serialize_with = "by_word::keys")]
+    lost: &'a Lost,
     reuse_threshold_seconds: f64,
     races: u64,
     /// Each problem counts once if both ends are on this host.
@@ -73,7 +76,7 @@ pub(super) fn status(about: &About, picture: &Picture) -> String {
         hooks: hooks.collect(),
         missing_fields: &status.missing_fields,
         records: status.events.iter().copied().collect(),
-        lost: status.lost.iter().copied().collect(),
+        lost: &status.lost,
         reuse_threshold_seconds: picture.threshold.as_secs_f64(),
         races: about.incidents.total_races(),
         verdicts: verdicts.collect(),
@@ -91,20 +94,21 @@ pub(super) fn peers(about: &About, ask: Ask, picture: &Picture) -> Option<String
         return None;
     }
     let hooks = about.status.hooks.iter().map(|hook| (hook.job, hook.hook)).collect();
-    let lost = about.status.lost.iter().copied().collect();
+    let lost = about.status.lost.clone();
     Some(json(&Document::of_peers(&run, about.kernel.clone(), hooks, lost, peers)))
 }
 
 #[derive(Serialize)]
 struct EventsReport {
     schema: &'static str,
-    events: Vec<Line>,
+    events: Vec<EventLine>,
 }
 
 pub(super) fn events(about: &About, ask: Ask) -> String {
     let newest = about.incidents.newest(Which::Both, ask.only).into_iter().take(ask.limit.into());
-    let events =
-        newest.map(|(time, incident)| Line::of_incident(incident, *time, &about.who)).collect();
+    let events = newest
+        .map(|(time, incident)| EventLine::of_incident(incident, *time, &about.who))
+        .collect();
     json(&EventsReport { schema: "finrace.events/1", events })
 }
 

@@ -1,5 +1,8 @@
 //! One peer: what is wrong, what to change, and the evidence.
 
+use std::fmt::Display;
+
+use finrace_logic::estimate::Confidence;
 use finrace_logic::numbers::number;
 use finrace_logic::owner;
 use finrace_logic::peer::Peer;
@@ -8,11 +11,11 @@ use maud::{Markup, html};
 use super::chart::chart;
 use super::text::with_code;
 use crate::ask::encoded;
-use crate::report::document::{PeerReport, Quantiles, Timeout};
+use crate::report::view::{PeerView, Quantiles, TimeoutView};
 
 /// An end of a connection, as a heading names it.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct End {
+pub(super) struct EndName {
     /// Its owner, as far as known.
     pub(super) owner: Option<String>,
     /// How it is reached; for a client only the address is known.
@@ -20,9 +23,9 @@ pub(super) struct End {
 }
 
 /// The client and the server.
-pub(super) fn ends(peer: &PeerReport) -> [End; 2] {
+pub(super) fn ends(peer: &PeerView) -> [EndName; 2] {
     let process = peer.process.as_deref();
-    let end = |owner, process, address| End { owner: called(owner, process), address };
+    let end = |owner, process, address| EndName { owner: called(owner, process), address };
     match Peer::parse(&peer.peer) {
         Some(Peer::Server { port, ip }) => [
             end(&peer.client, None, Some(ip.to_string())),
@@ -49,7 +52,7 @@ fn called(owner: &owner::End, process: Option<&str>) -> Option<String> {
     }
 }
 
-impl End {
+impl EndName {
     fn parts(&self, otherwise: &'static str) -> (&str, Option<&str>) {
         match (self.owner.as_deref(), self.address.as_deref()) {
             (Some(owner), address) => (owner, address),
@@ -60,18 +63,18 @@ impl End {
 }
 
 /// `nginx → 10.0.0.5:8080`, without markup.
-pub(super) fn plain(peer: &PeerReport) -> String {
+pub(super) fn plain(peer: &PeerView) -> String {
     let [client, server] = ends(peer);
-    let text = |end: &End, otherwise| match end.parts(otherwise) {
+    let text = |end: &EndName, otherwise| match end.parts(otherwise) {
         (name, Some(address)) => format!("{name} {address}"),
         (name, None) => name.to_owned(),
     };
     format!("{} → {}", text(&client, "client"), text(&server, "server"))
 }
 
-pub(super) fn between(peer: &PeerReport) -> Markup {
+pub(super) fn between(peer: &PeerView) -> Markup {
     let [client, server] = ends(peer);
-    let end = |end: &End, otherwise| {
+    let end = |end: &EndName, otherwise| {
         let (name, address) = end.parts(otherwise);
         html! {
             bdi { (name) }
@@ -86,12 +89,12 @@ pub(super) fn between(peer: &PeerReport) -> Markup {
 }
 
 /// Link to everything about a peer, together with other rows of the same peer.
-pub(super) fn link(peer: &PeerReport) -> String {
+pub(super) fn link(peer: &PeerView) -> String {
     let netns = peer.netns.map_or_else(String::new, |netns| format!("&netns={netns}"));
     format!("/?peer={}{netns}", encoded(&peer.peer))
 }
 
-pub(super) fn badge(peer: &PeerReport) -> Markup {
+pub(super) fn badge(peer: &PeerView) -> Markup {
     html! { strong class={ "verdict " (peer.verdict) } { (peer.verdict) } }
 }
 
@@ -107,7 +110,7 @@ pub(super) enum Detail {
 }
 
 /// What is wrong, and what to change, without the heading.
-pub(super) fn body(peer: &PeerReport, id: &str, detail: Detail) -> Markup {
+pub(super) fn body(peer: &PeerView, id: &str, detail: Detail) -> Markup {
     let sentence = [&*peer.sentence, "."].concat();
     let note = |note: &'static str| match detail {
         Detail::Short => None,
@@ -159,8 +162,8 @@ fn quoted(line: &str) -> String {
     }
 }
 
-fn guesses(peer: &PeerReport) -> Markup {
-    let timeout = peer.idle_timeout.get(peer.server_closer());
+fn guesses(peer: &PeerView) -> Markup {
+    let timeout = peer.idle_timeout.get(&peer.server_closer());
     let guess = timeout.and_then(|timeout| Some((timeout.seconds, timeout.guess()?)));
     let limit = peer.drop_limit.as_ref().filter(|limit| !limit.default_of.is_empty());
     html! {
@@ -174,7 +177,7 @@ fn guesses(peer: &PeerReport) -> Markup {
 }
 
 /// What was counted, one line each.
-fn facts(peer: &PeerReport) -> Markup {
+fn facts(peer: &PeerView) -> Markup {
     let races = peer.races.iter().map(|(class, count)| {
         let last = peer.last_seen.get(class).and_then(|time| time.get(..19));
         let last =
@@ -201,7 +204,7 @@ fn facts(peer: &PeerReport) -> Markup {
 }
 
 /// Everything the verdict is based on.
-pub(super) fn evidence(peer: &PeerReport) -> Markup {
+pub(super) fn evidence(peer: &PeerView) -> Markup {
     let sides = [("server", peer.server_closer()), ("client", peer.client_closer())];
     html! {
         h2 { "Evidence" }
@@ -213,7 +216,7 @@ pub(super) fn evidence(peer: &PeerReport) -> Markup {
                     th scope="col" { "99 %" } th scope="col" { "longest" } } }
                 tbody {
                     @for (side, closer) in sides {
-                        @if let Some(closes) = peer.closes.get(closer) {
+                        @if let Some(closes) = peer.closes.get(&closer) {
                             tr {
                                 th scope="row" { (side) } td { (closes.total) }
                                 td { (list(closes.by_evidence.iter())) } (quantiles(&closes.idle))
@@ -235,7 +238,7 @@ pub(super) fn evidence(peer: &PeerReport) -> Markup {
                     th scope="col" { "Confidence" } } }
                 tbody {
                     @for (side, closer) in sides {
-                        @match peer.idle_timeout.get(closer) {
+                        @match peer.idle_timeout.get(&closer) {
                             Some(timeout) => {
                                 (estimate(side, timeout))
                                 @for other in &timeout.others { (estimate("as well", other)) }
@@ -276,7 +279,7 @@ pub(super) fn evidence(peer: &PeerReport) -> Markup {
     }
 }
 
-fn list<'a>(counts: impl Iterator<Item = (&'a &'static str, &'a u64)>) -> String {
+fn list<'a, T: Display + 'a>(counts: impl Iterator<Item = (&'a T, &'a u64)>) -> String {
     counts.map(|(name, count)| format!("{name} {count}")).collect::<Vec<_>>().join(", ")
 }
 
@@ -288,7 +291,7 @@ fn quantiles(quantiles: &Quantiles) -> Markup {
     }
 }
 
-fn estimate(side: &str, timeout: &Timeout) -> Markup {
+fn estimate(side: &str, timeout: &TimeoutView) -> Markup {
     let at_most = if timeout.upper_bound { "at most " } else { "" };
     html! {
         tr {
@@ -296,7 +299,7 @@ fn estimate(side: &str, timeout: &Timeout) -> Markup {
             td { (at_most) (seconds(Some(timeout.seconds))) }
             td { (seconds(Some(timeout.low_seconds))) ", " (seconds(Some(timeout.high_seconds))) }
             td { (timeout.closes) (format!(" ({:.0} % of all)", timeout.share * 100.0)) }
-            td { (timeout.confidence.unwrap_or("–")) }
+            td { (timeout.confidence.map_or("–", Confidence::as_str)) }
         }
     }
 }

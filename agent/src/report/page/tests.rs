@@ -1,5 +1,6 @@
 mod safety;
 
+use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 use std::time::{Duration, SystemTime};
 
@@ -9,10 +10,12 @@ use finrace_logic::model::{
 };
 use finrace_logic::owner::{Owner, Place};
 use finrace_logic::peer::Peer;
+use finrace_logic::verdict::State;
 
 use super::*;
 use crate::ask::{LIMIT, encoded};
-use crate::metrics::Hook;
+use crate::lost::Reason;
+use crate::metrics::HookStatus;
 
 const ALL: Ask = Ask { form: Form::Page, limit: LIMIT, only: None };
 
@@ -49,7 +52,7 @@ fn origin(role: Role, number: u8, process: Option<&str>) -> Origin {
 
 impl World {
     fn new() -> Self {
-        let hook = |job, hook, loses| Hook {
+        let hook = |job, hook, loses| HookStatus {
             job,
             hook,
             attached_to: "tcp_sendmsg_locked".to_owned(),
@@ -61,7 +64,7 @@ impl World {
             revision: "0123abc",
             hooks: vec![hook("write", "tp_btf", None)],
             events: vec![("state", 100), ("write", 200)],
-            lost: vec![("races_ring_full", 0), ("malformed", 0)],
+            lost: [(Reason::RacesRingFull, 0), (Reason::Malformed, 0)].into(),
             ..Status::default()
         };
         let about = About {
@@ -123,8 +126,8 @@ impl World {
         let reuse =
             Reuse::new(at(39_000), origin(Role::Client, 4, None), Duration::from_secs(1), 1);
         world.add(Observation::Reuse(reuse));
-        world.about.status.lost = vec![("races_ring_full", 3)];
-        world.about.status.hooks.push(Hook {
+        world.about.status.lost = [(Reason::RacesRingFull, 3)].into();
+        world.about.status.hooks.push(HookStatus {
             job: "time-wait",
             hook: "none",
             attached_to: String::new(),
@@ -263,6 +266,37 @@ fn the_status_as_json() {
         ("/lost/races_ring_full", serde_json::Value::from(3)),
     ] {
         assert_eq!(json.pointer(path), Some(&expected), "{path}");
+    }
+}
+
+/// Every name in an object, however deep.
+fn names(json: &serde_json::Value, found: &mut BTreeSet<String>) {
+    if let Some(fields) = json.as_object() {
+        found.extend(fields.keys().cloned());
+        fields.values().for_each(|value| names(value, found));
+    }
+    json.as_array().into_iter().flatten().for_each(|value| names(value, found));
+}
+
+#[test]
+fn every_field_is_documented() {
+    let pages = [
+        include_str!("../../../../docs/report.md"),
+        include_str!("../../../../docs/classes.md"),
+        include_str!("../../../../docs/watch.md"),
+        include_str!("../../../../docs/status.md"),
+    ];
+    let mut world = World::busy();
+    let picture = world.picture(ALL);
+    for json in [
+        json::peers(&world.about, ALL, &picture).unwrap(),
+        json::events(&world.about, ALL),
+        json::status(&world.about, &picture),
+    ] {
+        let mut found = BTreeSet::new();
+        names(&serde_json::from_str(&json).unwrap(), &mut found);
+        found.retain(|name| !pages.iter().any(|page| page.contains(&format!("`{name}`"))));
+        assert!(found.is_empty(), "in no page: {found:?}");
     }
 }
 
@@ -456,10 +490,10 @@ fn losses_of_those_without_a_row_are_told() {
     };
     world.incident(at(2000), nginx(2), Class::Farewell);
     let [(verdict, _)] = &others(&mut world)[..] else { panic!() };
-    assert_eq!(*verdict, "unknown", "nothing was lost");
+    assert_eq!(*verdict, State::Unknown, "nothing was lost");
     world.incident(at(3000), nginx(2), Class::StaleWrite);
     let text = "1 request lost by peers that found no row of their own, there being too many";
-    assert_eq!(others(&mut world), [("losing", text.to_owned())]);
+    assert_eq!(others(&mut world), [(State::Losing, text.to_owned())]);
 }
 
 #[test]

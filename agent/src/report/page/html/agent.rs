@@ -14,7 +14,7 @@ impl View<'_> {
         let Picture { threshold, rows_now, max_rows, evictions, .. } = self.picture;
         let revision = Some(status.revision).filter(|revision| !revision.is_empty());
         let records: u64 = status.events.iter().map(|(_, count)| count).sum();
-        let lost: Vec<_> = status.lost.iter().filter(|(_, count)| *count > 0).collect();
+        let lost: Vec<_> = status.lost.iter().filter(|(_, count)| **count > 0).collect();
         html! {
             section aria-labelledby="agent" {
                 h2 id="agent" { "This agent" }
