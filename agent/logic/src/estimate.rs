@@ -48,6 +48,10 @@ pub type Outlived = (Duration, Duration);
 /// Closes among which a changed timeout has to show.
 const LATEST: usize = 20;
 
+/// A timeout has been changed if its closes stay away where chance would keep them away this rarely. There is a
+/// new look at every few closes.
+const CHANCE_OF_SILENCE: f64 = 0.002;
+
 /// Idle times from `low` to `high` seconds, `count` of them: a bucket, or one exact value.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Bin {
@@ -219,8 +223,16 @@ pub fn of_closes(closes: &[Closed], is_upper_bound: bool) -> Option<Estimate> {
     let all = since_change(closes)?;
     let found = crowd::of_at_least(MIN_MOMENTS, &bins(&independent(all, 1)));
     // All closes have their say in what the timeout is, if not in whether it is one.
-    let found = found.iter().filter(|population| is_repeated(all, population));
-    let mut found: Vec<_> = found.map(|population| population.with_all(all)).collect();
+    let found: Vec<_> = found.into_iter().filter(|found| is_repeated(all, found)).collect();
+    // Not those of a timer that fires on time in that of one that scatters.
+    let of_others = |population: &Population, close: &Closed| {
+        !population.is_of_timer() && found.iter().any(|it| it.is_of_timer() && it.contains(*close))
+    };
+    let with_all = |population: &Population| {
+        let own: Vec<_> = all.iter().filter(|close| !of_others(population, close)).collect();
+        population.with_all(own.into_iter().copied(), all.len())
+    };
+    let mut found: Vec<_> = found.iter().map(with_all).collect();
     found.sort_by_key(|population| std::cmp::Reverse(population.count));
     let mut found = found.into_iter();
     let (main, others) = (found.next()?, found.collect());
@@ -283,7 +295,7 @@ fn is_repeated(closes: &[Closed], population: &Population) -> bool {
 /// Where a timeout was changed, so that nothing before it is evidence any more. `all` are the populations of
 /// these closes.
 fn last_change(closes: &[Closed], all: &[Population]) -> Option<usize> {
-    let place = closes.len().checked_sub(LATEST)?;
+    let place = closes.len().saturating_sub(LATEST);
     let (before, latest) = closes.split_at(place);
     let new: Vec<_> =
         populations(&bins(latest)).into_iter().filter(|new| is_repeated(latest, new)).collect();
@@ -297,12 +309,16 @@ fn last_change(closes: &[Closed], all: &[Population]) -> Option<usize> {
     let ends = all.iter().filter_map(|old| {
         let first = closes.iter().position(|close| old.contains(*close))?;
         let last = closes.iter().rposition(|close| old.contains(*close))?;
-        let after = closes.get(last + 1..)?;
-        let while_it_lasted = f64::from(old.count) / count_of(last - first + 1);
-        let chance_of_silence = (1.0 - while_it_lasted).max(0.0).powf(count_of(after.len()));
+        let (lasted, after) = (closes.get(first..=last)?, closes.get(last + 1..)?);
+        let while_it_lasted = f64::from(old.count) / count_of(lasted.len());
+        let by_closes = (1.0 - while_it_lasted).max(0.0).powf(count_of(after.len()));
+        // Those of one moment may have one cause.
+        let its_own = moments(lasted.iter().filter(|close| old.contains(**close)));
+        let share = count_of(its_own) / count_of(moments(lasted.iter()) + 1);
+        let by_moments = (1.0 - share).powf(count_of(moments(after.iter())));
         let is_over = new.iter().any(|new| is_repeated(after, new))
             || (after.len() >= LATEST && moments(after.iter()) >= MIN_MOMENTS as usize);
-        (is_over && chance_of_silence < 0.01).then_some(last + 1)
+        (is_over && by_closes.max(by_moments) < CHANCE_OF_SILENCE).then_some(last + 1)
     });
     ends.max()
 }
@@ -378,11 +394,16 @@ impl Population {
     }
 
     /// The same with all closes that lie in it, or that are its stragglers.
-    fn with_all(&self, closes: &[Closed]) -> Self {
-        let bins = bins(closes);
+    fn with_all(&self, closes: impl Iterator<Item = Closed>, all: usize) -> Self {
+        let bins = bins(&closes.collect::<Vec<_>>());
         let members = crowd::grown(&bins, self.low..=self.high);
-        let all = u32::try_from(closes.len()).unwrap_or(u32::MAX);
+        let all = u32::try_from(all).unwrap_or(u32::MAX);
         Self::of(bins.get(members).unwrap_or_default(), all)
+    }
+
+    /// Whether its closes are those of a timer that fires on time.
+    fn is_of_timer(&self) -> bool {
+        crowd::is_sharp(self.low, self.high)
     }
 
     /// From bins in order, out of `all` closes.

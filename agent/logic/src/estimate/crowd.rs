@@ -20,6 +20,9 @@ const FLANKS: f64 = 3.0;
 /// A crowd may be chance once in e^4 = 55 times, in all places where one could have been.
 const MIN_EVIDENCE: f64 = 4.0;
 
+/// The same for one that scatters.
+const MIN_EVIDENCE_OF_RANGE: f64 = 6.0;
+
 /// A sharp crowd within one that scatters is a timeout of its own if it is chance once in e^8 times.
 const MIN_EVIDENCE_WITHIN: f64 = 8.0;
 
@@ -43,18 +46,58 @@ pub(super) fn of_at_least(least: u32, bins: &[Bin]) -> Vec<Population> {
     let mut rest = bins.to_vec();
     let mut found = Vec::new();
     while found.len() < MAX_POPULATIONS {
-        let Some(crowd) = densest(&rest, all, least) else { break };
+        let Some((score, crowd)) = densest(&rest, all, least, true) else { break };
+        let crowd = sharper(&rest, &crowd, score, (all, least)).unwrap_or(crowd);
+        let crowd = with_stragglers(&rest, crowd);
         found.push(Population::of(rest.drain(crowd).as_slice(), all));
     }
     found
 }
 
-/// The crowd that is least likely to be chance, if one is unlikely enough.
-fn densest(bins: &[Bin], all: u32, least: u32) -> Option<Range<usize>> {
+/// Where a crowd that scatters is better explained as several sharp ones, the densest of these.
+fn sharper(
+    bins: &[Bin],
+    crowd: &Range<usize>,
+    score: f64,
+    (all, least): (u32, u32),
+) -> Option<Range<usize>> {
+    let within = bins.get(crowd.clone())?;
+    if Scatter::of(within.first()?, within.last()?) == Some(Scatter::Sharp) {
+        return None;
+    }
+    let held = |bins: &[Bin]| -> u32 { bins.iter().map(|bin| bin.count).sum() };
+    let mut rest = within.to_vec();
+    let mut as_sharp = 0.0;
+    let mut ends: Vec<(f64, f64)> = Vec::new();
+    let mut first = None;
+    while let Some((own, sharp)) = densest(&rest, all, least, false) {
+        first = first.or_else(|| Some(crowd.start + sharp.start..crowd.start + sharp.end));
+        as_sharp += own;
+        let sharp: Vec<_> = rest.drain(sharp).collect();
+        ends.extend(sharp.first().zip(sharp.last()).map(|(first, last)| (first.low, last.high)));
+    }
+    ends.sort_by(|a, b| a.0.total_cmp(&b.0));
+    let are_apart = ends.windows(2).all(|pair| {
+        let [(low, high), (next_low, next_high)] = *pair else { return false };
+        next_low - high > APART * (high - low).max(next_high - next_low).max(blur(high))
+    });
+    let are_all = held(&rest) <= share_of(held(within), 0.1);
+    let is_better = ends.len() > 1 && are_apart && are_all && as_sharp > score;
+    first.filter(|_| is_better)
+}
+
+/// Sharp crowds are as many times their width apart, or they are parts of one that scatters.
+const APART: f64 = 4.0;
+
+/// The crowd that is least likely to be chance, if one is unlikely enough, and how unlikely.
+fn densest(bins: &[Bin], all: u32, least: u32, may_scatter: bool) -> Option<(f64, Range<usize>)> {
     let total: u32 = bins.iter().map(|bin| bin.count).sum();
     let of_range = (OF_RANGE * least).max(share_of(all, MIN_SHARE_OF_RANGE));
     let mut best: Option<(f64, Range<usize>)> = None;
     let size = |first: &Bin, last: &Bin| (measure(first.low, last.high) / WHOLE_RANGE).min(0.99);
+    let scatter_of = |first: &Bin, last: &Bin| {
+        Scatter::of(first, last).filter(|scatter| may_scatter || *scatter == Scatter::Sharp)
+    };
     for (start, first) in bins.iter().enumerate() {
         let (mut count, mut end) = (0, start);
         for block in bins.get(start..).unwrap_or_default().chunks(BLOCK) {
@@ -68,7 +111,7 @@ fn densest(bins: &[Bin], all: u32, least: u32) -> Option<Range<usize>> {
                 continue;
             }
             for last in block {
-                let Some(scatter) = Scatter::of(first, last) else { break };
+                let Some(scatter) = scatter_of(first, last) else { break };
                 count += last.count;
                 end += 1;
                 let needed = match scatter {
@@ -90,12 +133,12 @@ fn densest(bins: &[Bin], all: u32, least: u32) -> Option<Range<usize>> {
                     best = Some((score, crowd));
                 }
             }
-            if block.last().is_none_or(|last| Scatter::of(first, last).is_none()) {
+            if block.last().is_none_or(|last| scatter_of(first, last).is_none()) {
                 break;
             }
         }
     }
-    best.map(|(_, crowd)| with_stragglers(bins, crowd))
+    best
 }
 
 /// The latest close of a timer as a multiple of its earliest; or by how much it is later, if that is not too early.
@@ -214,7 +257,8 @@ fn stands_out(bins: &[Bin], crowd: &Range<usize>, count: u32) -> bool {
     let below = if low > near.start { (low / near.start).ln() } else { 0.0 };
     let (own, above) = (measure(low, high), FLANKS * measure(low, high));
     let expected = own / (own + above + below.min(above));
-    unlikelihood(count, beside, expected) - f64::from(places).ln() >= MIN_EVIDENCE
+    let needed = if is_sharp(low, high) { MIN_EVIDENCE } else { MIN_EVIDENCE_OF_RANGE };
+    unlikelihood(count, beside, expected) - f64::from(places).ln() >= needed
 }
 
 /// Whether a crowd that scatters ends where it ends: next to it, up to half of its width away, there is at

@@ -76,6 +76,30 @@ fn what_happens_once_is_no_timeout() {
     assert!(found([7, 7, 7, 9, 9, 9, 12, 12]));
 }
 
+/// A pool that grows and shrinks: `times` bursts of closes, each of them in a second of its own, idle for `millis`.
+fn bursts(first: u32, times: u32, millis: u64) -> impl Iterator<Item = Closed> {
+    let burst =
+        move |second| (0..12_u64).map(move |i| (second, Duration::from_millis(millis + i % 4)));
+    (first..first + times).flat_map(burst)
+}
+
+#[test]
+fn a_timeout_that_was_changed_under_bursts() {
+    let text = |closes: Vec<Closed>| {
+        of_closes(&closes, false).map_or_else(String::new, |estimate| {
+            let text = |p: &Population| format!("{:.0} x{}", p.value, p.count);
+            estimate.populations().map(text).collect::<Vec<_>>().join(", ")
+        })
+    };
+    let changed: Vec<_> = bursts(0, 4, 60_000).chain(bursts(100, 5, 30_000)).collect();
+    assert_eq!(text(changed), "30 x60", "nine moments are enough to see it");
+    let early: Vec<_> = bursts(0, 5, 60_000).chain(bursts(100, 2, 30_000)).collect();
+    assert_eq!(text(early), "60 x60", "two are not");
+    let by_turns =
+        (0..5).flat_map(|turn| bursts(2 * turn, 1, 60_000).chain(bursts(2 * turn + 1, 1, 30_000)));
+    assert_eq!(text(by_turns.collect()), "30 x60, 60 x60", "two servers");
+}
+
 #[test]
 fn timeouts_that_scatter() {
     check("a tick of a second", scattered(20, 2_000, 3_000), "2.475 1.857..2.950 x20");
@@ -92,6 +116,14 @@ fn what_looks_like_a_scatter_and_is_none() {
     check("cut at the threshold", head, "");
     let two = (0..20).map(|i| if i % 2 == 0 { 65_710 + i } else { 90_020 + i });
     check("two sharp ones", two, "90.030 90.016..90.039 x10, 65.719 65.705..65.728 x10");
+    let few = [660, 1_270, 660, 1_280, 660, 1_270, 660, 1_270, 660, 1_280];
+    check("two of five closes each", few, "1.270 1.264..1.280 x5, 0.660 0.660..0.660 x5");
+    let beside = scattered(20, 2_300, 3_200).flat_map(|idle| [idle, 3_440]);
+    check(
+        "a sharp one beside one that scatters",
+        beside,
+        "3.440 3.440..3.440 x20, 2.728 2.172..3.155 x20",
+    );
     let reloads = (0..4).flat_map(|second| {
         (0..17).map(move |i| {
             (second, Duration::from_millis(16_000 + i * 7 % 17 * 800 + u64::from(second)))
