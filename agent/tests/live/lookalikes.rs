@@ -25,7 +25,11 @@ pub(crate) const ALL: &[Scenario] = &[
         |s| {
             let pair = s.used_pair()?;
             pause(500);
-            server_half_close(pair)
+            server_half_close(pair, |client| {
+                // A busy kernel may deliver it after the next write, which it then crosses.
+                let is_end = client.peek(&mut [0])? == 0;
+                if is_end { Ok(()) } else { bail!("the server sent something") }
+            })
         },
         "reuse role=client gap~0.5
          incident class=half_close role=client",
@@ -33,7 +37,7 @@ pub(crate) const ALL: &[Scenario] = &[
     // The FIN crosses part of the upload.
     Scenario::new(
         "server_half_close_distant",
-        |s| server_half_close(s.distant_pair()?),
+        |s| server_half_close(s.distant_pair()?, |_| Ok(())),
         "incident class=half_close|early_response role=client",
     ),
     Scenario::new(
@@ -41,7 +45,7 @@ pub(crate) const ALL: &[Scenario] = &[
         |s| {
             let pair = s.distant_pair()?;
             pause(500);
-            server_half_close(pair)
+            server_half_close(pair, |_| Ok(()))
         },
         "reuse role=client gap~0.5
          incident class=half_close|early_response role=client",
@@ -263,10 +267,14 @@ fn client_half_close(stage: &mut Stage) -> Result<()> {
 }
 
 /// The server says in the middle of an upload that no answer will come, and reads on.
-fn server_half_close(Pair { mut client, mut server }: Pair) -> Result<()> {
+fn server_half_close(
+    Pair { mut client, mut server }: Pair,
+    at_fin: impl Fn(&TcpStream) -> Result<()>,
+) -> Result<()> {
     for part in 0..30 {
         if part == 15 {
             server.shutdown(Shutdown::Write)?;
+            at_fin(&client)?;
         }
         client.write_all(&REQUEST)?;
         receive(&mut server, REQUEST.len())?;
