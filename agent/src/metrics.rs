@@ -8,6 +8,7 @@
 
 mod encoding;
 mod exemplar;
+mod family;
 mod format;
 mod lines;
 mod out;
@@ -20,10 +21,9 @@ mod tests;
 use std::fmt;
 use std::time::Duration;
 
-use encoding::{
-    DescriptorEncoder, Distribution, LabelSet, MetricEncoder, MetricType, Number, Unit,
-};
+use encoding::{DescriptorEncoder, LabelSet, MetricEncoder, Number};
 use exemplar::exemplar;
+use family::{Distribution, MetricType, Unit};
 use finrace_logic::estimate::Population;
 use finrace_logic::histogram::without_first;
 use finrace_logic::knobs::Side;

@@ -4,17 +4,15 @@
 //! A family's name is given without the suffixes that its kind and unit add.
 
 use std::fmt::{self, Display, Write as _};
-use std::time::{Duration, UNIX_EPOCH};
+use std::time::UNIX_EPOCH;
 
-use finrace_logic::native::Native;
 use prometheus_client::encoding::{
     self as client, EncodeCounterValue, EncodeGaugeValue, EncodeLabelKey as _, EncodeLabelSet,
     LabelSetEncoder, NoLabelSet,
 };
-pub(super) use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::exemplar::CounterWithExemplar;
-pub(super) use prometheus_client::registry::Unit;
 
+use super::family::{Distribution, Exemplar, MetricType, Unit};
 use super::protobuf::Messages;
 
 /// Takes families.
@@ -32,24 +30,6 @@ pub(super) enum MetricEncoder<'a> {
 /// A value; in text it is written in its own type.
 pub(super) trait Number: EncodeCounterValue + EncodeGaugeValue {
     fn as_f64(&self) -> f64;
-}
-
-/// One of the events that a counter has counted.
-#[derive(Clone, Debug)]
-pub(super) struct Exemplar {
-    pub(super) labels: Vec<(&'static str, String)>,
-    /// Since the Unix epoch.
-    pub(super) time: Duration,
-}
-
-/// A histogram's values: the buckets with their upper bounds, `+Inf` last, not cumulative.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Distribution<'a> {
-    pub(super) sum: f64,
-    pub(super) count: u64,
-    pub(super) buckets: &'a [(f64, u64)],
-    /// If the format has them.
-    pub(super) native: Option<&'a Native>,
 }
 
 /// A set of labels.

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use finrace_logic::table::Example;
 
-use super::encoding::Exemplar;
+use super::family::Exemplar;
 
 /// Maximum number of characters in the names and values of an exemplar's labels, by `OpenMetrics`.
 const MOST: usize = 128;

@@ -16,17 +16,19 @@ use std::time::Duration;
 
 use finrace_logic::native::{Native, ZERO_THRESHOLD};
 
-use super::Exposition;
-use super::encoding::{DescriptorEncoder, Distribution, Exemplar, MetricType, Unit};
+use super::family::{Distribution, Exemplar, MetricType, Unit};
 use super::out::{BLOCK, Out};
 
-pub(super) fn encode(scrape: &Exposition, out: &mut Out<'_>) -> fmt::Result {
-    let said = scrape.lines();
+/// Writes what `say` says, which is the same both times.
+pub(super) fn encode(
+    out: &mut Out<'_>,
+    say: impl Fn(&mut dyn Messages) -> fmt::Result,
+) -> fmt::Result {
     let mut lengths = Lengths::default();
-    scrape.say(&said, &mut DescriptorEncoder::Protobuf(&mut lengths))?;
+    say(&mut lengths)?;
     let (lengths, block) = (lengths.families.into_iter(), Vec::with_capacity(2 * BLOCK));
     let mut protobuf = Protobuf { lengths, message: Message::default(), block, out };
-    scrape.say(&said, &mut DescriptorEncoder::Protobuf(&mut protobuf))?;
+    say(&mut protobuf)?;
     protobuf.out.pass_on(&protobuf.block)
 }
 

@@ -58,7 +58,12 @@ pub(super) fn to_bytes(table: Export, status: Status, naming: Naming, format: Fo
 fn encode(scrape: Exposition, writer: &mut dyn Write) -> io::Result<()> {
     let mut out = Out::to(writer);
     let encoded = match scrape.format {
-        Format::Protobuf => protobuf::encode(&scrape, &mut out),
+        Format::Protobuf => {
+            let said = scrape.lines();
+            protobuf::encode(&mut out, |messages| {
+                scrape.say(&said, &mut encoding::DescriptorEncoder::Protobuf(messages))
+            })
+        }
         Format::OpenMetrics | Format::Text004 => Sink::new(scrape.format, &mut out).encode(scrape),
     };
     out.finish().and(encoded.map_err(io::Error::other))
