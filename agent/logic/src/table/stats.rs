@@ -51,6 +51,9 @@ pub struct Stats {
 /// An estimate is made anew once one in this many closes has changed: of 128, eight.
 const RENEWED: usize = 16;
 
+/// Of so few closes, each one counts.
+const FEW: usize = 32;
+
 /// How much it matters that a row has series of its own: with losses first, then what has them already, then by
 /// observations.
 pub(super) type Weight = Reverse<(bool, bool, u64)>;
@@ -165,7 +168,7 @@ impl IdleTimes {
             times.forget(now, EVIDENCE_AGE);
         }
         self.changed += before - kept(self);
-        if self.changed * RENEWED > kept(self) {
+        if self.changed * RENEWED > kept(self).saturating_sub(FEW) {
             self.estimate.take();
             self.changed = 0;
         }
