@@ -10,6 +10,7 @@ mod export;
 mod lately;
 mod pair;
 mod pool;
+mod round;
 mod shares;
 mod stats;
 mod survey;
@@ -29,6 +30,7 @@ pub use counts::{Counts, Example, Keeps, Kinds, Measure, Tally};
 pub use export::{Collection, Export, Left, Level, OF_OTHERS, Shown};
 pub use pair::Told;
 use pair::{Pairing, Pairs};
+use round::Round;
 use shares::{Shares, Standing};
 use stats::RecentCloses;
 pub use stats::{Advised, IdleTimes, Stats};
@@ -185,7 +187,7 @@ impl Table {
         }
     }
 
-    /// Lets peers and ports leave once they have not been seen for this long; they do so at the next scrape.
+    /// Lets peers and ports leave once they have not been seen for this long; they do so when verdicts are next worked out.
     pub const fn forget_after(&mut self, quiet: Duration) {
         self.stale_after = Some(quiet);
     }
@@ -406,12 +408,8 @@ impl Table {
 
     /// Works out the verdicts anew.
     pub fn assess(&mut self, now: Nanos) {
-        for slot in 0..self.rows.len() {
-            self.assess_row(slot, now);
-        }
-        for slot in 0..self.rows.len() {
-            self.settle(slot);
-        }
+        let mut round = Round::begin(now);
+        while round.step(self).is_some() {}
         for (key, port) in &mut self.ports {
             port.stats.assess(key, self.threshold, now);
         }

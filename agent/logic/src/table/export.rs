@@ -15,6 +15,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::counts::{Counts, Measure};
+use super::round::Round;
 use super::stats::{Advised, Showing, Stats, Weight};
 use super::{Port, Row, Table, Told, of_role};
 use crate::estimate::Population;
@@ -242,6 +243,7 @@ pub struct Collection {
     stage: Stage,
     /// The position in what this stage goes through.
     at: usize,
+    round: Option<Round>,
     slots: Vec<(Weight, u32)>,
     keys: Vec<(Weight, PortKey)>,
     rows: Level<RowKey>,
@@ -250,6 +252,7 @@ pub struct Collection {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stage {
+    Assess,
     WeighPorts,
     WeighRows,
     TakePorts,
@@ -266,8 +269,9 @@ impl Collection {
         let room = room.saturating_sub(OF_OTHERS);
         Self {
             now,
-            stage: Stage::WeighPorts,
+            stage: Stage::Assess,
             at: 0,
+            round: now.map(Round::begin),
             slots: Vec::with_capacity(table.rows.len()),
             keys: table.ports.keys().map(|key| (Reverse((false, false, 0)), *key)).collect(),
             rows: Level::new(room, table.threshold),
@@ -278,6 +282,7 @@ impl Collection {
     /// Does one row, or one port; false once all are done.
     pub fn step(&mut self, table: &mut Table) -> bool {
         let is_more = match self.stage {
+            Stage::Assess => self.round.as_mut().and_then(|round| round.step(table)).map(drop),
             Stage::WeighPorts => self.weigh_port(table),
             Stage::WeighRows => self.weigh_row(table),
             Stage::TakePorts => self.take_port(table),
@@ -288,6 +293,7 @@ impl Collection {
         if is_more.is_none() {
             self.at = 0;
             self.stage = match self.stage {
+                Stage::Assess => Stage::WeighPorts,
                 Stage::WeighPorts => {
                     self.keys.sort_unstable();
                     Stage::WeighRows
@@ -321,17 +327,7 @@ impl Collection {
         Some(())
     }
 
-    fn weigh_row(&mut self, table: &mut Table) -> Option<()> {
-        let last_seen = table.rows.get(self.at)?.last_seen;
-        if table.is_stale(last_seen, self.now.unwrap_or_default()) {
-            table.remove_row(self.at);
-            // Next is the one that has moved into its slot, which was not weighed yet.
-            self.at = self.at.wrapping_sub(1);
-            return Some(());
-        }
-        if let Some(now) = self.now {
-            table.assess_row(self.at, now);
-        }
+    fn weigh_row(&mut self, table: &Table) -> Option<()> {
         let row = table.rows.get(self.at)?;
         self.slots.push((row.stats.weight(), u32::try_from(self.at).ok()?));
         Some(())
@@ -350,7 +346,6 @@ impl Collection {
     fn take_row(&mut self, table: &mut Table) -> Option<()> {
         let (_, slot) = *self.slots.get(self.at)?;
         // Not the row that was weighed, if that has left: then the one in its place.
-        table.settle(slot as usize);
         let story = Story::of_row(table.told(table.rows.get(slot as usize)?));
         if let Some(row) = table.rows.get_mut(slot as usize) {
             row.taken = table.scrape;

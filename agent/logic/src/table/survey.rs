@@ -7,6 +7,7 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use super::round::{Round, Step};
 use super::{Row, Table, Told};
 use crate::model::Nanos;
 use crate::peer::{Peer, RowKey};
@@ -34,9 +35,7 @@ pub struct Picture {
 pub struct Survey {
     limit: usize,
     only: Option<(u32, Peer)>,
-    /// Rows up to here are assessed; then, up to here are noted.
-    at: usize,
-    noted: usize,
+    round: Round,
     worst: BTreeSet<(Badness, RowKey)>,
     picture: Picture,
 }
@@ -49,27 +48,22 @@ impl Survey {
             now,
             rows: Vec::new(),
             states: BTreeMap::new(),
-            rows_now: table.rows.len(),
+            rows_now: 0,
             threshold: table.threshold,
             max_rows: table.max_rows,
             evictions: table.evictions,
         };
-        Self { limit, only, at: 0, noted: 0, worst: BTreeSet::new(), picture }
+        Self { limit, only, round: Round::begin(now), worst: BTreeSet::new(), picture }
     }
 
     /// Does one row; false once all are done.
     pub fn step(&mut self, table: &mut Table) -> bool {
-        if self.at < table.rows.len() {
-            table.assess_row(self.at, self.picture.now);
-            self.at += 1;
-            return true;
-        }
-        if self.noted < self.at {
-            table.settle(self.noted);
-            if let Some(row) = table.rows.get(self.noted) {
+        if let Some(step) = self.round.step(table) {
+            if let Step::Settled(slot) = step
+                && let Some(row) = table.rows.get(slot)
+            {
                 self.note(table.told(row));
             }
-            self.noted += 1;
             return true;
         }
         let Some((_, key)) = self.worst.pop_first() else { return false };
@@ -94,6 +88,7 @@ impl Survey {
     /// Everything as it was seen.
     pub fn finish(mut self, table: &mut Table) -> Picture {
         while self.step(table) {}
+        self.picture.rows_now = table.rows.len();
         self.picture
     }
 }

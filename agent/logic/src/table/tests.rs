@@ -758,6 +758,26 @@ fn sums_over_what_is_shown(keeps: Keeps) {
     assert_eq!(enough, [true; 3], "{was_left_out} {was_shown_from_zero} {evictions:?}");
 }
 
+/// A page, a report and a scrape let go of the same rows.
+#[test]
+fn what_is_not_seen_for_long_leaves_at_any_look() {
+    for look in [
+        |table: &mut Table, now| drop(Survey::begin(table, 10, None, now).finish(table)),
+        |table: &mut Table, now| table.assess(now),
+        |table: &mut Table, now| drop(Collection::begin(table, 5_000, Some(now)).finish(table)),
+    ] {
+        let mut table = Table::new(10, THRESHOLD, Nanos(0));
+        table.forget_after(Duration::from_hours(6));
+        for (number, seen) in [(1, 0.0), (2, 20_000.0), (3, 0.0)] {
+            let race = incident(seen, origin(Client, [10, 0, 1, number]), Class::StaleWrite);
+            table.add(&Observation::Incident(race));
+        }
+        look(&mut table, at(22_000.0));
+        let left: Vec<_> = table.rows().into_iter().map(|row| row.key.ip()).collect();
+        assert_eq!(left, [Ipv4Addr::new(10, 0, 1, 2)]);
+    }
+}
+
 /// A scrape each minute sees a row at zero before its first loss, even where that made the row.
 #[test]
 fn losses_begin_at_zero() {
