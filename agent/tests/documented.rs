@@ -15,6 +15,7 @@ use finrace_logic::verdict::State;
 
 const README: &str = include_str!("../../README.md");
 const CLASSES: &str = include_str!("../../docs/classes.md");
+const LOSSES: &str = include_str!("../../docs/runbooks/FinraceLosesEvents.md");
 const REPORT: &str = include_str!("../../docs/report.md");
 const VERDICTS: &str = include_str!("../../docs/verdicts.md");
 const WATCH: &str = include_str!("../../docs/watch.md");
@@ -43,6 +44,7 @@ fn every_word() {
         ("docs/classes.md", missing(CLASSES, Outcome::ALL)),
         ("docs/classes.md", missing(CLASSES, Certainty::ALL)),
         ("docs/classes.md", missing(CLASSES, &[Read::Never])),
+        ("docs/runbooks/FinraceLosesEvents.md", missing(LOSSES, Reason::ALL)),
         ("docs/report.md", missing(REPORT, State::ALL)),
         ("docs/report.md", missing(REPORT, &protocols)),
         ("docs/report.md", missing(REPORT, Confidence::ALL)),

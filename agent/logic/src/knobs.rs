@@ -217,7 +217,8 @@ mod tests {
             }
             for knob in software.knobs {
                 let what = format!("{name}: {}", knob.name);
-                assert!(!knob.source.is_empty() && !knob.defaults.is_empty(), "{what}");
+                assert!(!knob.source.is_empty(), "{what} has no source");
+                assert!(!knob.defaults.is_empty(), "{what} has no default");
                 assert!(knob.line.is_empty() || knob.line.matches("{}").count() == 1, "{what}");
                 assert!(knob.note.is_empty() || knob.note.ends_with('.'), "{what}");
                 // What cannot be set has no line.

@@ -86,7 +86,8 @@ words! {
         SilentDrop = "silent_drop",
         /// Client: `unread_close` or `silent_drop`; it cannot be told which (no timestamps).
         ResetAfterReuse = "reset_after_reuse",
-        /// Client: request acknowledged, FIN at once, at the peer's idle timeout.
+        /// Client: request acknowledged and not answered. Certain where the server on this host, or an alert
+        /// in TLS, shows that; else a FIN at once, at the peer's idle timeout.
         ReadAndClosed = "read_and_closed",
         /// Server: a request arrived after we had closed an idle connection.
         LateRequest = "late_request",
@@ -121,17 +122,26 @@ words! {
 impl Class {
     /// Whether a request was, or probably was, lost to a connection that was closing.
     pub const fn is_race(self) -> bool {
-        matches!(
-            self,
+        match self {
             Self::StaleWrite
-                | Self::FinCrossed
-                | Self::UnreadClose
-                | Self::SilentDrop
-                | Self::ResetAfterReuse
-                | Self::ReadAndClosed
-                | Self::LateRequest
-                | Self::WriteAfterReset
-        )
+            | Self::FinCrossed
+            | Self::UnreadClose
+            | Self::SilentDrop
+            | Self::ResetAfterReuse
+            | Self::ReadAndClosed
+            | Self::LateRequest
+            | Self::WriteAfterReset => true,
+            Self::StaleProbe
+            | Self::AfterGoaway
+            | Self::UnusedClose
+            | Self::PrematureClose
+            | Self::EarlyResponse
+            | Self::HalfClose
+            | Self::MidStreamReset
+            | Self::Farewell
+            | Self::ClientGone
+            | Self::Unknown => false,
+        }
     }
 }
 

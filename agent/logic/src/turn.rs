@@ -1,12 +1,13 @@
-//! Whose turn it is on a connection, and so what happened to bytes of ours: every class is decided here.
+//! Whose turn it is on a connection, and so what happened to bytes of ours: every class is decided here and in
+//! the files of `turn/`.
 //!
 //! A connection takes turns: one side asks, the other acknowledges and answers. What a record shows of
 //! that is in the socket: how far our bytes are acknowledged, what came since and whether it came before
 //! that acknowledgement, how far the application has read, what its first bytes were. **Order decides**;
 //! a clock only where nothing else is left, and then the event says [`Certainty::Inferred`].
 //!
-//! What it amounts to, row by row, first match first (`docs/classes.md` has the table for people, and
-//! `turn/tests.rs` has it for the compiler). Of a client's bytes:
+//! What it amounts to, abridged, first match first (`docs/classes.md` has every row, and `turn/tests.rs` tests
+//! them). Of a client's bytes:
 //!
 //! | they were written | and then | class |
 //! |---|---|---|

@@ -372,6 +372,8 @@ fn glossary() -> Markup {
                     dt { "silent_drop" } dd { "Nobody answered: the connection was forgotten." }
                     dt { "reset_after_reuse" } dd { "One of the two above." }
                     dt { "read_and_closed" } dd { "Acknowledged, then closed: probably lost." }
+                    dt { "write_after_reset" }
+                    dd { "A request was written to a connection that had been reset." }
                     dt { "late_request" } dd { "A request came after the server had closed." }
                 }
             }

@@ -269,6 +269,15 @@ fn the_status_as_json() {
     }
 }
 
+#[test]
+fn the_page_explains_every_class_of_race_and_every_verdict() {
+    let page = World::busy().page(ALL);
+    let races = Class::ALL.iter().filter(|class| class.is_race()).map(|class| class.as_str());
+    for word in races.chain(State::ALL.iter().map(|state| state.as_str())) {
+        assert!(page.contains(&format!("<dt>{word}</dt>")), "{word}");
+    }
+}
+
 /// Every name in an object, however deep.
 fn names(json: &serde_json::Value, found: &mut BTreeSet<String>) {
     if let Some(fields) = json.as_object() {
