@@ -24,13 +24,28 @@ words! {
     }
 }
 
+impl Reason {
+    /// Whether it counts among the missing records. Closes forgotten early do not: a busy server always has some,
+    /// and no alert is about them.
+    const fn counts(self) -> bool {
+        match self {
+            Self::ClosedFull => false,
+            Self::GapsFull
+            | Self::Malformed
+            | Self::MeasuresRingFull
+            | Self::RacesRingFull
+            | Self::TrackerFull
+            | Self::ViewsFull => true,
+        }
+    }
+}
+
 /// How much was lost.
 pub type Lost = BTreeMap<Reason, u64>;
 
-/// Number of missing records among those lost. Closes forgotten early do not count: a busy server always has some,
-/// and no alert is about them.
+/// Number of missing records among those lost.
 pub(crate) fn missing(lost: &Lost) -> u64 {
-    lost.iter().filter(|(reason, _)| **reason != Reason::ClosedFull).map(|(_, count)| count).sum()
+    lost.iter().filter(|(reason, _)| reason.counts()).map(|(_, count)| count).sum()
 }
 
 #[cfg(test)]
