@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Serialize, Serializer};
 
+/// One of them.
 pub(crate) fn one<T: AsRef<str>, S: Serializer>(
     word: &T,
     serializer: S,
@@ -11,6 +12,7 @@ pub(crate) fn one<T: AsRef<str>, S: Serializer>(
     serializer.serialize_str(word.as_ref())
 }
 
+/// One of them, if it is known.
 #[expect(clippy::ref_option, reason = "as serde calls it")]
 pub(crate) fn any<T: AsRef<str>, S: Serializer>(
     word: &Option<T>,

@@ -64,6 +64,20 @@ fn every_word() {
     }
 }
 
+/// Whether an option stands there, and not only one whose name begins with it.
+fn names(pages: &str, option: &str) -> bool {
+    pages.match_indices(option).any(|(at, _)| {
+        let rest = pages.get(at + option.len()..).unwrap_or_default();
+        // A full stop may end a sentence.
+        let mut rest = rest.chars();
+        match rest.next() {
+            Some('.') => !rest.next().is_some_and(char::is_alphanumeric),
+            Some(next) => !next.is_alphanumeric() && next != '-',
+            None => true,
+        }
+    })
+}
+
 #[test]
 fn every_command_and_option() {
     let pages = all_pages();
@@ -72,7 +86,7 @@ fn every_command_and_option() {
         assert!(README.contains(&format!("finrace {name}")), "README.md does not name `{name}`");
         let options = command.get_arguments().filter_map(clap::Arg::get_long);
         let options = options.map(|option| format!("--{option}"));
-        let lacking: Vec<_> = options.filter(|option| !pages.contains(option)).collect();
+        let lacking: Vec<_> = options.filter(|option| !names(&pages, option)).collect();
         assert!(lacking.is_empty(), "no page says what these of `{name}` are for: {lacking:?}");
     }
 }

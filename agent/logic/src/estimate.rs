@@ -401,7 +401,8 @@ impl Population {
         Self::of(bins.get(members).unwrap_or_default(), all)
     }
 
-    /// Whether its closes are those of a timer that fires on time.
+    /// Whether it was found as that of a timer that fires on time: narrower than [`Self::is_sharp`], by which its
+    /// stragglers are allowed for.
     fn is_of_timer(&self) -> bool {
         crowd::is_sharp(self.low, self.high)
     }

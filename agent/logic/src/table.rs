@@ -187,7 +187,8 @@ impl Table {
         }
     }
 
-    /// Lets peers and ports leave once they have not been seen for this long; they do so when verdicts are next worked out.
+    /// Lets peers and ports leave once they have not been seen for this long; they do so when verdicts are next
+    /// worked out.
     pub const fn forget_after(&mut self, quiet: Duration) {
         self.stale_after = Some(quiet);
     }

@@ -26,6 +26,11 @@ const MIN_EVIDENCE_OF_RANGE: f64 = 6.0;
 /// A sharp crowd within one that scatters is a timeout of its own if it is chance once in e^8 times.
 const MIN_EVIDENCE_WITHIN: f64 = 8.0;
 
+/// Sharp crowds within one that scatters replace it if they lie apart by this many times their width, and leave at
+/// most this share of it.
+const APART: f64 = 4.0;
+const LEFT_OVER: f64 = 0.1;
+
 /// From the shortest to the longest timeout that is looked for, 50 ms to 2 h, as a logarithm.
 const WHOLE_RANGE: f64 = 11.9;
 
@@ -42,7 +47,7 @@ pub fn populations(bins: &[Bin]) -> Vec<Population> {
 
 /// The same, where `least` are enough for a sharp one, and twice as many for one that scatters.
 pub(super) fn of_at_least(least: u32, bins: &[Bin]) -> Vec<Population> {
-    let all: u32 = bins.iter().map(|bin| bin.count).sum();
+    let all = count_of(bins);
     let mut rest = bins.to_vec();
     let mut found = Vec::new();
     while found.len() < MAX_POPULATIONS {
@@ -65,7 +70,6 @@ fn sharper(
     if Scatter::of(within.first()?, within.last()?) == Some(Scatter::Sharp) {
         return None;
     }
-    let held = |bins: &[Bin]| -> u32 { bins.iter().map(|bin| bin.count).sum() };
     let mut rest = within.to_vec();
     let mut as_sharp = 0.0;
     let mut ends: Vec<(f64, f64)> = Vec::new();
@@ -81,17 +85,14 @@ fn sharper(
         let [(low, high), (next_low, next_high)] = *pair else { return false };
         next_low - high > APART * (high - low).max(next_high - next_low).max(blur(high))
     });
-    let are_all = held(&rest) <= share_of(held(within), 0.1);
+    let are_all = count_of(&rest) <= share_of(count_of(within), LEFT_OVER);
     let is_better = ends.len() > 1 && are_apart && are_all && as_sharp > score;
     first.filter(|_| is_better)
 }
 
-/// Sharp crowds are as many times their width apart, or they are parts of one that scatters.
-const APART: f64 = 4.0;
-
 /// The crowd that is least likely to be chance, if one is unlikely enough, and how unlikely.
 fn densest(bins: &[Bin], all: u32, least: u32, may_scatter: bool) -> Option<(f64, Range<usize>)> {
-    let total: u32 = bins.iter().map(|bin| bin.count).sum();
+    let total = count_of(bins);
     let of_range = (OF_RANGE * least).max(share_of(all, MIN_SHARE_OF_RANGE));
     let mut best: Option<(f64, Range<usize>)> = None;
     let size = |first: &Bin, last: &Bin| (measure(first.low, last.high) / WHOLE_RANGE).min(0.99);
@@ -102,7 +103,7 @@ fn densest(bins: &[Bin], all: u32, least: u32, may_scatter: bool) -> Option<(f64
         let (mut count, mut end) = (0, start);
         for block in bins.get(start..).unwrap_or_default().chunks(BLOCK) {
             // None within the block is narrower than its first, or holds more than its last.
-            let most = count + block.iter().map(|bin| bin.count).sum::<u32>();
+            let most = count + count_of(block);
             let is_hopeless = block.first().zip(best.as_ref()).is_some_and(|(last, (best, _))| {
                 unlikelihood(most, total - most, size(first, last)) <= *best
             });
@@ -224,6 +225,10 @@ fn with_stragglers(bins: &[Bin], crowd: Range<usize>) -> Range<usize> {
     start..end
 }
 
+fn count_of(bins: &[Bin]) -> u32 {
+    bins.iter().map(|bin| bin.count).sum()
+}
+
 /// The smallest count that is at least this share.
 fn share_of(count: u32, share: f64) -> u32 {
     #[expect(clippy::cast_sign_loss, reason = "counts and shares are positive")]
@@ -252,7 +257,7 @@ fn stands_out(bins: &[Bin], crowd: &Range<usize>, count: u32) -> bool {
     let others = bins.iter().enumerate().filter(|(place, _)| !crowd.contains(place));
     let beside = others.filter(|(_, bin)| bin.high >= near.start && bin.low <= near.end);
     let beside = beside.map(|(_, bin)| bin.count).sum();
-    let places: u32 = bins.iter().map(|bin| bin.count).sum();
+    let places = count_of(bins);
     // Where it could have been, except for what lies under the floor.
     let below = if low > near.start { (low / near.start).ln() } else { 0.0 };
     let (own, above) = (measure(low, high), FLANKS * measure(low, high));

@@ -60,6 +60,13 @@ fn mixtures() {
     check("by turns", by_turns, "5.000 5.000..5.000 x50, 10.000 10.000..10.000 x50");
     let fewer = [[5_000; 40].to_vec(), scattered(19, 100, 4_000).collect()].concat();
     check("a few others in a row change nothing", fewer, "5.000 5.000..5.000 x40");
+    let seldom = |n: usize| if n % 5 == 2 { 18_500 } else { 180_000 };
+    let absent = (0..38).map(seldom).chain([180_000; 24]);
+    check(
+        "one that is seldom and stays away by chance",
+        absent,
+        "180.000 180.000..180.000 x54, 18.500 18.500..18.500 x8",
+    );
     let gone = [[5_000; 40].to_vec(), scattered(20, 100, 4_000).collect()].concat();
     check("it is gone", gone, "");
     let unseen = [scattered(30, 300, 4_900).collect(), [9_000; 20].to_vec()].concat();
@@ -95,6 +102,9 @@ fn a_timeout_that_was_changed_under_bursts() {
     assert_eq!(text(changed), "30 x60", "nine moments are enough to see it");
     let early: Vec<_> = bursts(0, 5, 60_000).chain(bursts(100, 2, 30_000)).collect();
     assert_eq!(text(early), "60 x60", "two are not");
+    let after = |moments| bursts(0, 5, 60_000).chain(bursts(100, moments, 30_000)).collect();
+    assert_eq!(text(after(3)), "60 x60, 30 x36", "nor are three");
+    assert_eq!(text(after(4)), "30 x48");
     let by_turns =
         (0..5).flat_map(|turn| bursts(2 * turn, 1, 60_000).chain(bursts(2 * turn + 1, 1, 30_000)));
     assert_eq!(text(by_turns.collect()), "30 x60, 60 x60", "two servers");
