@@ -5,18 +5,22 @@
 //! counts: exact values are counts of one, and the buckets of a histogram do as well.
 
 mod crowd;
+mod survival;
 #[cfg(test)]
 mod tests;
 
 use std::time::Duration;
 
 pub use crowd::populations;
+pub use survival::{Closes, Uses};
 
-use super::gaps::Bucket;
 use crate::words;
 
 /// Closes that must agree before anything is said.
 pub const MIN_CLOSES: u32 = 5;
+
+/// The same for a timeout that scatters.
+const MIN_SCATTERED: u32 = 8;
 
 /// Seconds in which they must have come.
 const MIN_MOMENTS: u32 = 3;
@@ -34,6 +38,9 @@ const SAME: Duration = Duration::from_millis(100);
 const FEW_USES: u32 = 3;
 const USES_FOR_A_CLOSE: u32 = 9;
 
+/// One in this many connections that met a timer may have outlived it before.
+const FEW_OF_TIMER: usize = 4;
+
 /// Whether that many uses after a longer gap refute a timeout that this many closes support.
 pub fn is_refuted_by(uses: u32, closes: u32) -> bool {
     uses > FEW_USES.max(USES_FOR_A_CLOSE.saturating_mul(closes))
@@ -44,6 +51,9 @@ const SLACK: Duration = Duration::from_millis(50);
 
 /// How long a connection was idle when it was closed, and the silence that it had outlived before.
 pub type Outlived = (Duration, Duration);
+
+/// The share of upper bounds that must agree on a timeout that scatters.
+const MOST: f64 = 0.95;
 
 /// Closes among which a changed timeout has to show.
 const LATEST: usize = 20;
@@ -141,38 +151,6 @@ impl Estimate {
         self.populations().map(|population| population.low).fold(f64::INFINITY, f64::min)
     }
 
-    /// Without the timeouts that uses refute: no server closes what has been idle for that long if
-    /// connections are used again and again after longer. Several servers may share an address, and then the
-    /// connections of one of them live on; so a few uses prove nothing, nor do a handful for each close.
-    pub fn surviving(
-        &self,
-        uses: &[Bucket],
-        closes: &[Bucket],
-        connections: &[Outlived],
-    ) -> Option<Self> {
-        let count = |is_meant: &dyn Fn(&Bucket) -> bool| -> u32 {
-            uses.iter().filter(|gap| is_meant(gap)).map(|gap| gap.count).sum()
-        };
-        let outlives = |longest: f64| count(&|gap| gap.low > longest);
-        let (all, is_of_lost) = (count(&|_| true), self.is_of_lost);
-        let is_refuted = |population: &Population| {
-            let sooner = count(&|gap| gap.high < population.low);
-            if population.is_of_unused(connections, sooner, all) {
-                return true;
-            }
-            if population.is_kept_to(connections, outlives(population.high), all) {
-                return false;
-            }
-            if is_of_lost && outlives(population.low) > population.count {
-                return true;
-            }
-            let within = |gap: &&Bucket| gap.high >= population.low && gap.low <= population.high;
-            let of_late: u32 = closes.iter().filter(within).map(|gap| gap.count).sum();
-            is_refuted_by(outlives(population.high), of_late.max(population.count))
-        };
-        self.without(is_refuted)
-    }
-
     fn without(&self, is_refuted: impl Fn(&Population) -> bool) -> Option<Self> {
         let mut kept = self.populations().filter(|population| !is_refuted(population)).copied();
         let (main, others) = (kept.next()?, kept.collect());
@@ -187,9 +165,10 @@ impl Estimate {
             let few = match (self.is_upper_bound, population.is_sharp()) {
                 (true, _) => 20,
                 (false, false) => 8,
-                (false, true) => 4,
+                (false, true) => FEW_OF_TIMER,
             };
-            population.was_outlived(closes, few)
+            let seen = population.high + population.beyond() + SLACK.as_secs_f64();
+            population.was_outlived(closes, seen.min(crowd::latest(population.low)), few)
         })
     }
 
@@ -233,6 +212,8 @@ pub fn of_closes(closes: &[Closed], is_upper_bound: bool) -> Option<Estimate> {
         population.with_all(own.into_iter().copied(), all.len())
     };
     let mut found: Vec<_> = found.iter().map(with_all).collect();
+    // The times that slow answers take scatter, too, if rarely all of them as a timer's do.
+    found.retain(|found| !is_upper_bound || found.is_sharp() || found.share >= MOST);
     found.sort_by_key(|population| std::cmp::Reverse(population.count));
     let mut found = found.into_iter();
     let (main, others) = (found.next()?, found.collect());
@@ -287,7 +268,7 @@ fn is_repeated(closes: &[Closed], population: &Population) -> bool {
     let (least, moments_needed) = if crowd::is_sharp(earliest.as_secs_f64(), population.high) {
         (MIN_CLOSES, MIN_MOMENTS)
     } else {
-        (crowd::OF_RANGE * MIN_CLOSES, MIN_CLOSES)
+        (MIN_SCATTERED, MIN_CLOSES)
     };
     members().count() >= least as usize && moments(members()) >= moments_needed as usize
 }
@@ -348,42 +329,13 @@ impl Population {
         (self.low..=self.high).contains(&idle.as_secs_f64())
     }
 
-    /// Whether more than one in `few` connections had outlived it before they met it: what closes those is an
+    /// Whether more than one in `few` connections had outlived `latest` before they met it: what closes those is an
     /// age, a restart, or a timer that does not count pings. Several servers may share an address, and one of
     /// them may do so.
-    fn was_outlived(&self, closes: &[Outlived], few: usize) -> bool {
-        let seen = self.high + self.beyond() + SLACK.as_secs_f64();
-        let latest = seen.min(crowd::latest(self.low));
+    fn was_outlived(&self, closes: &[Outlived], latest: f64, few: usize) -> bool {
         let members = || closes.iter().filter(|(idle, _)| self.holds(*idle));
         let against = members().filter(|(_, outlived)| outlived.as_secs_f64() > latest).count();
         against >= MIN_MOMENTS as usize && against * few > members().count()
-    }
-
-    /// Whether the connections that met it had been used before, but none after that long, although `later`
-    /// of all uses came later: that is no chance, and those uses were of others: of another pool, server, or
-    /// time.
-    fn is_kept_to(&self, closes: &[Outlived], later: u32, all: u32) -> bool {
-        let used =
-            || closes.iter().filter(|(idle, outlived)| self.holds(*idle) && !outlived.is_zero());
-        let against = used().filter(|(_, outlived)| outlived.as_secs_f64() > self.high).count();
-        let due = f64::from(later) / f64::from(all.max(1));
-        let chance = (1.0 - due).powf(count_of(used().count()));
-        chance < 0.01 && count_of(against) < count_of(used().count()) * due / 4.0
-    }
-
-    /// Whether connections met it only if they had never been used after a gap, although `sooner` of all uses
-    /// come sooner: then it is the age at which all are closed, and others reached it while they were idle
-    /// for less.
-    fn is_of_unused(&self, closes: &[Outlived], sooner: u32, all: u32) -> bool {
-        let was_used = |(_, outlived): &&Outlived| !outlived.is_zero();
-        let members = || closes.iter().filter(|(idle, _)| self.holds(*idle));
-        let others = || closes.iter().filter(|(idle, _)| !self.holds(*idle));
-        let used =
-            count_of(others().filter(was_used).count()) / count_of(others().count()).max(1.0);
-        let due = used * f64::from(sooner) / f64::from(all.max(1));
-        let chance = (1.0 - due).powf(count_of(members().count()));
-        let is_known = others().count() >= MIN_CLOSES as usize && chance < 0.01;
-        is_known && !members().any(|close| was_used(&close))
     }
 
     /// How far it may extend below the earliest and beyond the latest: of n values spread evenly, the lowest

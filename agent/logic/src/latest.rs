@@ -104,7 +104,7 @@ impl<const SIZE: u8> Latest<SIZE> {
 
     /// Returns whether there was room.
     pub fn add(&mut self, time: Nanos, value: Duration) -> bool {
-        let second = second(time);
+        let second = time.second();
         let value = u32::try_from(value.as_nanos() / Self::UNIT.as_nanos()).unwrap_or(u32::MAX);
         let entry = Entry { second, value };
         let Some(ring) = &mut self.0 else {
@@ -123,7 +123,7 @@ impl<const SIZE: u8> Latest<SIZE> {
 
     /// Forgets what is older than `age` at `now`.
     pub fn forget(&mut self, now: Nanos, age: Duration) {
-        let oldest = second(now).saturating_sub(u32::try_from(age.as_secs()).unwrap_or(u32::MAX));
+        let oldest = now.second().saturating_sub(u32::try_from(age.as_secs()).unwrap_or(u32::MAX));
         while let Some(ring) = self.0.as_mut().filter(|ring| ring.first.second < oldest) {
             if ring.len > 1 {
                 ring.pop();
@@ -160,10 +160,6 @@ impl<const SIZE: u8> Latest<SIZE> {
         let place = rank.saturating_sub(1);
         (place < values.len()).then(|| *values.select_nth_unstable(place).1)
     }
-}
-
-fn second(time: Nanos) -> u32 {
-    u32::try_from(time.0 / 1_000_000_000).unwrap_or(u32::MAX)
 }
 
 #[cfg(test)]

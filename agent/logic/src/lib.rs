@@ -11,6 +11,7 @@ pub mod gaps;
 pub mod histogram;
 pub mod join;
 pub mod knobs;
+pub mod last_uses;
 pub mod latest;
 pub mod merge;
 pub mod model;

@@ -19,6 +19,11 @@ impl Nanos {
     pub fn since(self, earlier: Self) -> Duration {
         Duration::from_nanos(self.0.saturating_sub(earlier.0))
     }
+
+    /// The second that it falls into.
+    pub fn second(self) -> u32 {
+        u32::try_from(self.0 / 1_000_000_000).unwrap_or(u32::MAX)
+    }
 }
 
 impl std::ops::Add<Duration> for Nanos {

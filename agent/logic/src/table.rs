@@ -168,8 +168,8 @@ impl Table {
             pairs: Pairs::default(),
             order: BTreeSet::new(),
             shares: Shares::default(),
-            other_client: Stats::new(start, Keeps::default()),
-            other_server: Stats::new(start, Keeps::default()),
+            other_client: Stats::new(Role::Client, start, Keeps::default()),
+            other_server: Stats::new(Role::Server, start, Keeps::default()),
             ports: HashMap::default(),
             port_shares: Shares::default(),
             other_ports: Default::default(),
@@ -196,12 +196,12 @@ impl Table {
     /// Sets what to keep besides the counts; to be called before anything is added.
     pub fn keep(&mut self, keeps: Keeps) {
         self.keeps = keeps;
-        self.other_client = self.new_stats();
-        self.other_server = self.new_stats();
+        self.other_client = self.new_stats(Role::Client);
+        self.other_server = self.new_stats(Role::Server);
     }
 
-    fn new_stats(&self) -> Stats {
-        Stats::new(self.start, self.keeps)
+    fn new_stats(&self, role: Role) -> Stats {
+        Stats::new(role, self.start, self.keeps)
     }
 
     pub fn add(&mut self, observation: &Observation) {
@@ -301,7 +301,7 @@ impl Table {
             self.remove_port(&victim);
             self.port_evictions += 1;
         }
-        let (stats, recent) = (self.new_stats(), RecentCloses::default());
+        let (stats, recent) = (self.new_stats(key.role), RecentCloses::default());
         let port = Port { stats, recent, last_seen: now, since: now, taken: 0 };
         self.port_shares.insert(&key, port.place(key));
         self.ports.insert(key, Box::new(port));
@@ -309,7 +309,7 @@ impl Table {
 
     /// A slot for a new row, or none if what would have to leave matters more than a newcomer.
     fn make_room(&mut self, key: RowKey, now: Nanos, is_race: bool) -> Option<usize> {
-        let row = Box::new(Row::new(key, self.new_stats(), now));
+        let row = Box::new(Row::new(key, self.new_stats(key.role()), now));
         let place = (row.rank, row.since);
         let slot = if self.rows.len() < self.max_rows {
             self.rows.push(row);

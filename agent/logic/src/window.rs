@@ -52,6 +52,11 @@ impl<T: Default> Window<T> {
         [&self.older, &self.newer]
     }
 
+    /// When what it covers began.
+    pub const fn start(&self) -> Nanos {
+        self.start
+    }
+
     /// How much time it covers by `now`.
     pub fn length(&self, now: Nanos) -> Duration {
         now.since(self.start)

@@ -342,7 +342,7 @@ impl Run {
         (told_as, teller): (Role, &Stats),
     ) -> PeerView {
         let Reported { role, netns, peer } = end;
-        let facts = teller.facts(told_as, self.threshold, self.now);
+        let facts = teller.facts(self.threshold, self.now);
         let verdict = stats.verdict().unwrap_or(State::Unknown);
         let advice = advise(&facts, verdict, ends);
         let mut report = PeerView {

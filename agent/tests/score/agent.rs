@@ -250,7 +250,7 @@ impl<'a> Agent<'a> {
     pub(crate) fn grounds(&mut self, now: f64) -> Option<Grounds> {
         self.table.assess(nanos(now));
         let stats = self.stats()?;
-        let facts = stats.facts(self.role, self.table.threshold(), nanos(now));
+        let facts = stats.facts(self.table.threshold(), nanos(now));
         Some(stats.grounds(&facts, nanos(now)))
     }
 
@@ -266,7 +266,7 @@ impl<'a> Agent<'a> {
         self.looks += 1;
         let Some(stats) = self.stats() else { return };
         let word = stats.verdict();
-        let facts = stats.facts(self.role, self.table.threshold(), nanos(now));
+        let facts = stats.facts(self.table.threshold(), nanos(now));
         let computed = facts.exposure.map(|exposure| exposure.computed);
         let expected = computed.zip(stats.expected());
         let is_settled = now > 2.0 * HOUR && self.closes.iter().any(|closes| closes.len() >= 20);
@@ -332,7 +332,7 @@ impl<'a> Agent<'a> {
         }
         if let Some(stats) = self.stats() {
             let threshold = Duration::from_secs_f64(THRESHOLD);
-            let facts = stats.facts(self.role, threshold, nanos(now));
+            let facts = stats.facts(threshold, nanos(now));
             let mut text = format!("{facts:?}");
             if !self.changes.is_empty() {
                 write!(text, " changes:").unwrap();

@@ -8,6 +8,7 @@ use crate::estimate::{Estimate, is_refuted_by};
 use crate::exposure::{ENOUGH, Grounds, at_most};
 use crate::gaps::{Bucket, Gaps};
 use crate::knobs::Side;
+use crate::last_uses::LastUses;
 use crate::latest::Latest;
 use crate::model::{Cause, Class, Close, Closer, Dwell, Evidence, Incident, Nanos, Reuse, Role};
 use crate::order::Order;
@@ -30,6 +31,7 @@ pub(super) struct Lately {
     /// Idle times that ended with a use, with a lost one, with a close by the peer, and by us: as old
     /// as `traffic`.
     uses: Gaps,
+    last_uses: LastUses,
     lost: Gaps,
     by_peer: Gaps,
     by_us: Gaps,
@@ -138,6 +140,7 @@ impl Lately {
         Self {
             traffic: Window::new(TRAFFIC, start),
             uses: Gaps::default(),
+            last_uses: LastUses::default(),
             lost: Gaps::default(),
             by_peer: Gaps::default(),
             by_us: Gaps::default(),
@@ -178,6 +181,7 @@ impl Lately {
         self.note_gap(reuse.time, reuse.gap);
         self.traffic(reuse.time).is_probed |= reuse.is_probed;
         self.uses.add(reuse.gap);
+        self.last_uses.add(reuse.time, reuse.gap);
         self.pool.use_after(reuse.time, reuse.gap);
     }
 
@@ -285,6 +289,16 @@ impl Lately {
         self.lost.buckets()
     }
 
+    /// When a connection was last used after how long a gap.
+    pub(super) const fn last_uses(&self) -> &LastUses {
+        &self.last_uses
+    }
+
+    /// Since when gaps are known.
+    pub(super) const fn gaps_since(&self) -> Nanos {
+        self.traffic.start()
+    }
+
     /// Gaps before reuses.
     pub(super) fn gaps(&self) -> Vec<Bucket> {
         self.uses.buckets()
@@ -372,7 +386,7 @@ impl Lately {
     }
 
     /// The shortest round trip.
-    fn rtt(&self) -> Option<Duration> {
+    pub(super) fn rtt(&self) -> Option<Duration> {
         let spans = self.traffic.spans();
         let rtt_us = spans.into_iter().filter_map(|span| span.shortest_rtt_us).min();
         rtt_us.map(|rtt_us| Duration::from_micros(rtt_us.into()))

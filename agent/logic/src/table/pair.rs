@@ -180,7 +180,7 @@ impl Table {
     pub(super) fn assess_row(&mut self, slot: usize, now: Nanos) {
         let beyond = self.rows.get(slot).and_then(|row| self.beyond(row));
         if let Some(row) = self.rows.get_mut(slot) {
-            let facts = row.stats.facts_now(row.key.role(), self.threshold, now);
+            let facts = row.stats.facts_now(self.threshold, now);
             let ends = ends(row, beyond.as_ref());
             let assessment = row.stats.judge(&facts, ends);
             row.stats.take(assessment);

@@ -12,7 +12,7 @@ use super::lately::Lately;
 use super::survey::Badness;
 use crate::advice::advise;
 use crate::ends::Ends;
-use crate::estimate::{Estimate, Outlived, of_closes};
+use crate::estimate::{Closed, Closes, Estimate, Outlived, Uses, of_closes};
 use crate::exposure::Grounds;
 use crate::gaps::Bucket;
 use crate::knobs::Side;
@@ -30,6 +30,7 @@ const EVIDENCE_AGE: Duration = Duration::from_hours(24);
 /// Counts, which only grow, and what was learned recently.
 #[derive(Clone, Debug)]
 pub struct Stats {
+    role: Role,
     /// Lent to a scrape under way: what changes meanwhile is changed in a copy.
     pub counts: Arc<Counts>,
     /// What the series of this row do not show, since those of `other` do.
@@ -107,9 +108,8 @@ impl IdleTimes {
         };
         let exact = || of_closes(&self.exact.timed().collect::<Vec<_>>(), false);
         let with_crossed = || {
-            let mut all: Vec<_> = self.exact.timed().chain(self.crossed.timed()).collect();
-            all.sort_by_key(|(second, _)| *second);
-            let estimate = of_closes(&all, false).filter(|_| !self.crossed.is_empty())?;
+            let estimate =
+                of_closes(&self.with_crossed(), false).filter(|_| !self.crossed.is_empty())?;
             Some(Estimate { is_of_lost: true, ..estimate })
         };
         let upper_bound = || of_closes(&self.upper_bound.timed().collect::<Vec<_>>(), true);
@@ -117,6 +117,22 @@ impl IdleTimes {
             .estimate
             .get_or_init(|| exact().or_else(with_crossed).or_else(upper_bound).map(Box::new));
         made.as_deref()
+    }
+
+    /// Exact values and those that a request crossed, the oldest first.
+    fn with_crossed(&self) -> Vec<Closed> {
+        let mut all: Vec<_> = self.exact.timed().chain(self.crossed.timed()).collect();
+        all.sort_by_key(|(second, _)| *second);
+        all
+    }
+
+    /// What an estimate of this kind rests on.
+    fn behind(&self, estimate: &Estimate) -> Vec<Closed> {
+        if estimate.is_upper_bound {
+            self.upper_bound.timed().collect()
+        } else {
+            self.with_crossed()
+        }
     }
 
     /// Whether idle connections were closed again and again, even if after no definite time.
@@ -177,8 +193,9 @@ impl IdleTimes {
 
 impl Stats {
     /// Nothing was seen yet since `start`.
-    pub fn new(start: Nanos, keeps: Keeps) -> Self {
+    pub fn new(role: Role, start: Nanos, keeps: Keeps) -> Self {
         Self {
+            role,
             counts: Arc::new(Counts::keeping(keeps)),
             base: None,
             place: Showing::New,
@@ -209,9 +226,28 @@ impl Stats {
 
     /// The idle timeout of that side, as far as recent uses do not refute it.
     pub fn timeout(&self, closer: Closer) -> Option<Estimate> {
-        let connections = self.idle(closer).outlived();
-        let estimate = self.idle(closer).estimate()?;
-        estimate.surviving(&self.gaps(), &self.closed_after(closer), &connections)
+        let idle = self.idle(closer);
+        let estimate = idle.estimate()?;
+        // The client, which also uses, never crosses its own close.
+        let is_crossed = self.role == Role::Client && closer != Closer::Local;
+        let uses = Uses {
+            gaps: &self.gaps(),
+            lost: &self.lost_gaps(),
+            start: self.lately.gaps_since().second(),
+            last: self.lately.last_uses(),
+            crossing: self.lately.rtt().filter(|_| is_crossed).unwrap_or_default(),
+        };
+        // What the server closes may be of another pool of the same host.
+        let [server, client] = self.role.sides();
+        let by_client = self.closed_after(client);
+        let client = self.idle(client).estimate().filter(|_| closer == server);
+        let met = Closes {
+            latest: &idle.behind(estimate),
+            of_late: &self.closed_after(closer),
+            connections: &idle.outlived(),
+            client: client.map(|known| (known, &*by_client)),
+        };
+        estimate.surviving(&uses, &met)
     }
 
     /// Whether recent uses refute that `closer` ends what has been idle for that long: connections were used
@@ -342,18 +378,18 @@ impl Stats {
 
     /// Works out the verdict of a port anew.
     pub(super) fn assess(&mut self, key: &PortKey, threshold: Duration, now: Nanos) {
-        let facts = self.facts_now(key.role, threshold, now);
+        let facts = self.facts_now(threshold, now);
         let ends = Ends::new(key.role, Some(key.port), self.actor(), None);
         let assessment = self.judge(&facts, ends);
         self.take(assessment);
     }
 
     /// The facts as of now; lets go of what is old by then.
-    pub(super) fn facts_now(&mut self, role: Role, threshold: Duration, now: Nanos) -> Facts {
+    pub(super) fn facts_now(&mut self, threshold: Duration, now: Nanos) -> Facts {
         self.lately.turn(now);
         self.closed_by_peer.forget(now);
         self.closed_by_us.forget(now);
-        let facts = self.facts(role, threshold, now);
+        let facts = self.facts(threshold, now);
         self.lately.learn(&facts);
         facts
     }
@@ -401,10 +437,10 @@ impl Stats {
     }
 
     /// What a verdict rests on, as of `now`.
-    pub fn facts(&self, role: Role, threshold: Duration, now: Nanos) -> Facts {
-        let [server, client] = role.sides();
+    pub fn facts(&self, threshold: Duration, now: Nanos) -> Facts {
+        let [server, client] = self.role.sides();
         let (server_timeout, client_timeout) = (self.timeout(server), self.timeout(client));
-        let facts = self.lately.facts(role, threshold, now, server_timeout);
+        let facts = self.lately.facts(self.role, threshold, now, server_timeout);
         // A pool that closes on time is not one that leaves it to the server.
         let timer = client_timeout.as_ref().filter(|own| own.is_sharp()).map(Estimate::timeout);
         let unused_after = facts.unused_after.filter(|last| timer.is_none_or(|own| own < *last));

@@ -93,8 +93,7 @@ fn a_middlebox_closes_before_the_client_whichever_end_looks() {
     {
         let mut table = Table::new(10, THRESHOLD, Nanos(0));
         let key = key(role, UPSTREAM);
-        let facts =
-            |table: &Table| table.row(&key).unwrap().stats.facts(role, THRESHOLD, at(900.0));
+        let facts = |table: &Table| table.row(&key).unwrap().stats.facts(THRESHOLD, at(900.0));
         for second in 0..20_u32 {
             let time = f64::from(second) * 40.0;
             let idle = Duration::from_secs(30);
@@ -494,7 +493,7 @@ fn the_first_losses_are_understood_later() {
         here(&mut table, 1.0, 1.0);
         let races = |table: &Table, time: f64| {
             let stats = &table.row(&key(role, UPSTREAM)).expect("a row").stats;
-            let facts = stats.facts(role, THRESHOLD, at(time));
+            let facts = stats.facts(THRESHOLD, at(time));
             (facts.races.idle, facts.races.unknown)
         };
         assert_eq!(races(&table, 2.0), (0, 2), "{role}");
@@ -523,7 +522,7 @@ fn a_timer_is_not_a_pool_that_drops_what_is_old() {
             table.add(&Observation::Close(Close { closer: Closer::Local, ..own }));
         }
         let stats = &table.row(&key(Client, UPSTREAM)).unwrap().stats;
-        stats.facts(Client, THRESHOLD, at(40.0)).unused_after.is_some()
+        stats.facts(THRESHOLD, at(40.0)).unused_after.is_some()
     };
     assert!(unused_after(|second| 1.1 + f64::from(second) * 0.04));
     assert!(!unused_after(|_| 1.5));
@@ -571,7 +570,7 @@ fn a_timeout_that_nothing_speaks_for_any_more_took_nothing() {
             table.add(&Observation::Incident(Incident { cause, ..race }));
         }
         let stats = &table.row(&key(Client, UPSTREAM)).expect("a row").stats;
-        stats.facts(Client, THRESHOLD, at(2.0)).races
+        stats.facts(THRESHOLD, at(2.0)).races
     };
     assert_eq!((idle_of(0).idle, idle_of(1).idle), (1, 1));
     assert_eq!((idle_of(2).idle, idle_of(2).unknown), (0, 1));
