@@ -1,38 +1,45 @@
 //! `finrace check`: what this kernel and these rights allow, tried for real.
 
 use std::fmt::Write as _;
+use std::ops::ControlFlow;
 use std::time::Duration;
 
 use anyhow::Result;
+use finrace_logic::balance::Balance;
 use serde::Serialize;
 
-use crate::cli::Check;
-use crate::output::{json, print};
+use crate::cli::{Check, KernelArgs};
+use crate::metrics;
+use crate::output::{eprintln_quietly, json, print};
 use crate::probe::attach::{Outcome, Serving, Tried, survey};
 use crate::probe::features::{Features, Lockdown, Roots};
 use crate::probe::layout::Lacking;
 use crate::probe::plan::Choice;
 use crate::probe::rights;
-use crate::session;
+use crate::session::{self, Session};
 
 /// Attaches every program that could serve, detaches it, and prints how it went; false if finrace
-/// cannot run here.
-pub fn run(args: &Check) -> Result<bool> {
+/// cannot run here, or if something goes missing uncounted while it does.
+pub async fn run(args: &Check) -> Result<bool> {
     rights::raise()?;
-    let (mut features, btf) = Features::read(Roots::default(), args.btf.as_deref())?;
+    let kernel = &args.kernel;
+    let (mut features, btf) = Features::read(Roots::default(), kernel.btf.as_deref())?;
     let tried = session::usable(&mut features, btf).and_then(|resolved| {
-        let threshold = Duration::from_millis(200);
-        let serving = survey(&mut features, resolved.layout, threshold, &args.hooks)?;
+        let threshold = kernel.reuse_threshold;
+        let serving = survey(&mut features, resolved.layout, threshold, &kernel.hooks)?;
         Ok((serving, resolved.lost))
     });
     let (serving, missing_fields, problem) = match tried {
         Ok((serving, missing)) => (serving, missing, None),
         Err(error) => (Vec::new(), Vec::new(), Some(format!("{error:#}"))),
     };
-    let findings = Findings::of(&features, &serving, &missing_fields, problem);
+    let mut findings = Findings::of(&features, &serving, &missing_fields, problem);
+    if let (true, Some(duration)) = (findings.can_run, args.live) {
+        findings.live = Some(LiveFindings::watch(kernel, duration).await?);
+    }
     let text = if args.json { json(&findings, true)? } else { findings.to_text() };
     print(&text)?;
-    Ok(findings.can_run)
+    Ok(findings.can_run && findings.live.is_none_or(|live| live.is_complete))
 }
 
 #[derive(Debug, Serialize)]
@@ -52,6 +59,81 @@ struct Findings {
     hz: u32,
     jobs: Vec<JobFindings>,
     missing_fields: Vec<FieldFindings>,
+    /// What was seen while it ran, if that was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    live: Option<LiveFindings>,
+}
+
+#[derive(Debug, Serialize)]
+struct LiveFindings {
+    seconds: f64,
+    /// All that each stage took in was passed on, counted as lost, or was still waiting.
+    is_complete: bool,
+    stages: Vec<StageFindings>,
+}
+
+#[derive(Debug, Serialize)]
+struct StageFindings {
+    stage: &'static str,
+    taken: u64,
+    /// Handed on, or done with.
+    passed: u64,
+    /// Missing, and counted by reason.
+    lost: u64,
+    pending: u64,
+    /// Missing, and counted nowhere; negative where something was counted twice.
+    unaccounted: i128,
+}
+
+impl LiveFindings {
+    /// Runs as the other commands do, for that long or until a signal.
+    async fn watch(kernel: &KernelArgs, duration: Duration) -> Result<Self> {
+        let mut session = Session::start(kernel)?;
+        eprintln_quietly(&format!(
+            "attached; watching for {}",
+            humantime::format_duration(duration)
+        ));
+        session.run(Some(duration), None, |_, _| Ok(ControlFlow::Continue(()))).await?;
+        let mut balances = session.balances();
+        let status = session.status();
+        balances.push(metrics::balance(&mut session.engine.table, status));
+        Ok(Self {
+            seconds: session.elapsed().as_secs_f64(),
+            is_complete: balances.iter().all(|balance| balance.unaccounted() == 0),
+            stages: balances.iter().map(StageFindings::of).collect(),
+        })
+    }
+
+    fn write(&self, line: &mut impl FnMut(String)) {
+        let Self { seconds, is_complete, stages } = self;
+        line(format!("\nwatched for {seconds:.0} s"));
+        let columns = |of: [&str; 6]| {
+            let [stage, rest @ ..] = of;
+            let rest = rest.map(|column| format!("{column:>12}")).concat();
+            format!("{stage:<14}{rest}")
+        };
+        line(columns(["stage", "taken", "passed", "lost", "pending", "unaccounted"]));
+        for StageFindings { stage, taken, passed, lost, pending, unaccounted } in stages {
+            let [taken, passed, lost, pending] =
+                [taken, passed, lost, pending].map(ToString::to_string);
+            let unaccounted = unaccounted.to_string();
+            line(columns([stage, &taken, &passed, &lost, &pending, &unaccounted]));
+        }
+        line(if *is_complete {
+            "everything is accounted for".to_owned()
+        } else {
+            "something went missing uncounted: this is a fault of finrace, please report it"
+                .to_owned()
+        });
+    }
+}
+
+impl StageFindings {
+    fn of(balance: &Balance) -> Self {
+        let Balance { stage, taken, passed, lost, pending } = *balance;
+        let unaccounted = balance.unaccounted();
+        Self { stage: stage.as_str(), taken, passed, lost, pending, unaccounted }
+    }
 }
 
 #[derive(Debug, Serialize)]
@@ -130,6 +212,7 @@ impl Findings {
             hz: features.hz,
             jobs: serving.iter().map(JobFindings::of).collect(),
             missing_fields: fields.collect(),
+            live: None,
         }
     }
 
@@ -171,6 +254,9 @@ impl Findings {
         match &self.problem {
             Some(problem) => line(format!("cannot run: {problem}")),
             None => line("can run".to_owned()),
+        }
+        if let Some(live) = &self.live {
+            live.write(&mut line);
         }
         text.trim_end().to_owned()
     }

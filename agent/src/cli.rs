@@ -226,12 +226,13 @@ impl Serve {
 
 #[derive(Args, Debug)]
 pub struct Check {
-    /// Force the hook for a job, as for the other commands; fails if that hook is not available.
-    #[arg(long = "hook", value_name = "JOB=HOOK", value_parser = forced)]
-    pub hooks: Vec<Forced>,
-    /// Take field offsets from this file instead of /sys/kernel/btf/vmlinux.
-    #[arg(long, value_name = "FILE", env = "FINRACE_BTF")]
-    pub btf: Option<PathBuf>,
+    #[command(flatten)]
+    pub kernel: KernelArgs,
+    /// Then watch for this long (10 s if no time is given), and show for each stage what it took in and what
+    /// became of that.
+    #[arg(long, value_name = "DURATION", num_args = 0..=1, require_equals = true,
+          default_missing_value = "10s", value_parser = duration)]
+    pub live: Option<Duration>,
     /// Print one JSON object.
     #[arg(long)]
     pub json: bool,

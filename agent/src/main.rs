@@ -55,7 +55,11 @@ fn run(command: Command) -> Result<ExitCode> {
         }
         Command::Serve(args) => runtime.block_on(serve::run(&args))?,
         Command::Check(args) => {
-            return Ok(if check::run(&args)? { ExitCode::SUCCESS } else { ExitCode::FAILURE });
+            return Ok(if runtime.block_on(check::run(&args))? {
+                ExitCode::SUCCESS
+            } else {
+                ExitCode::FAILURE
+            });
         }
         Command::Completions(args) => manual::completions(args.shell)?,
         Command::Man(args) => manual::pages(args.directory.as_deref())?,

@@ -24,6 +24,7 @@ use std::time::Duration;
 use encoding::{DescriptorEncoder, LabelSet, MetricEncoder, Number};
 use exemplar::exemplar;
 use family::{Distribution, MetricType, Unit};
+use finrace_logic::balance::{Balance, Stage};
 use finrace_logic::estimate::Population;
 use finrace_logic::histogram::without_first;
 use finrace_logic::knobs::Side;
@@ -59,6 +60,8 @@ pub struct Status {
     pub events: Vec<(&'static str, u64)>,
     /// Records lost or refused, by reason.
     pub lost: Lost,
+    /// What became of all that each stage took in.
+    pub stages: Vec<Balance>,
     /// Runs of programs that the kernel skipped, by job; empty if it does not report them.
     pub skipped: Vec<(&'static str, u64)>,
     pub maps: Vec<Fill>,
@@ -101,6 +104,7 @@ impl Status {
             self.missing_fields.len(),
             self.events.len(),
             self.lost.len(),
+            4 * self.stages.len(),
             self.skipped.len(),
             2 * self.maps.len(),
             2 * self.rings.len(),
@@ -123,6 +127,28 @@ pub fn encode(table: &mut Table, status: Status, format: Format) -> String {
     let room = status.room(SERIES_MAX);
     let export = Collection::begin(table, room, None).finish(table);
     stream::to_text(export, status, Naming::default(), format)
+}
+
+/// The families that count each observation of a peer once.
+const EACH_ONCE: [&str; 6] = [
+    "finrace_closes_total",
+    "finrace_lost_requests_total",
+    "finrace_incidents_total",
+    "finrace_races_seen_total",
+    "finrace_reuse_gap_seconds_count",
+    "finrace_close_wait_seconds_count",
+];
+
+/// Whether a scrape shows all that the table has counted.
+pub fn balance(table: &mut Table, status: Status) -> Balance {
+    let taken = table.balance().passed;
+    let text = encode(table, status, Format::Text004);
+    let shown = text.lines().filter_map(|line| {
+        let (series, value) = line.rsplit_once(' ')?;
+        let family = series.split('{').next()?;
+        EACH_ONCE.contains(&family).then(|| value.parse::<u64>().ok())?
+    });
+    Balance { taken, passed: shown.sum(), ..Balance::of(Stage::Exposition) }
 }
 
 /// One scrape's view of everything.
@@ -199,6 +225,22 @@ impl Exposition {
             "Records lost or refused, by reason. What they would have said is missing everywhere.";
         let lost = status.lost.iter().map(|(reason, count)| (reason.as_str(), *count));
         by_label(out, "finrace_lost_events", help, "reason", lost)?;
+        let stages = &status.stages;
+        let of = |count: fn(&Balance) -> u64| {
+            stages.iter().map(move |balance| (balance.stage.as_str(), count(balance)))
+        };
+        let help = "Records, connections or observations that a stage took in.";
+        by_label(out, "finrace_stage_taken", help, "stage", of(|balance| balance.taken))?;
+        let help = "What a stage handed on, or was done with.";
+        by_label(out, "finrace_stage_passed", help, "stage", of(|balance| balance.passed))?;
+        let help = "What a stage lost, for lack of room or because it was not understood.";
+        by_label(out, "finrace_stage_lost", help, "stage", of(|balance| balance.lost))?;
+        let help = "What waits in a stage: what it took in without what it passed and lost.";
+        let mut pending =
+            out.encode_descriptor("finrace_stage_pending", help, None, MetricType::Gauge)?;
+        for (stage, count) in of(|balance| balance.pending) {
+            pending.with(&[("stage", stage)], |pending| pending.encode_gauge(&count))?;
+        }
         let help = "BPF runs that the kernel skipped, by purpose: the program was already running on that CPU.";
         by_label(out, "finrace_program_skips", help, "purpose", status.skipped.iter().copied())?;
 

@@ -6,9 +6,11 @@ use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Context as _, Result, anyhow, bail, ensure};
-use finrace_ebpf::abi::{MEASURES_BYTES, RACES_BYTES, loss};
+use finrace_ebpf::abi::{MEASURES_BYTES, RACES_BYTES};
+use finrace_logic::balance::{Balance, Stage};
 use finrace_logic::engine::Engine;
 use finrace_logic::event::{Kind, Ticks};
+use finrace_logic::merge::RINGS;
 use finrace_logic::model::{Nanos, Observation};
 use finrace_logic::turn::RunSettings;
 use tokio::signal::unix::{SignalKind, signal};
@@ -28,6 +30,7 @@ use crate::probe::cgroups::Mount;
 use crate::probe::features::{Features, Roots};
 use crate::probe::layout::{Lacking, Resolved, resolve};
 use crate::probe::listeners;
+use crate::probe::losses::RingFlow;
 use crate::probe::plan::{Choice, Job};
 use crate::probe::rights;
 use crate::probe::skips::Skips;
@@ -70,10 +73,12 @@ pub struct RecordCounts {
     pub destroy: u64,
     pub retransmit: u64,
     pub malformed: u64,
-    /// Records that found their ring full, by [`loss`] index.
-    pub rings: [u64; loss::COUNT as usize],
+    /// What became of the records of each ring.
+    pub flows: [RingFlow; RINGS],
+    /// Records that waited for their neighbours at the last reading.
+    pub pending: u64,
     /// Bytes waiting in each ring at the last reading.
-    pub waited: [u64; loss::COUNT as usize],
+    pub waited: [u64; RINGS],
 }
 
 impl RecordCounts {
@@ -86,6 +91,19 @@ impl RecordCounts {
             ("destroy", self.destroy),
             ("retransmit", self.retransmit),
         ]
+    }
+
+    /// What became of all records up to here.
+    fn balances(&self) -> [Balance; 3] {
+        let [races, measures] = self.flows;
+        let reader = Balance {
+            taken: races.read + measures.read,
+            passed: self.events().into_iter().map(|(_, count)| count).sum(),
+            lost: self.malformed,
+            pending: self.pending,
+            ..Balance::of(Stage::Reader)
+        };
+        [races.balance(Stage::RacesRing), measures.balance(Stage::MeasuresRing), reader]
     }
 }
 
@@ -219,10 +237,10 @@ impl Session {
 
     /// Records lost, by reason.
     pub fn lost(&self) -> Lost {
-        let ring = |index: u32| self.counts.rings.get(index as usize).copied().unwrap_or(0);
+        let [races, measures] = self.counts.flows;
         let count = |reason| match reason {
-            Reason::RacesRingFull => ring(loss::RACES_FULL),
-            Reason::MeasuresRingFull => ring(loss::MEASURES_FULL),
+            Reason::RacesRingFull => races.full,
+            Reason::MeasuresRingFull => measures.full,
             Reason::Malformed => self.counts.malformed,
             Reason::TrackerFull => self.engine.refused(),
             Reason::GapsFull => self.engine.gaps_refused(),
@@ -230,6 +248,11 @@ impl Session {
             Reason::ViewsFull => self.engine.untold(),
         };
         Reason::ALL.iter().map(|reason| (*reason, count(*reason))).collect()
+    }
+
+    /// What became of all that each stage has taken in, from the rings to the table.
+    pub fn balances(&self) -> Vec<Balance> {
+        self.counts.balances().into_iter().chain(self.engine.balances()).collect()
     }
 
     /// Updates the verdicts, and returns the current time by both clocks.
@@ -322,8 +345,9 @@ impl Session {
             self.counts.malformed += 1;
         }
         self.counts.waited = batch.waited;
-        if batch.lost != self.counts.rings {
-            self.counts.rings = batch.lost;
+        let before = self.counts.flows;
+        (self.counts.flows, self.counts.pending) = (batch.flows, batch.pending);
+        if before.map(|ring| ring.full) != batch.flows.map(|ring| ring.full) {
             self.engine.note_loss(batch.until);
         }
         let observations = self.engine.advance(&batch.events, batch.until);
@@ -396,7 +420,7 @@ impl Session {
         }
     }
 
-    fn status(&self) -> Status {
+    pub fn status(&self) -> Status {
         let hooks = self.serving.iter().map(|job| HookStatus {
             job: job.job.name(),
             hook: job.by().map_or("none", |choice| choice.hook.name()),
@@ -412,6 +436,7 @@ impl Session {
             missing_fields: self.missing_fields.iter().map(|lost| lost.field.clone()).collect(),
             events: self.counts.events().to_vec(),
             lost: self.lost(),
+            stages: self.balances(),
             skipped: self.skips.read().into_iter().map(|(job, n)| (job.name(), n)).collect(),
             maps: self
                 .engine

@@ -259,6 +259,9 @@ fn replay(hz: u32, events: &[Event], tick: Duration) -> (Engine, Vec<String>) {
     }
     let end = events.last().unwrap().time + SETTLED;
     lines.extend(engine.advance(&[], end).iter().map(line));
+    for balance in engine.balances() {
+        assert_eq!(balance.unaccounted(), 0, "{balance:?}");
+    }
     (engine, lines)
 }
 

@@ -332,8 +332,12 @@ pub mod loss {
     pub const RACES_FULL: u32 = 0;
     /// The ring of measurements was full.
     pub const MEASURES_FULL: u32 = 1;
-    /// Number of reasons.
-    pub const COUNT: u32 = 2;
+    /// Places in the ring of races that were given back: there was nothing to say after all.
+    pub const RACES_GIVEN_BACK: u32 = 2;
+    /// The same in the ring of measurements.
+    pub const MEASURES_GIVEN_BACK: u32 = 3;
+    /// Number of counts.
+    pub const COUNT: u32 = 4;
 }
 
 /// Bytes of the ring of races (FIN with data at risk, write after FIN, resets).

@@ -49,18 +49,12 @@ fn tell(
     new_state: u8,
     fill: impl FnOnce(&mut Record) -> Option<()>,
 ) -> Option<()> {
-    let (buffer, reason): (&RingBuf, u32) = match ring {
-        Ring::Races => (&FR_RACES, loss::RACES_FULL),
-        Ring::Measures => (&FR_MEASURES, loss::MEASURES_FULL),
+    let (buffer, full, given_back): (&RingBuf, u32, u32) = match ring {
+        Ring::Races => (&FR_RACES, loss::RACES_FULL, loss::RACES_GIVEN_BACK),
+        Ring::Measures => (&FR_MEASURES, loss::MEASURES_FULL, loss::MEASURES_GIVEN_BACK),
     };
     let Some(mut entry) = buffer.reserve::<Record>(0) else {
-        if let Some(count) = FR_LOSSES.get_ptr_mut(reason) {
-            // The target's `AtomicU64` has no `fetch_add`; this instruction is as old as BPF.
-            // SAFETY: a valid, aligned pointer into the map.
-            unsafe {
-                asm!("lock *(u64 *)({count} + 0) += {one}", count = in(reg) count, one = in(reg) 1_u64);
-            }
-        }
+        count(full);
         return None;
     };
     let told = fill(sock::begin(&mut entry, kind, old_state, new_state));
@@ -69,9 +63,23 @@ fn tell(
         let wake = unread >= u64::from(frozen!(FR_SETTINGS.wake_bytes));
         entry.submit(u64::from(if wake { BPF_RB_FORCE_WAKEUP } else { BPF_RB_NO_WAKEUP }));
     } else {
+        // Before the reader can see the gap: its sums are never short of it.
+        count(given_back);
         entry.discard(u64::from(BPF_RB_NO_WAKEUP));
     }
     told
+}
+
+/// Adds one to one of the [`loss`] counts.
+#[inline(always)]
+fn count(what: u32) {
+    if let Some(count) = FR_LOSSES.get_ptr_mut(what) {
+        // The target's `AtomicU64` has no `fetch_add`; this instruction is as old as BPF.
+        // SAFETY: a valid, aligned pointer into the map.
+        unsafe {
+            asm!("lock *(u64 *)({count} + 0) += {one}", count = in(reg) count, one = in(reg) 1_u64);
+        }
+    }
 }
 
 /// The arguments of a hook that sees writes.

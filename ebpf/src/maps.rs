@@ -13,7 +13,7 @@ pub(crate) static FR_RACES: RingBuf = RingBuf::with_byte_size(RACES_BYTES, 0);
 #[map]
 pub(crate) static FR_MEASURES: RingBuf = RingBuf::with_byte_size(MEASURES_BYTES, 0);
 
-/// Records lost because their ring was full, by ring. Mapped into the agent, which thus needs no
+/// Records lost because their ring was full, and places that were given back, by ring. Mapped into the agent, which thus needs no
 /// capabilities to read it (before 5.19, every bpf(2) call requires them: c8644cd0efe7).
 #[map]
 pub(crate) static FR_LOSSES: Array<u64> = Array::with_max_entries(loss::COUNT, BPF_F_MMAPABLE);

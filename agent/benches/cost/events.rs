@@ -12,11 +12,12 @@ use finrace::probe::names::ProcessNames;
 use finrace::probe::source::{Batch, Source};
 use finrace::session;
 use finrace::who::Who;
-use finrace_ebpf::abi::{RECORD_SIZE, Record, loss};
+use finrace_ebpf::abi::{RECORD_SIZE, Record};
 use finrace_logic::engine::Engine;
 use finrace_logic::event::{Event, Ticks, decode};
 use finrace_logic::join::Joiner;
 use finrace_logic::merge::Merge;
+use finrace_logic::merge::RINGS;
 use finrace_logic::model::Nanos;
 use finrace_logic::tracker::Tracker;
 use finrace_logic::turn::RunSettings;
@@ -110,7 +111,7 @@ pub(crate) struct Seen {
     pub(crate) malformed: u64,
     pub(crate) observations: u64,
     /// Records that have found their ring full since the start, by ring.
-    pub(crate) lost: [u64; loss::COUNT as usize],
+    pub(crate) lost: [u64; RINGS],
     /// The most bytes that waited in a ring.
     pub(crate) waited: u64,
 }
@@ -129,8 +130,9 @@ pub(crate) fn follow(
         seen.events += batch.events.len() as u64;
         seen.malformed += batch.malformed.len() as u64;
         seen.waited = batch.waited.into_iter().fold(seen.waited, u64::max);
-        if batch.lost != seen.lost {
-            seen.lost = batch.lost;
+        let lost = batch.flows.map(|ring| ring.full);
+        if lost != seen.lost {
+            seen.lost = lost;
             engine.note_loss(batch.until);
         }
         seen.observations += engine.advance(&batch.events, batch.until).len() as u64;

@@ -1,5 +1,6 @@
 //! The whole way from events to observations: follow, join, judge by what is known of the peer.
 
+use super::balance::{Balance, Stage};
 use super::event::Event;
 use super::join::Joiner;
 use super::model::{Incident, Nanos, Observation};
@@ -12,6 +13,9 @@ pub struct Engine {
     tracker: Tracker,
     joiner: Joiner,
     pub table: Table,
+    judged: u64,
+    /// Nothing happened after all.
+    dismissed: u64,
 }
 
 impl Engine {
@@ -24,6 +28,8 @@ impl Engine {
             tracker: Tracker::new(settings, listeners),
             joiner: Joiner::default(),
             table: Table::new(max_rows, settings.threshold, settings.start),
+            judged: 0,
+            dismissed: 0,
         }
     }
 
@@ -55,6 +61,7 @@ impl Engine {
     }
 
     fn settle(&mut self, mut out: Vec<Observation>) -> Vec<Observation> {
+        self.judged += out.len() as u64;
         out.retain_mut(|observation| {
             let is_kept = match observation {
                 Observation::Incident(incident) => self.judge(incident),
@@ -65,6 +72,8 @@ impl Engine {
             };
             if is_kept {
                 self.table.add(observation);
+            } else {
+                self.dismissed += 1;
             }
             is_kept
         });
@@ -79,6 +88,17 @@ impl Engine {
     /// What is kept per connection: name, entries and limit.
     pub fn fill(&self) -> [(&'static str, usize, usize); 5] {
         self.tracker.fill()
+    }
+
+    /// What became of all that each stage took in.
+    pub fn balances(&self) -> [Balance; 4] {
+        let table = self.table.balance();
+        let judge = Balance {
+            taken: self.judged,
+            passed: self.dismissed + self.table.added(),
+            ..Balance::of(Stage::Judge)
+        };
+        [self.tracker.balance(), self.joiner.balance(), judge, table]
     }
 
     /// What was not kept for lack of room.

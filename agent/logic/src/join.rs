@@ -8,6 +8,7 @@ use std::time::Duration;
 use finrace_ebpf::decide::distance;
 use foldhash::HashMap;
 
+use super::balance::{Balance, Stage};
 use super::model::{Incident, Nanos, Observation, Role};
 use super::tracker::{Finding, Lost};
 use super::turn;
@@ -37,6 +38,9 @@ pub struct Joiner {
     told: VecDeque<(Nanos, Role, Lost)>,
     told_by: ByLost<Role>,
     added: u64,
+    taken: u64,
+    /// What was told, and views that were told already or joined the other end's.
+    passed: u64,
     /// Something that should have been remembered until this time was forgotten.
     gap_until: Nanos,
     untold: u64,
@@ -87,15 +91,18 @@ impl Joiner {
     /// bytes is the last word on them, even that they were no request.
     pub fn add(&mut self, finding: Finding, out: &mut Vec<Observation>) {
         let Finding { observation, lost } = finding;
+        self.taken += 1;
         let (incident, lost) = match (observation, lost) {
             (Observation::Incident(incident), Some(lost)) => (incident, lost),
             (other, _) => {
+                self.passed += 1;
                 out.push(other);
                 return;
             }
         };
         let role = incident.origin.role;
         if self.told_by.same(lost).any(|other| other != role) {
+            self.passed += 1;
             return;
         }
         let partners = self.waiting_by.same(lost).filter_map(|id| {
@@ -112,6 +119,7 @@ impl Joiner {
             if turn::reconcile(&mut client, &server, lost.start == server_lost.start) {
                 client.other_view = Some(Box::new(server));
             }
+            self.passed += 1;
             self.tell(client, lost, id.0, out);
             return;
         }
@@ -154,6 +162,18 @@ impl Joiner {
         self.untold
     }
 
+    /// What became of all findings.
+    pub fn balance(&self) -> Balance {
+        let Self { taken, passed, untold, waiting, .. } = self;
+        Balance {
+            stage: Stage::Joiner,
+            taken: *taken,
+            passed: *passed,
+            lost: *untold,
+            pending: waiting.len() as u64,
+        }
+    }
+
     fn take(&mut self, id: Id) -> Option<(Id, Lost, Incident)> {
         let (lost, incident) = self.waiting.remove(&id)?;
         self.waiting_by.remove(lost, id);
@@ -181,6 +201,7 @@ impl Joiner {
             self.told.push_back((now + REMEMBER, role, lost));
             self.told_by.insert(lost, role);
         }
+        self.passed += 1;
         out.push(Observation::Incident(incident));
     }
 
@@ -246,6 +267,9 @@ mod tests {
             let forgotten = u64::from(count).saturating_sub(TOLD as u64);
             assert_eq!((out.len(), joiner.untold()), (count as usize, forgotten));
             assert!(joiner.waiting_by.0.iter().all(HashMap::is_empty));
+            let balance = joiner.balance();
+            assert_eq!((balance.unaccounted(), balance.lost), (0, forgotten));
+            assert_eq!(balance.taken, 2 * u64::from(count));
             assert!(joiner.told_by.0.iter().all(HashMap::is_empty));
             // Long after, a view of the server's end alone is told once more.
             joiner.add(race(Role::Server, Class::LateRequest, 200_000, lost(1)), &mut out);
@@ -261,6 +285,7 @@ mod tests {
         for finding in findings {
             joiner.expire(finding.observation.time(), &mut out);
             joiner.add(finding, &mut out);
+            assert_eq!(joiner.balance().unaccounted(), 0);
         }
         joiner.expire(Nanos(60_000_000_000), &mut out);
         let view = |i: &Incident| format!("{} {}", i.origin.role, i.class);

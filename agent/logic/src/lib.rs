@@ -1,6 +1,7 @@
 //! The decisions of finrace as plain functions over plain data: no I/O, no clock, no aya.
 
 pub mod advice;
+pub mod balance;
 pub mod ends;
 pub mod engine;
 pub mod estimate;

@@ -29,6 +29,11 @@ impl Merge {
         }
     }
 
+    /// How many events wait.
+    pub fn waiting(&self) -> usize {
+        self.0.iter().map(VecDeque::len).sum()
+    }
+
     /// Takes out, in order, what is stamped up to `until`; of two with the same stamp, the first ring's comes first.
     pub fn take(&mut self, until: Nanos) -> Vec<Event> {
         let [a, b] = &mut self.0;

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use foldhash::HashMap;
 
+use super::balance::{Balance, Stage};
 use super::model::Nanos;
 
 /// Entries whose room is not worth giving back.
@@ -17,6 +18,9 @@ pub struct Recent<K, V> {
     entries: HashMap<K, (Nanos, V)>,
     limit: usize,
     keep: Duration,
+    taken: u64,
+    /// Entries that were removed, replaced, or grew too old.
+    left: u64,
     /// Entries pushed out for lack of room.
     pub refused: u64,
     /// When the youngest of those that left a full map had come: everything that came later is still there.
@@ -25,24 +29,38 @@ pub struct Recent<K, V> {
 
 impl<K: Hash + Eq, V> Recent<K, V> {
     pub fn new(limit: usize, keep: Duration) -> Self {
-        Self { entries: HashMap::default(), limit, keep, refused: 0, left_until: Nanos(0) }
+        Self {
+            entries: HashMap::default(),
+            limit,
+            keep,
+            taken: 0,
+            left: 0,
+            refused: 0,
+            left_until: Nanos(0),
+        }
     }
 
     pub fn insert(&mut self, key: K, time: Nanos, value: V) {
         self.make_room(&key, time);
-        self.entries.insert(key, (time, value));
+        self.taken += 1;
+        self.left += u64::from(self.entries.insert(key, (time, value)).is_some());
     }
 
     /// The entry of this key, made if there is none.
     pub fn get_or_insert(&mut self, key: K, time: Nanos, make: impl FnOnce() -> V) -> &mut V {
         self.make_room(&key, time);
-        &mut self.entries.entry(key).or_insert_with(|| (time, make())).1
+        let taken = &mut self.taken;
+        let fresh = || {
+            *taken += 1;
+            (time, make())
+        };
+        &mut self.entries.entry(key).or_insert_with(fresh).1
     }
 
     fn make_room(&mut self, key: &K, time: Nanos) {
         if self.entries.len() >= self.limit && !self.entries.contains_key(key) {
             let keep = self.keep;
-            let mut left_until = self.left_until;
+            let (mut left_until, before) = (self.left_until, self.entries.len());
             self.entries.retain(|_, (stamp, _)| {
                 let stays = time.since(*stamp) <= keep;
                 if !stays {
@@ -50,6 +68,7 @@ impl<K: Hash + Eq, V> Recent<K, V> {
                 }
                 stays
             });
+            self.left += (before - self.entries.len()) as u64;
             // Nearly full of fresh ones: make room by halves, so that scans stay rare.
             if self.entries.len() > self.limit / 4 * 3 {
                 let before = self.entries.len();
@@ -85,13 +104,16 @@ impl<K: Hash + Eq, V> Recent<K, V> {
     }
 
     pub fn remove(&mut self, key: &K) -> Option<V> {
-        self.entries.remove(key).map(|(_, value)| value)
+        let removed = self.entries.remove(key);
+        self.left += u64::from(removed.is_some());
+        removed.map(|(_, value)| value)
     }
 
     /// Forgets what is too old, full or not.
     pub fn forget(&mut self, now: Nanos) {
-        let keep = self.keep;
+        let (keep, before) = (self.keep, self.entries.len());
         self.entries.retain(|_, (stamp, _)| now.since(*stamp) <= keep);
+        self.left += (before - self.entries.len()) as u64;
     }
 
     /// Gives back the room that a burst took and nothing needs any more.
@@ -99,6 +121,18 @@ impl<K: Hash + Eq, V> Recent<K, V> {
         let needed = self.entries.len().max(ROOM);
         if self.entries.capacity() / 4 > needed {
             self.entries.shrink_to(2 * needed);
+        }
+    }
+
+    /// What became of all entries.
+    pub fn balance(&self, stage: Stage) -> Balance {
+        let Self { entries, taken, left, refused, .. } = self;
+        Balance {
+            stage,
+            taken: *taken,
+            passed: *left,
+            lost: *refused,
+            pending: entries.len() as u64,
         }
     }
 
@@ -126,6 +160,26 @@ mod tests {
         let mut recent = Recent::new(1_000, Duration::from_mins(1));
         (0..1_001).for_each(|key| recent.insert(key, Nanos(5), ()));
         assert_eq!((recent.count(), recent.refused), (501, 500));
+    }
+
+    #[test]
+    fn every_entry_is_accounted_for() {
+        let mut recent = Recent::new(500, Duration::from_secs(30));
+        // In an order that looks like chance, with keys that come again.
+        for n in 0..20_000_u64 {
+            let (key, now) = (n * 7_919 % 1_300, Nanos(0) + Duration::from_millis(n * 40));
+            match n % 7 {
+                0 => drop(recent.remove(&key)),
+                1 => *recent.get_or_insert(key, now, || 0) += 1,
+                _ => recent.insert(key, now, n),
+            }
+            if n % 1_000 == 0 {
+                recent.forget(now);
+            }
+            assert_eq!(recent.balance(Stage::Tracker).unaccounted(), 0);
+        }
+        let Balance { taken, passed, lost, pending, .. } = recent.balance(Stage::Tracker);
+        assert!(taken > 15_000 && passed > 1_000 && lost > 1_000 && pending > 100);
     }
 
     #[test]

@@ -22,6 +22,7 @@ use std::time::Duration;
 
 use foldhash::HashMap;
 
+use super::balance::{Balance, Stage};
 use super::estimate::Estimate;
 use super::model::{Cause, Class, Close, Closer, Incident, Nanos, Observation, Origin, Role};
 use super::owner::Owner;
@@ -152,6 +153,11 @@ pub struct Table {
     refusals: u64,
     port_evictions: u64,
     unattributed: u64,
+    /// Observations, and views of them from the other end.
+    taken: u64,
+    added: u64,
+    /// Counts of rows that left, which a scrape has shown for the last time.
+    taken_away: u64,
 }
 
 impl Table {
@@ -184,6 +190,9 @@ impl Table {
             refusals: 0,
             port_evictions: 0,
             unattributed: 0,
+            taken: 0,
+            added: 0,
+            taken_away: 0,
         }
     }
 
@@ -206,6 +215,10 @@ impl Table {
 
     pub fn add(&mut self, observation: &Observation) {
         let is_race = matches!(observation, Observation::Incident(i) if i.class.is_race());
+        self.added += 1;
+        if matches!(observation, Observation::Outcome(_)) {
+            return; // Of what was counted before.
+        }
         let time = observation.time();
         let close = if let Observation::Close(close) = observation { Some(close) } else { None };
         self.update(observation.origin(), time, is_race, close, |stats| stats.add(observation));
@@ -228,6 +241,7 @@ impl Table {
         close: Option<&Close>,
         change: impl Fn(&mut Stats),
     ) {
+        self.taken += 1;
         let Some(key) = RowKey::of(origin) else {
             self.unattributed += 1;
             return;
@@ -519,6 +533,26 @@ impl Table {
     /// Roll-ups that gave way to others.
     pub const fn port_evictions(&self) -> u64 {
         self.port_evictions
+    }
+
+    /// What became of all observations, and of views of them from the other end: what rows, `other`, and what
+    /// left have counted.
+    pub fn balance(&self) -> Balance {
+        let rows = self.rows.iter().map(|row| row.stats.counts.total());
+        let others = self.others().map(|(_, stats)| stats.counts.total());
+        let left = self.left_rows.iter().map(|left| left.counts.total());
+        let counted: u64 = rows.chain(others).chain(left).sum();
+        Balance {
+            taken: self.taken,
+            passed: counted + self.taken_away,
+            lost: self.unattributed,
+            ..Balance::of(Stage::Table)
+        }
+    }
+
+    /// Observations that were added.
+    pub const fn added(&self) -> u64 {
+        self.added
     }
 
     /// Observations in no row, their role being unknown.

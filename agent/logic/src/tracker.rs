@@ -20,6 +20,7 @@ use foldhash::HashMap;
 
 use self::after_reset::Dead;
 use self::habits::Habits;
+use super::balance::{Balance, Stage};
 use super::event::{Event, Kind, SockKey, Tuple};
 use super::model::{Close, Endpoint, Evidence, How, Nanos, Observation, Origin, Process, Role};
 use super::owner::Owner;
@@ -229,6 +230,23 @@ impl Tracker {
             ("closed", self.closed.count(), LIMIT),
             ("reset", self.dead.count(), LIMIT),
         ]
+    }
+
+    /// What became of all that was kept, whatever it was.
+    pub fn balance(&self) -> Balance {
+        let stage = Stage::Tracker;
+        let Self { followed, asked, answered, closed, closes_of, dead, pending, .. } = self;
+        [
+            followed.balance(stage),
+            asked.balance(stage),
+            answered.balance(stage),
+            closed.balance(stage),
+            closes_of.balance(stage),
+            dead.balance(stage),
+            pending.balance(stage),
+        ]
+        .into_iter()
+        .fold(Balance::of(stage), Balance::plus)
     }
 
     /// Sockets past a FIN that found no room: what is missing of them says nothing.

@@ -370,10 +370,16 @@ impl Kernel {
         let log = aya_log::EbpfLogger::init(ebpf)
             .inspect_err(|error| log::debug!("no log of the kernel programs: {error}"))
             .ok();
+        let [races, measures, counts] =
+            ["FR_RACES", "FR_MEASURES", "FR_LOSSES"].map(|name| take(ebpf, name));
+        let (races, measures) = (races?, measures?);
+        let losses = Losses::map(&counts?, [&races, &measures])?;
+        let ring =
+            |map, name| RingBuf::try_from(map).with_context(|| format!("opening map {name}"));
         Ok(Records {
-            races: ring(ebpf, "FR_RACES")?,
-            measures: ring(ebpf, "FR_MEASURES")?,
-            losses: Losses::map(&take(ebpf, "FR_LOSSES")?)?,
+            races: ring(races, "FR_RACES")?,
+            measures: ring(measures, "FR_MEASURES")?,
+            losses,
             log,
         })
     }
@@ -409,10 +415,6 @@ impl Kernel {
 
 fn take(ebpf: &mut Ebpf, name: &str) -> Result<aya::maps::Map> {
     ebpf.take_map(name).with_context(|| format!("the BPF object has no map {name}"))
-}
-
-fn ring(ebpf: &mut Ebpf, name: &str) -> Result<RingBuf<MapData>> {
-    RingBuf::try_from(take(ebpf, name)?).with_context(|| format!("opening map {name}"))
 }
 
 fn find<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut Program> {

@@ -12,7 +12,6 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use aya::maps::{MapData, RingBuf};
-use finrace_ebpf::abi::loss;
 use finrace_logic::event::{DecodeError, Event, decode};
 use finrace_logic::merge::{Merge, RINGS};
 use finrace_logic::model::Nanos;
@@ -23,6 +22,7 @@ use tokio::sync::mpsc;
 
 use super::attach::Records;
 use super::cgroups::{Cgroups, Mount};
+use super::losses::RingFlow;
 use super::names::ProcessNames;
 use crate::clock::monotonic;
 use crate::memory;
@@ -56,10 +56,12 @@ pub struct Batch {
     pub until: Nanos,
     /// Records that could not be decoded, by reason.
     pub malformed: Vec<DecodeError>,
-    /// Records that found their ring full since the start, by [`loss`] index.
-    pub lost: [u64; loss::COUNT as usize],
-    /// Bytes in each ring when last counted, also by [`loss`] index.
-    pub waited: [u64; loss::COUNT as usize],
+    /// What became of the records of each ring since the start.
+    pub flows: [RingFlow; RINGS],
+    /// Records that still wait for their neighbours.
+    pub pending: u64,
+    /// Bytes in each ring when last counted.
+    pub waited: [u64; RINGS],
     _held: Held,
 }
 
@@ -179,7 +181,7 @@ fn read(
         let mut batch = reader.cut(is_last);
         cgroups.name(&mut batch.events, now);
         names.replace(&mut batch.events, now);
-        batch.lost = records.losses.read();
+        batch.flows = records.losses.flows(reader.read);
         if let Some(log) = &mut records.log {
             log.flush();
         }
@@ -210,6 +212,8 @@ impl RecordSource for RingBuf<MapData> {
 struct Reader {
     merge: Merge,
     malformed: Vec<DecodeError>,
+    /// Records taken from each ring since the start.
+    read: [u64; RINGS],
     fills: [Fill; RINGS],
     /// All records that were stamped before this and are no longer in flight have been read.
     reached: Nanos,
@@ -252,7 +256,8 @@ impl Reader {
     fn turn<R: RecordSource>(&mut self, rings: [&mut R; RINGS], now: Nanos) -> bool {
         let mut reached = now;
         let mut is_all = true;
-        for (index, (ring, fill)) in rings.into_iter().zip(&mut self.fills).enumerate() {
+        let of_rings = rings.into_iter().zip(&mut self.fills).zip(&mut self.read);
+        for (index, ((ring, fill), read)) in of_rings.enumerate() {
             if fill.at.is_none() {
                 *fill = Fill { bytes: 0, at: Some(now) };
             }
@@ -262,6 +267,7 @@ impl Reader {
                 && let Some((bytes, event)) = ring.next(|bytes| (bytes.len(), decode(bytes)))
             {
                 left -= 1;
+                *read += 1;
                 match event {
                     Ok(event) => {
                         last = last.max(event.time);
@@ -295,7 +301,8 @@ impl Reader {
         let before = self.waiting.fetch_add(held.events, Ordering::Relaxed);
         self.had_burst |= before + held.events >= BURST;
         let waited = self.fills.map(|fill| fill.bytes);
-        Batch { events, until, malformed, lost: [0; _], waited, _held: held }
+        let pending = self.merge.waiting() as u64;
+        Batch { events, until, malformed, flows: Default::default(), pending, waited, _held: held }
     }
 }
 
@@ -342,6 +349,8 @@ mod tests {
         let batch = reader.cut(false);
         assert_eq!(times(&batch), [10, 20, 29].map(|milli| milli * MILLI));
         assert_eq!((batch.until, batch.malformed.len()), (Nanos(29 * MILLI), 1));
+        // Of five records, one is not understood, and the youngest waits.
+        assert_eq!((reader.read, batch.pending), ([2, 3], 1));
         assert_eq!(batch.waited, [2 * IN_RING, 3 * IN_RING]);
         // The youngest has waited for its neighbours; what has arrived since was not there before.
         measures.0.extend([30 * MILLI - 1, 41 * MILLI]);

@@ -31,10 +31,15 @@ type Collected = Arc<Mutex<Vec<String>>>;
 impl Agent {
     /// Returns once its programs are attached.
     pub(crate) fn start(args: &[&str]) -> Result<Self> {
+        Self::run(&["watch", "--json"], args)
+    }
+
+    /// The same for another command.
+    pub(crate) fn run(words: &[&str], args: &[&str]) -> Result<Self> {
         let program = program()?;
         let added = std::env::var("FINRACE_ARGS").unwrap_or_default();
         let mut command = Command::new(&program);
-        command.args(["watch", "--json"]).args(added.split_whitespace()).args(args);
+        command.args(words).args(added.split_whitespace()).args(args);
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let rights = Rights::from_env()?;
         if let Some(rights) = rights {
@@ -55,6 +60,34 @@ impl Agent {
             thread::sleep(stretched(POLL_MS));
         }
         bail!("the agent did not attach: {}", locked(&agent.log).join("; "))
+    }
+
+    pub(crate) fn signal(&self, signal: Signal) -> Result<()> {
+        let pid = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw);
+        kill_process(pid.context("reading the agent's pid")?, signal)
+            .with_context(|| format!("sending the agent {signal:?}"))
+    }
+
+    /// All that it has printed, once it has ended well.
+    pub(crate) fn output(mut self) -> Result<String> {
+        self.wait()?;
+        thread::sleep(stretched(POLL_MS));
+        Ok(locked(&self.lines).concat())
+    }
+
+    fn wait(&mut self) -> Result<()> {
+        for _ in 0..STOP_MS / POLL_MS {
+            let Some(status) = self.child.try_wait().context("waiting for the agent")? else {
+                thread::sleep(stretched(POLL_MS));
+                continue;
+            };
+            if !status.success() {
+                let (said, log) = (locked(&self.lines).concat(), locked(&self.log).join("; "));
+                bail!("the agent ended with {status}: {log} {said}");
+            }
+            return Ok(());
+        }
+        bail!("the agent went on after an interrupt")
     }
 
     /// Runs of its programs that the kernel skipped, because one of the kind was under way on that
@@ -88,24 +121,13 @@ impl Agent {
     /// An interrupt is an ordinary end: status 0 and a last word.
     pub(crate) fn stop(mut self) -> Result<()> {
         let before = locked(&self.log).len();
-        let pid = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw);
-        kill_process(pid.context("reading the agent's pid")?, Signal::INT)
-            .context("interrupting the agent")?;
-        for _ in 0..STOP_MS / POLL_MS {
-            let Some(status) = self.child.try_wait().context("waiting for the agent")? else {
-                thread::sleep(stretched(POLL_MS));
-                continue;
-            };
-            if !status.success() {
-                bail!("the agent ended with {status}: {}", locked(&self.log).join("; "));
-            }
-            thread::sleep(stretched(POLL_MS));
-            if locked(&self.log).len() == before {
-                bail!("the agent ended without a summary");
-            }
-            return Ok(());
+        self.signal(Signal::INT)?;
+        self.wait()?;
+        thread::sleep(stretched(POLL_MS));
+        if locked(&self.log).len() == before {
+            bail!("the agent ended without a summary");
         }
-        bail!("the agent went on after an interrupt")
+        Ok(())
     }
 }
 

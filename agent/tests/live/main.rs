@@ -15,6 +15,7 @@
 //!   given, a line `tally NAME ALL RIGHT MISSED WRONG_CLASS WRONG_CLOSER FALSE DOUBLED` counts them.
 #![expect(clippy::print_stdout, reason = "a test program without the harness reports itself")]
 
+mod accounts;
 mod agent;
 mod expect;
 mod field;
@@ -63,6 +64,7 @@ struct Verdict {
 
 const WITHOUT_HOOK: &str = " without write hook";
 const KEEPS_NOTHING: &str = "agent_keeps_no_capabilities";
+const ACCOUNTED_FOR: &str = "everything_is_accounted_for";
 
 enum Outcome {
     Good,
@@ -91,7 +93,12 @@ fn run() -> Result<bool> {
     let all =
         [races::ALL, paths::ALL, owners::ALL, lookalikes::ALL, field::ALL].into_iter().flatten();
     let scenarios: Vec<&Scenario> = all.filter(|s| is_wanted(s)).collect();
-    ensure!(!scenarios.is_empty(), "no scenario has {} in its name", wanted.join(" or "));
+    let accounts = wanted.is_empty() || wanted.iter().any(|part| ACCOUNTED_FOR.contains(&**part));
+    ensure!(
+        accounts || !scenarios.is_empty(),
+        "no scenario has {} in its name",
+        wanted.join(" or ")
+    );
 
     if std::env::args().any(|argument| argument == "--list") {
         for scenario in &scenarios {
@@ -136,6 +143,9 @@ fn run() -> Result<bool> {
     verdicts.push(Verdict::of("agent_stops", agent.stop()));
     if let Ok(hookless) = hookless {
         verdicts.push(Verdict::of("agent_stops without write hook", hookless.stop()));
+    }
+    if accounts {
+        verdicts.push(Verdict::of(ACCOUNTED_FOR, accounts::check()));
     }
     for verdict in &verdicts {
         verdict.print();

@@ -366,6 +366,7 @@ impl Collection {
         // What left once it was taken is shown this time.
         let scrape = table.scrape;
         self.rows.left = table.left_rows.extract_if(.., |left| left.taken != scrape).collect();
+        table.taken_away += self.rows.left.iter().map(|left| left.counts.total()).sum::<u64>();
         self.ports.left = table.left_ports.extract_if(.., |left| left.taken != scrape).collect();
         // From here on no row counts as taken.
         table.scrape += 1;

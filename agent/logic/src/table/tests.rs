@@ -701,6 +701,7 @@ fn sums_over_what_is_shown(keeps: Keeps) {
             }
         }
         let export = collection.finish(&mut table);
+        assert_eq!(table.balance().unaccounted(), 0, "round {round}");
 
         let judged = |timeouts: &[Option<_>], expected: Option<f64>| {
             3 * timeouts.iter().flatten().count() + usize::from(expected.is_some()) + 1

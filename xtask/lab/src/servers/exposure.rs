@@ -188,7 +188,7 @@ impl Stand {
 /// All settings at the same time, with one finrace. It has said what it expects before the races that
 /// count begin.
 pub(super) fn run(bench: &Bench) -> Result<Vec<String>> {
-    let (seconds, min_races) = if bench.is_short { (30, 20) } else { (90, 30) };
+    let (seconds, min_races) = if bench.is_short { (30, 20) } else { (200, 30) };
     let half = Duration::from_secs(seconds);
     let directory = bench.directory("exposure")?;
     let stands = settings(bench.is_short)
