@@ -18,6 +18,8 @@ use clap::{Args, ValueEnum};
 
 #[cfg(feature = "kubernetes")]
 mod access;
+#[cfg(feature = "kubernetes")]
+mod bounded;
 mod directory;
 #[cfg_attr(not(feature = "kubernetes"), expect(dead_code, reason = "nobody fills it"))]
 mod feed;

@@ -4,13 +4,16 @@ use std::error::Error;
 use std::io;
 use std::path::PathBuf;
 
+use ::kube::client::ClientBuilder;
 use ::kube::config::{AuthInfo, Kubeconfig};
 use ::kube::core::Status;
 use ::kube::{Client, Config};
 use anyhow::{Context as _, Result};
 use tokio::time::error::Elapsed;
+use tower::layer::layer_fn;
 
 use super::Account;
+use super::bounded::{Bounded, TooLong};
 use super::feed::{Failure, Reason};
 
 /// Maximum number of characters kept of a server's message.
@@ -39,11 +42,12 @@ impl Access {
     pub(super) fn client(&self) -> Result<Client, Failure> {
         // Files that are not there yet will appear: not the server's fault.
         let config = self.config().map_err(|error| Failure { reason: Reason::Other, error })?;
-        Client::try_from(config).map_err(|error| {
+        let builder = ClientBuilder::try_from(config).map_err(|error| {
             let reason = reason_of(&error);
             let error = anyhow::Error::new(error).context("setting up a client");
             Failure { reason, error }
-        })
+        })?;
+        Ok(builder.with_layer(&layer_fn(Bounded)).build())
     }
 
     pub(super) fn config(&self) -> Result<Config> {
@@ -127,7 +131,9 @@ fn reason_of_code(code: u16) -> Reason {
 #[expect(clippy::wildcard_enum_match_arm, reason = "what is new there is `other` here")]
 fn reason_of(error: &::kube::Error) -> Reason {
     use ::kube::Error as E;
+    let is_too_long = anyhow::Chain::new(error).any(<dyn Error>::is::<TooLong>);
     match error {
+        _ if is_too_long => Reason::Decode,
         E::Api(status) => reason_of_code(status.code),
         E::Auth(_) => Reason::Unauthorized,
         E::SerdeError(_) | E::FromUtf8(_) => Reason::Decode,

@@ -251,6 +251,34 @@ async fn an_answer_that_is_no_list_takes_no_name_away() {
     }
 }
 
+#[tokio::test]
+async fn an_answer_without_end_is_not_read() {
+    const MIB: usize = 1 << 20;
+    let (server, _files, names) = asked("", |world| world.put(PODS, pod(1))).await;
+    until(&names, is_up).await;
+    // The longest answer that there may be, with what makes it a list, and one that is longer.
+    for (spaces, is_read) in [(31 * MIB, true), (32 * MIB, false)] {
+        let list = r#"{"kind":"PodList","metadata":{"resourceVersion":"1"},"items":[]}"#;
+        let before = errors(&names, Reason::Decode);
+        server.with(|world| {
+            world.list = Some(" ".repeat(spaces) + list);
+            world.compact();
+            world.end_watches();
+        });
+        let lists = server.with(|world| world.count("list"));
+        server.until(|world| world.count("list") > lists).await;
+        if !is_read {
+            until(&names, |names| errors(names, Reason::Decode) > before).await;
+        }
+        server.with(|world| world.list = None);
+        until(&names, |names| is_up(names) && objects(names, "pod") == 1).await;
+    }
+    let before = errors(&names, Reason::Decode);
+    server.with(|world| world.say(PODS, &" ".repeat(9 * MIB)));
+    until(&names, |names| errors(names, Reason::Decode) > before).await;
+    until(&names, is_up).await;
+}
+
 /// Five at most, since a server that ends each watch would be asked endlessly.
 #[tokio::test]
 async fn a_server_that_ends_each_watch_is_asked_no_more_often_than_one_that_fails() {

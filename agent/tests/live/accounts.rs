@@ -9,13 +9,25 @@ use rustix::process::Signal;
 use serde_json::Value;
 
 use crate::agent::Agent;
+use crate::kernel;
 use crate::stage::pause;
 
 /// Each makes a few records, of which a ring of 1 MiB holds fewer than 5,000.
-const TOO_MANY: u32 = 4_000;
+const TOO_MANY: u32 = 2_000;
+
+/// Runs it in a namespace of its own, which takes its sockets in TIME_WAIT with it: a small machine has room for
+/// few, and other scenarios need them.
+pub(crate) fn check() -> Result<()> {
+    let checking = thread::spawn(|| {
+        kernel::unshare_netns()?;
+        kernel::set_interface_up("lo", true)?;
+        check_here()
+    });
+    checking.join().ok().context("the test panicked")?
+}
 
 /// A reader that stands still, more closes than its ring holds, and some that it sees again.
-pub(crate) fn check() -> Result<()> {
+fn check_here() -> Result<()> {
     let agent = Agent::run(&["check", "--live=10m", "--json"], &[])?;
     close_many(100)?;
     agent.signal(Signal::STOP)?;
@@ -26,9 +38,12 @@ pub(crate) fn check() -> Result<()> {
     agent.signal(Signal::INT)?;
     let text = agent.output()?;
     let said: Value = serde_json::from_str(&text).with_context(|| text.clone())?;
-    let stages = said["live"]["stages"].as_array().with_context(|| text.clone())?;
-    let count = |stage: &Value, what: &str| stage[what].as_i64().unwrap_or(i64::MIN);
-    let names: Vec<_> = stages.iter().filter_map(|stage| stage["stage"].as_str()).collect();
+    let stages =
+        said.pointer("/live/stages").and_then(Value::as_array).with_context(|| text.clone())?;
+    let count =
+        |stage: &Value, what: &str| stage.get(what).and_then(Value::as_i64).unwrap_or(i64::MIN);
+    let is = |stage: &Value, name: &str| stage.get("stage").is_some_and(|of| of == name);
+    let names: Vec<_> = stages.iter().filter_map(|stage| stage.get("stage")?.as_str()).collect();
     let all = [
         "races_ring",
         "measures_ring",
@@ -42,9 +57,9 @@ pub(crate) fn check() -> Result<()> {
     ensure!(names == all, "stages: {names:?}");
     for stage in stages {
         ensure!(count(stage, "unaccounted") == 0, "{stage}");
-        ensure!(count(stage, "taken") > 0 || stage["stage"] == "races_ring", "{stage}");
+        ensure!(count(stage, "taken") > 0 || is(stage, "races_ring"), "{stage}");
     }
-    let lost = stages.iter().find(|stage| stage["stage"] == "measures_ring");
+    let lost = stages.iter().find(|stage| is(stage, "measures_ring"));
     ensure!(lost.is_some_and(|ring| count(ring, "lost") > 0), "nothing was lost: {text}");
     Ok(())
 }
