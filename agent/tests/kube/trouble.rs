@@ -267,8 +267,12 @@ async fn an_answer_without_end_is_not_read() {
         });
         let lists = server.with(|world| world.count("list"));
         server.until(|world| world.count("list") > lists).await;
-        if !is_read {
+        if is_read {
+            until(&names, |names| objects(names, "pod") == 0).await;
+            assert_eq!(errors(&names, Reason::Decode), before);
+        } else {
             until(&names, |names| errors(names, Reason::Decode) > before).await;
+            assert_eq!(objects(&names, "pod"), 1, "no name is taken away");
         }
         server.with(|world| world.list = None);
         until(&names, |names| is_up(names) && objects(names, "pod") == 1).await;
