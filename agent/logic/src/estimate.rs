@@ -53,7 +53,7 @@ const SLACK: Duration = Duration::from_millis(50);
 pub type Outlived = (Duration, Duration);
 
 /// The share of upper bounds that must agree on a timeout that scatters.
-const MOST: f64 = 0.95;
+const MIN_SHARE_OF_BOUNDS: f64 = 0.95;
 
 /// Closes among which a changed timeout has to show.
 const LATEST: usize = 20;
@@ -213,7 +213,7 @@ pub fn of_closes(closes: &[Closed], is_upper_bound: bool) -> Option<Estimate> {
     };
     let mut found: Vec<_> = found.iter().map(with_all).collect();
     // The times that slow answers take scatter, too, if rarely all of them as a timer's do.
-    found.retain(|found| !is_upper_bound || found.is_sharp() || found.share >= MOST);
+    found.retain(|found| !is_upper_bound || found.is_sharp() || found.share >= MIN_SHARE_OF_BOUNDS);
     found.sort_by_key(|population| std::cmp::Reverse(population.count));
     let mut found = found.into_iter();
     let (main, others) = (found.next()?, found.collect());

@@ -63,6 +63,11 @@ pub struct Bucket {
     pub count: u32,
 }
 
+/// How many values are in the buckets that are meant.
+pub fn count(buckets: &[Bucket], is_meant: impl Fn(&Bucket) -> bool) -> u32 {
+    buckets.iter().filter(|bucket| is_meant(bucket)).map(|bucket| bucket.count).sum()
+}
+
 impl CellIndex {
     /// Enough to tell 5 s from 5.002 s, which is finer than the kernel's tick.
     const BITS: u32 = 5;

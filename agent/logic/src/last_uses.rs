@@ -1,10 +1,10 @@
-//! When connections were last used after how long a gap. A histogram tells neither.
+//! When connections were last used after how long a gap, which no histogram tells.
 
 use std::time::Duration;
 
 use super::model::Nanos;
 
-/// For any gap, the second of the last use after one at least as long. A use makes all before it after shorter
+/// For any gap, the second of the last use after a longer one. A use makes all before it after shorter
 /// gaps irrelevant, so few entries are left: the longest gap and the oldest use come first.
 #[derive(Clone, Debug, Default)]
 pub struct LastUses(Vec<LastUse>);

@@ -15,8 +15,8 @@
 //!   given, a line `tally NAME ALL RIGHT MISSED WRONG_CLASS WRONG_CLOSER FALSE DOUBLED` counts them.
 #![expect(clippy::print_stdout, reason = "a test program without the harness reports itself")]
 
-mod accounts;
 mod agent;
+mod balances;
 mod expect;
 mod field;
 mod kernel;
@@ -93,9 +93,10 @@ fn run() -> Result<bool> {
     let all =
         [races::ALL, paths::ALL, owners::ALL, lookalikes::ALL, field::ALL].into_iter().flatten();
     let scenarios: Vec<&Scenario> = all.filter(|s| is_wanted(s)).collect();
-    let accounts = wanted.is_empty() || wanted.iter().any(|part| ACCOUNTED_FOR.contains(&**part));
+    let checks_balances =
+        wanted.is_empty() || wanted.iter().any(|part| ACCOUNTED_FOR.contains(&**part));
     ensure!(
-        accounts || !scenarios.is_empty(),
+        checks_balances || !scenarios.is_empty(),
         "no scenario has {} in its name",
         wanted.join(" or ")
     );
@@ -144,8 +145,8 @@ fn run() -> Result<bool> {
     if let Ok(hookless) = hookless {
         verdicts.push(Verdict::of("agent_stops without write hook", hookless.stop()));
     }
-    if accounts {
-        verdicts.push(Verdict::of(ACCOUNTED_FOR, accounts::check()));
+    if checks_balances {
+        verdicts.push(Verdict::of(ACCOUNTED_FOR, balances::check()));
     }
     for verdict in &verdicts {
         verdict.print();

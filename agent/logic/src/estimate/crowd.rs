@@ -5,7 +5,7 @@ use std::ops::{Range, RangeInclusive};
 use super::{Bin, MIN_CLOSES, Population};
 
 /// How many times as many closes must agree on a timeout that scatters.
-pub(super) const OF_RANGE: u32 = 2;
+const OF_RANGE: u32 = 2;
 
 /// The share of all closes that a timeout must have, however sharp it is; and that for one that scatters.
 const MIN_SHARE: f64 = 0.1;

@@ -6,7 +6,7 @@ use super::{
     CHANCE_OF_SILENCE, Closed, Estimate, FEW_OF_TIMER, MIN_CLOSES, MIN_MOMENTS, Outlived,
     Population, SLACK, count_of, is_refuted_by, moments, seconds,
 };
-use crate::gaps::Bucket;
+use crate::gaps::{Bucket, count};
 use crate::last_uses::LastUses;
 
 /// A timer that is late more often than not lets so many uses happen for each that is lost.
@@ -21,6 +21,7 @@ pub struct Uses<'a> {
     pub lost: &'a [Bucket],
     /// The second since when.
     pub start: u32,
+    /// When they were last used after how long.
     pub last: &'a LastUses,
     /// What is used within this time before the other side's close comes crosses that close, and is lost.
     pub crossing: Duration,
@@ -146,10 +147,6 @@ impl Population {
         let is_known = others().count() >= MIN_CLOSES as usize && chance < 0.01;
         is_known && !members().any(|close| was_used(&close))
     }
-}
-
-fn count(buckets: &[Bucket], is_meant: impl Fn(&Bucket) -> bool) -> u32 {
-    buckets.iter().filter(|bucket| is_meant(bucket)).map(|bucket| bucket.count).sum()
 }
 
 #[cfg(test)]

@@ -1,12 +1,11 @@
 //! A row's recent past: the facts that a verdict rests on.
 
-use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use super::pool::Pool;
 use crate::estimate::{Estimate, is_refuted_by};
 use crate::exposure::{ENOUGH, Grounds, at_most};
-use crate::gaps::{Bucket, Gaps};
+use crate::gaps::{Bucket, Gaps, count};
 use crate::knobs::Side;
 use crate::last_uses::LastUses;
 use crate::latest::Latest;
@@ -323,11 +322,8 @@ impl Lately {
     /// use after nearly as long may itself be lost at this moment, as this one was.
     pub(super) fn is_outlived(&self, closer: Closer, idle: Duration) -> bool {
         let (least, most) = (idle.as_secs_f64() * 0.9, idle.as_secs_f64() * 1.1);
-        let count = |buckets: &[Bucket], range: RangeInclusive<f64>| -> u32 {
-            buckets.iter().filter(|at| range.contains(&at.low)).map(|at| at.count).sum()
-        };
-        let ended = count(&self.closed_after(closer), least..=most);
-        is_refuted_by(count(&self.gaps(), most..=f64::INFINITY), ended)
+        let ended = count(&self.closed_after(closer), |at| (least..=most).contains(&at.low));
+        is_refuted_by(count(&self.gaps(), |gap| gap.low >= most), ended)
     }
 
     fn losses(&self) -> impl Iterator<Item = &LatelyLost> {
@@ -488,7 +484,7 @@ impl Lately {
 
 /// Uses after a longer gap.
 fn outlive(uses: &[Bucket], idle: Duration) -> u32 {
-    uses.iter().filter(|gap| gap.low > idle.as_secs_f64()).map(|gap| gap.count).sum()
+    count(uses, |gap| gap.low > idle.as_secs_f64())
 }
 
 fn rate(uses: &[Bucket], length: Duration) -> f64 {
