@@ -49,12 +49,12 @@ fn tell(
     new_state: u8,
     fill: impl FnOnce(&mut Record) -> Option<()>,
 ) -> Option<()> {
-    let (buffer, full, given_back): (&RingBuf, u32, u32) = match ring {
+    let (buffer, lost, given_back): (&RingBuf, u32, u32) = match ring {
         Ring::Races => (&FR_RACES, loss::RACES_FULL, loss::RACES_GIVEN_BACK),
         Ring::Measures => (&FR_MEASURES, loss::MEASURES_FULL, loss::MEASURES_GIVEN_BACK),
     };
     let Some(mut entry) = buffer.reserve::<Record>(0) else {
-        count(full);
+        count(lost);
         return None;
     };
     let told = fill(sock::begin(&mut entry, kind, old_state, new_state));
